@@ -1,0 +1,8 @@
+//! The network behind small traits: clock, resolver, connect; and the drivers that carry octets between a
+//! stream and the session cores of [`crate::smtp`].
+
+pub mod client_driver;
+pub mod clock;
+pub mod connect;
+pub mod resolver;
+pub mod server_driver;

@@ -1,0 +1,362 @@
+//! DNS behind a trait: the MX records of a domain, the addresses of a host.
+//!
+//! Errors tell apart what a sender must tell apart (RFC 5321, 5.1; RFC 7505): the name does not exist, it has no
+//! such record, it takes no mail, or nobody can say now. SERVFAIL, REFUSED, time-outs and lame servers are all
+//! [`ResolveError::TryLater`]: they never bounce mail. Every lookup is bounded in time; answers are cached
+//! for their TTL.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::{Resolver as Hickory, TokioResolver};
+
+/// One MX record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mx {
+    /// Lower is preferred.
+    pub preference: u16,
+    /// The host, in lower case, without a trailing dot.
+    pub exchange: String,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResolveError {
+    /// NXDOMAIN.
+    #[error("the domain does not exist")]
+    NoSuchDomain,
+    /// The name exists without records of the type. For MX: the host itself is the implicit MX.
+    #[error("the domain has no such record")]
+    NoRecords,
+    /// A null MX: the domain takes no mail (RFC 7505). From [`Resolver::mx`] alone.
+    #[error("the domain takes no mail (null MX)")]
+    NullMx,
+    /// Nobody can say now; the text is for operators.
+    #[error("the name servers gave no answer: {0}")]
+    TryLater(String),
+}
+
+/// Looks names up.
+#[async_trait]
+pub trait Resolver: Send + Sync + fmt::Debug {
+    /// The MX records of a domain, most preferred first, at least one. No fallback to addresses.
+    ///
+    /// # Errors
+    /// See [`ResolveError`]; [`ResolveError::NoRecords`] is the case of the implicit MX.
+    async fn mx(&self, domain: &str) -> Result<Vec<Mx>, ResolveError>;
+
+    /// The addresses of a host, IPv6 first, at least one.
+    ///
+    /// # Errors
+    /// See [`ResolveError`]. One address family that fails does not hide the other.
+    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError>;
+}
+
+/// The resolver in use: hickory over the system's name servers or those of a configuration.
+pub struct HickoryResolver {
+    inner: TokioResolver,
+    limit: Duration,
+}
+
+impl fmt::Debug for HickoryResolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HickoryResolver").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+/// The resolver could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("no resolver: {0}")]
+pub struct ResolverSetupError(#[from] NetError);
+
+impl HickoryResolver {
+    /// Longest time for one lookup.
+    pub const LIMIT: Duration = Duration::from_secs(20);
+
+    /// With the name servers of the system (`/etc/resolv.conf`).
+    ///
+    /// # Errors
+    /// When the system's settings cannot be read.
+    pub fn system() -> Result<Self, ResolverSetupError> {
+        let mut builder = Hickory::builder_tokio()?;
+        tune(builder.options_mut());
+        Ok(HickoryResolver { inner: builder.build()?, limit: Self::LIMIT })
+    }
+
+    /// With these name servers, asked over UDP, and over TCP when an answer is cut.
+    ///
+    /// # Errors
+    /// When the resolver refuses the settings.
+    pub fn with_servers(servers: &[SocketAddr]) -> Result<Self, ResolverSetupError> {
+        let name_servers = servers.iter().map(|server| {
+            let mut udp = ConnectionConfig::udp();
+            udp.port = server.port();
+            let mut tcp = ConnectionConfig::tcp();
+            tcp.port = server.port();
+            NameServerConfig::new(server.ip(), true, vec![udp, tcp])
+        });
+        let config = ResolverConfig::from_parts(None, vec![], name_servers.collect());
+        let mut builder = Hickory::builder_with_config(config, TokioRuntimeProvider::default());
+        tune(builder.options_mut());
+        Ok(HickoryResolver { inner: builder.build()?, limit: Self::LIMIT })
+    }
+
+    async fn lookup(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, ResolveError> {
+        // the dot at the end keeps the search list of the system out
+        let name = format!("{}.", name.trim_end_matches('.'));
+        match tokio::time::timeout(self.limit, self.inner.lookup(name.as_str(), kind)).await {
+            Err(_) => Err(ResolveError::TryLater("timed out".to_owned())),
+            Ok(Err(error)) => Err(classify(&error)),
+            Ok(Ok(lookup)) => {
+                let data: Vec<RData> =
+                    lookup.answers().iter().filter(|r| r.record_type() == kind).map(|r| r.data.clone()).collect();
+                if data.is_empty() { Err(ResolveError::NoRecords) } else { Ok(data) }
+            }
+        }
+    }
+}
+
+fn tune(options: &mut ResolverOpts) {
+    options.timeout = Duration::from_secs(4);
+    options.attempts = 2;
+    options.cache_size = 16_384;
+    options.negative_max_ttl = Some(Duration::from_secs(300));
+    options.positive_max_ttl = Some(Duration::from_secs(3600));
+}
+
+fn classify(error: &NetError) -> ResolveError {
+    match error {
+        NetError::Dns(DnsError::NoRecordsFound(none)) => match none.response_code {
+            ResponseCode::NXDomain => ResolveError::NoSuchDomain,
+            // a referral instead of an answer: the server does not serve the zone
+            ResponseCode::NoError if none.ns.is_some() && none.soa.is_none() => {
+                ResolveError::TryLater("lame delegation".to_owned())
+            }
+            ResponseCode::NoError => ResolveError::NoRecords,
+            code => ResolveError::TryLater(code.to_string()),
+        },
+        other => ResolveError::TryLater(other.to_string()),
+    }
+}
+
+#[async_trait]
+impl Resolver for HickoryResolver {
+    async fn mx(&self, domain: &str) -> Result<Vec<Mx>, ResolveError> {
+        let records = self.lookup(domain, RecordType::MX).await?;
+        let mut found: Vec<Mx> = records
+            .iter()
+            .filter_map(|data| match data {
+                RData::MX(mx) => Some(Mx { preference: mx.preference, exchange: host(&mx.exchange.to_utf8()) }),
+                _ => None,
+            })
+            .collect();
+        sort_mx(&mut found)?;
+        Ok(found)
+    }
+
+    async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let (six, four) = tokio::join!(self.lookup(host, RecordType::AAAA), self.lookup(host, RecordType::A));
+        let found: Vec<IpAddr> = [&six, &four]
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|data| match data {
+                RData::AAAA(a) => Some(IpAddr::V6(a.0)),
+                RData::A(a) => Some(IpAddr::V4(a.0)),
+                _ => None,
+            })
+            .collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        // a doubt in either family is a doubt in the whole
+        match (six, four) {
+            (Err(later @ ResolveError::TryLater(_)), _) | (_, Err(later)) | (Err(later), _) => Err(later),
+            (Ok(_), Ok(_)) => Err(ResolveError::NoRecords),
+        }
+    }
+}
+
+fn host(name: &str) -> String {
+    name.trim_end_matches('.').to_lowercase()
+}
+
+/// Sorts by preference and finds the null MX: one record with an empty host. Empty hosts beside others are left out.
+fn sort_mx(found: &mut Vec<Mx>) -> Result<(), ResolveError> {
+    found.retain(|mx| !mx.exchange.is_empty());
+    if found.is_empty() {
+        return Err(ResolveError::NullMx);
+    }
+    found.sort();
+    Ok(())
+}
+
+/// A resolver for tests: it knows what it was told, and says NXDOMAIN to the rest.
+#[derive(Debug, Default)]
+pub struct StaticResolver {
+    mx: RwLock<HashMap<String, Result<Vec<Mx>, ResolveError>>>,
+    addresses: RwLock<HashMap<String, Result<Vec<IpAddr>, ResolveError>>>,
+}
+
+impl StaticResolver {
+    /// Knows nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets what [`Resolver::mx`] says of a domain: `(preference, exchange)`.
+    pub fn set_mx(&self, domain: &str, records: &[(u16, &str)]) {
+        let mut found: Vec<Mx> = records
+            .iter()
+            .map(|(preference, exchange)| Mx { preference: *preference, exchange: host(exchange) })
+            .collect();
+        let answer = sort_mx(&mut found).map(|()| found);
+        self.mx.write().unwrap_or_else(PoisonError::into_inner).insert(host(domain), answer);
+    }
+
+    /// Makes [`Resolver::mx`] fail for a domain.
+    pub fn fail_mx(&self, domain: &str, error: ResolveError) {
+        self.mx.write().unwrap_or_else(PoisonError::into_inner).insert(host(domain), Err(error));
+    }
+
+    /// Sets what [`Resolver::addresses`] says of a host. Unless told otherwise the host then has no MX records.
+    pub fn set_addresses(&self, name: &str, addresses: &[IpAddr]) {
+        let answer = if addresses.is_empty() { Err(ResolveError::NoRecords) } else { Ok(addresses.to_vec()) };
+        self.addresses.write().unwrap_or_else(PoisonError::into_inner).insert(host(name), answer);
+        let mut mx = self.mx.write().unwrap_or_else(PoisonError::into_inner);
+        mx.entry(host(name)).or_insert(Err(ResolveError::NoRecords));
+    }
+
+    /// Makes [`Resolver::addresses`] fail for a host.
+    pub fn fail_addresses(&self, name: &str, error: ResolveError) {
+        self.addresses.write().unwrap_or_else(PoisonError::into_inner).insert(host(name), Err(error));
+    }
+}
+
+#[async_trait]
+impl Resolver for StaticResolver {
+    async fn mx(&self, domain: &str) -> Result<Vec<Mx>, ResolveError> {
+        let mx = self.mx.read().unwrap_or_else(PoisonError::into_inner);
+        mx.get(&host(domain)).cloned().unwrap_or(Err(ResolveError::NoSuchDomain))
+    }
+
+    async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
+        let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
+        addresses.get(&host(name)).cloned().unwrap_or(Err(ResolveError::NoSuchDomain))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_static_resolver_tells_its_errors_apart() {
+        let resolver = StaticResolver::new();
+        resolver.set_mx("a.example", &[(20, "MX2.a.example."), (10, "mx1.a.example")]);
+        resolver.set_mx("null.example", &[(0, ".")]);
+        resolver.set_addresses("host.example", &["192.0.2.1".parse().unwrap()]);
+        resolver.fail_mx("lame.example", ResolveError::TryLater("SERVFAIL".into()));
+        let exchanges: Vec<String> =
+            resolver.mx("A.example").await.unwrap().into_iter().map(|mx| mx.exchange).collect();
+        assert_eq!(exchanges, ["mx1.a.example", "mx2.a.example"]);
+        assert_eq!(resolver.mx("null.example").await, Err(ResolveError::NullMx));
+        assert_eq!(resolver.mx("host.example").await, Err(ResolveError::NoRecords));
+        assert_eq!(resolver.mx("nowhere.example").await, Err(ResolveError::NoSuchDomain));
+        assert!(matches!(resolver.mx("lame.example").await, Err(ResolveError::TryLater(_))));
+    }
+
+    #[tokio::test]
+    async fn a_silent_name_server_is_try_later() {
+        let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let mut resolver = HickoryResolver::with_servers(&[silent.local_addr().unwrap()]).unwrap();
+        resolver.limit = Duration::from_millis(100);
+        assert!(matches!(resolver.mx("a.example").await, Err(ResolveError::TryLater(_))));
+    }
+
+    /// A name server that says what the first label of the name tells it to say.
+    async fn name_server() -> SocketAddr {
+        use hickory_resolver::proto::op::Message;
+        use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME, MX};
+        use hickory_resolver::proto::rr::{Name, Record};
+
+        let socket = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let address = socket.local_addr().unwrap();
+        tokio::spawn(async move {
+            let mut octets = [0; 4096];
+            while let Ok((length, client)) = socket.recv_from(&mut octets).await {
+                let request = Message::from_vec(&octets[..length]).unwrap();
+                let query = request.queries[0].clone();
+                let (name, kind) = (query.name().clone(), query.query_type());
+                let record = |data| Record::from_rdata(name.clone(), 60, data);
+                let mx = |preference, host: &str| RData::MX(MX::new(preference, Name::from_ascii(host).unwrap()));
+                let mut response = Message::response(request.metadata.id, request.metadata.op_code);
+                response.metadata.recursion_desired = true;
+                response.metadata.recursion_available = true;
+                response.add_query(query);
+                let label = name.to_ascii().to_lowercase();
+                match (label.split('.').next().unwrap(), kind) {
+                    ("nowhere", _) => response.metadata.response_code = ResponseCode::NXDomain,
+                    ("servfail", _) => response.metadata.response_code = ResponseCode::ServFail,
+                    ("refused", _) => response.metadata.response_code = ResponseCode::Refused,
+                    ("half", RecordType::AAAA) => response.metadata.response_code = ResponseCode::ServFail,
+                    ("half", RecordType::A) => {
+                        response.add_answer(record(RData::A(A::new(192, 0, 2, 1))));
+                    }
+                    ("alias", _) => {
+                        let target = Name::from_ascii("two.example.").unwrap();
+                        response.add_answer(record(RData::CNAME(CNAME(target.clone()))));
+                        response.add_answer(Record::from_rdata(target, 60, mx(10, "mx1.two.example.")));
+                    }
+                    ("null", RecordType::MX) => {
+                        response.add_answer(record(mx(0, ".")));
+                    }
+                    ("two", RecordType::MX) => {
+                        response.add_answer(record(mx(20, "MX2.two.example.")));
+                        response.add_answer(record(mx(10, "mx1.two.example.")));
+                    }
+                    ("mx1", RecordType::A) => {
+                        response.add_answer(record(RData::A(A::new(192, 0, 2, 2))));
+                    }
+                    ("mx1", RecordType::AAAA) => {
+                        let address = "2001:db8::2".parse::<std::net::Ipv6Addr>().unwrap();
+                        response.add_answer(record(RData::AAAA(AAAA(address))));
+                    }
+                    _ => {}
+                }
+                socket.send_to(&response.to_vec().unwrap(), client).await.unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn what_name_servers_say_is_told_apart() {
+        let resolver = HickoryResolver::with_servers(&[name_server().await]).unwrap();
+        let host = |preference, exchange: &str| Mx { preference, exchange: exchange.to_owned() };
+        let two = Ok(vec![host(10, "mx1.two.example"), host(20, "mx2.two.example")]);
+        assert_eq!(resolver.mx("two.example").await, two);
+        assert_eq!(resolver.mx("TWO.example.").await, two);
+        assert_eq!(resolver.mx("alias.example").await, Ok(vec![host(10, "mx1.two.example")]));
+        assert_eq!(resolver.mx("null.example").await, Err(ResolveError::NullMx));
+        assert_eq!(resolver.mx("nowhere.example").await, Err(ResolveError::NoSuchDomain));
+        assert_eq!(resolver.mx("none.example").await, Err(ResolveError::NoRecords));
+        assert!(matches!(resolver.mx("servfail.example").await, Err(ResolveError::TryLater(_))));
+        assert!(matches!(resolver.mx("refused.example").await, Err(ResolveError::TryLater(_))));
+        let addresses = |texts: &[&str]| Ok(texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>());
+        assert_eq!(resolver.addresses("mx1.two.example").await, addresses(&["2001:db8::2", "192.0.2.2"]));
+        assert_eq!(resolver.addresses("half.example").await, addresses(&["192.0.2.1"]));
+        assert_eq!(resolver.addresses("none.example").await, Err(ResolveError::NoRecords));
+        assert_eq!(resolver.addresses("nowhere.example").await, Err(ResolveError::NoSuchDomain));
+        assert!(matches!(resolver.addresses("servfail.example").await, Err(ResolveError::TryLater(_))));
+    }
+}

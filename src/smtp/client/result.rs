@@ -1,0 +1,158 @@
+//! What came of it: one result per recipient, an error when a session could not be opened, and the peer's
+//! replies, bounded and cleaned.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::smtp::parameters::{MailParameters, RcptParameters};
+use crate::smtp::reply::EnhancedStatus;
+
+/// A message to send: the envelope; the content is asked for when its turn comes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transaction {
+    /// Who sends.
+    pub reverse_path: ReversePath,
+    /// Parameters of MAIL; its `size` is not used, the field below is.
+    pub parameters: MailParameters,
+    /// For whom: at least one.
+    pub recipients: Vec<(ForwardPath, RcptParameters)>,
+    /// Octets of the content; 0 when it is not known.
+    pub size: u64,
+}
+
+/// Where in a session something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Phase {
+    /// Waiting for the greeting.
+    Banner,
+    /// EHLO or HELO.
+    Hello,
+    /// RSET between transactions.
+    Reset,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA, up to the 354.
+    Data,
+    /// The content, before the dot.
+    Content,
+    /// After the dot.
+    Dot,
+    /// QUIT.
+    Quit,
+}
+
+/// Why a connection is of no more use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Cause {
+    /// The peer closed it, or it was reset.
+    Cut,
+    /// The deadline of the phase passed.
+    TimedOut,
+    /// The peer sent what is no reply, or one that does not fit the command.
+    Garbage,
+    /// The peer ended the session with a 421 to another command.
+    Closing,
+    /// Our own content could not be read; the connection was given up before the dot.
+    ContentUnavailable,
+}
+
+/// A reply of the peer: at most 2 KiB of text, without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RemoteReply {
+    /// The code, 200 to 599.
+    pub code: u16,
+    /// The enhanced status code, if the reply begins with one of the same class.
+    pub status: Option<EnhancedStatus>,
+    /// The text without code and status; several lines are joined by a space.
+    pub text: String,
+}
+
+impl RemoteReply {
+    /// True for 2xx.
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.code)
+    }
+    /// True for 4xx.
+    pub fn is_transient(&self) -> bool {
+        (400..500).contains(&self.code)
+    }
+    /// True for 5xx.
+    pub fn is_permanent(&self) -> bool {
+        self.code >= 500
+    }
+}
+
+/// As it came: `550 5.1.1 text`.
+impl fmt::Display for RemoteReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        if let Some(status) = self.status {
+            write!(f, " {status}")?;
+        }
+        if !self.text.is_empty() {
+            write!(f, " {}", self.text)?;
+        }
+        Ok(())
+    }
+}
+
+/// What came of one recipient.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RecipientResult {
+    /// The peer took responsibility, with this reply after the dot.
+    Delivered(RemoteReply),
+    /// The peer refused, with this 4xx or 5xx reply to the command of the phase.
+    Refused {
+        /// What was refused: MAIL, RCPT, DATA or the dot (or RSET before it).
+        phase: Phase,
+        /// The reply.
+        reply: RemoteReply,
+    },
+    /// The connection broke before the dot was sent: nothing was delivered.
+    Broken {
+        /// When.
+        phase: Phase,
+        /// Why.
+        cause: Cause,
+    },
+    /// The connection broke after the dot and before its reply: it may have been delivered.
+    CutAfterDot {
+        /// Why.
+        cause: Cause,
+    },
+    /// Not tried: the peer's extensions do not carry it (SMTPUTF8: 5.6.7; over its SIZE: 5.3.4). Permanent.
+    Unsupported {
+        /// The enhanced status code.
+        status: EnhancedStatus,
+        /// What is missing, for an operator and a DSN.
+        text: &'static str,
+    },
+}
+
+/// Why a session did not come to the point where mail can be sent.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The peer refused us.
+    #[error("refused: {reply}")]
+    Refused {
+        /// Banner or hello.
+        phase: Phase,
+        /// The reply.
+        reply: RemoteReply,
+    },
+    /// The connection broke.
+    #[error("broken in phase {phase:?}: {cause:?}")]
+    Broken {
+        /// Banner or hello.
+        phase: Phase,
+        /// Why.
+        cause: Cause,
+    },
+}

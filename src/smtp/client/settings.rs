@@ -1,0 +1,126 @@
+//! What a client session is told when it opens, with the table of its deadlines (RFC 5321, 4.5.3.2).
+
+use std::time::Duration;
+
+use super::result::Phase;
+
+/// The settings of a client session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Our name in EHLO and HELO.
+    pub fqdn: String,
+    /// How the session opens.
+    pub hello: Hello,
+    /// Use PIPELINING when it is offered.
+    pub pipelining: bool,
+    /// Let the next envelope follow the dot (RFC 2920, 3.1), where PIPELINING is used.
+    pub pipeline_transactions: bool,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+}
+
+impl Settings {
+    /// The defaults under this name.
+    pub fn new(fqdn: impl Into<String>) -> Self {
+        Settings {
+            fqdn: fqdn.into(),
+            hello: Hello::Ehlo,
+            pipelining: true,
+            pipeline_transactions: true,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// How a session opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Hello {
+    /// EHLO, and HELO when the peer answers that with 5xx (RFC 5321, 3.2).
+    #[default]
+    Ehlo,
+    /// HELO only: no extension is used.
+    Helo,
+}
+
+/// One deadline per phase: from the last reply (or the end of our writing) to the next complete reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// The 220 greeting.
+    pub banner: Duration,
+    /// The response to EHLO or HELO.
+    pub hello: Duration,
+    /// The reply to MAIL, and to RSET.
+    pub mail: Duration,
+    /// The reply to each RCPT.
+    pub rcpt: Duration,
+    /// The 354.
+    pub data: Duration,
+    /// The writing of one block.
+    pub block: Duration,
+    /// The reply after the dot.
+    pub dot: Duration,
+    /// The reply to QUIT.
+    pub quit: Duration,
+}
+
+impl Default for Timeouts {
+    /// The values of RFC 5321, 4.5.3.2; 5 seconds for QUIT, on which nothing depends.
+    fn default() -> Self {
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        Timeouts {
+            banner: minutes(5),
+            hello: minutes(5),
+            mail: minutes(5),
+            rcpt: minutes(5),
+            data: minutes(2),
+            block: minutes(3),
+            dot: minutes(10),
+            quit: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Timeouts {
+    /// The same time-out for every phase; QUIT never waits longer than by default.
+    pub fn all(timeout: Duration) -> Self {
+        Timeouts {
+            banner: timeout,
+            hello: timeout,
+            mail: timeout,
+            rcpt: timeout,
+            data: timeout,
+            block: timeout,
+            dot: timeout,
+            quit: timeout.min(Timeouts::default().quit),
+        }
+    }
+
+    /// No phase longer than `limit`.
+    #[must_use]
+    pub fn at_most(self, limit: Duration) -> Self {
+        Timeouts {
+            banner: self.banner.min(limit),
+            hello: self.hello.min(limit),
+            mail: self.mail.min(limit),
+            rcpt: self.rcpt.min(limit),
+            data: self.data.min(limit),
+            block: self.block.min(limit),
+            dot: self.dot.min(limit),
+            quit: self.quit.min(limit),
+        }
+    }
+
+    /// The time for a phase.
+    pub fn of(&self, phase: Phase) -> Duration {
+        match phase {
+            Phase::Banner => self.banner,
+            Phase::Hello => self.hello,
+            Phase::Mail | Phase::Reset => self.mail,
+            Phase::Rcpt => self.rcpt,
+            Phase::Data => self.data,
+            Phase::Content => self.block,
+            Phase::Dot => self.dot,
+            Phase::Quit => self.quit,
+        }
+    }
+}

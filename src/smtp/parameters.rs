@@ -1,0 +1,306 @@
+//! The parameters of MAIL and RCPT as values, and their wire form.
+//!
+//! SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), and RET, ENVID, NOTIFY, ORCPT (RFC 3461, with the
+//! `utf-8` address type of RFC 6533). The values are what a queue keeps: they implement serde in a form
+//! that self-describing and compact formats both carry. [`MailParameters::write`] and
+//! [`RcptParameters::write`] put on the wire only what the peer offers.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use super::extension::PeerExtensions;
+
+/// Longest ENVID as it stands on the wire, in octets (RFC 3461, 4.4).
+pub const MAX_ENVID: usize = 100;
+/// Longest ORCPT as it stands on the wire, in octets (RFC 3461, 4.2).
+pub const MAX_ORCPT: usize = 500;
+
+/// What the sender says the content is made of (RFC 6152). BINARYMIME comes with BDAT.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Body {
+    /// `7BIT`, which is also the meaning of no BODY parameter.
+    #[default]
+    SevenBit,
+    /// `8BITMIME`: octets over 127 may occur.
+    EightBitMime,
+}
+
+/// How much of a message a failure notification brings back (RFC 3461, 4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Ret {
+    /// `FULL`.
+    Full,
+    /// `HDRS`: the header only.
+    Hdrs,
+}
+
+/// The parameters of MAIL.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MailParameters {
+    /// SIZE: the sender's estimate, in octets.
+    pub size: Option<u64>,
+    /// BODY.
+    pub body: Body,
+    /// SMTPUTF8: addresses or header need it.
+    pub smtputf8: bool,
+    /// RET; `None`: the reporting MTA chooses.
+    pub ret: Option<Ret>,
+    /// ENVID, decoded from xtext: printable ASCII.
+    pub envid: Option<String>,
+}
+
+/// When the sender wants to hear about a recipient (RFC 3461, 4.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Notify {
+    /// `NEVER`.
+    Never,
+    /// At least one of the three.
+    On {
+        /// `SUCCESS`.
+        success: bool,
+        /// `FAILURE`.
+        failure: bool,
+        /// `DELAY`.
+        delay: bool,
+    },
+}
+
+impl Notify {
+    /// True when a failure is to be told. Without NOTIFY it is (RFC 3461, 4.1).
+    pub fn wants_failure(notify: Option<Notify>) -> bool {
+        matches!(notify, None | Some(Notify::On { failure: true, .. }))
+    }
+
+    /// True when a delay is to be told. Without NOTIFY it may be (RFC 3461, 4.1), and we do.
+    pub fn wants_delay(notify: Option<Notify>) -> bool {
+        matches!(notify, None | Some(Notify::On { delay: true, .. }))
+    }
+
+    /// True when success is to be told.
+    pub fn wants_success(notify: Option<Notify>) -> bool {
+        matches!(notify, Some(Notify::On { success: true, .. }))
+    }
+}
+
+/// ORCPT: the recipient as the original sender wrote it (RFC 3461, 4.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OriginalRecipient {
+    /// The address type, as given: `rfc822`, `utf-8`, …; an atom.
+    pub address_type: String,
+    /// The address, decoded: no control characters; ASCII unless the type is `utf-8`.
+    pub address: String,
+}
+
+/// The parameters of RCPT.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RcptParameters {
+    /// NOTIFY.
+    pub notify: Option<Notify>,
+    /// ORCPT.
+    pub orcpt: Option<OriginalRecipient>,
+}
+
+impl MailParameters {
+    /// Appends ` KEYWORD=value …` to a MAIL command: what is set here and offered by the peer.
+    ///
+    /// `size` is the size of the message as it is sent, in octets. BODY=8BITMIME towards a peer without
+    /// 8BITMIME is left out, and the content goes as it is: every server in use takes it, and a
+    /// conversion would break signatures. SMTPUTF8 towards a peer without it is for the caller to refuse.
+    pub fn write(&self, size: u64, peer: &PeerExtensions, out: &mut String) {
+        if peer.size.is_some() && size > 0 {
+            let _ = write!(out, " SIZE={size}");
+        }
+        if peer.eight_bit_mime && self.body == Body::EightBitMime {
+            out.push_str(" BODY=8BITMIME");
+        }
+        if peer.smtputf8 && self.smtputf8 {
+            out.push_str(" SMTPUTF8");
+        }
+        if peer.dsn {
+            match self.ret {
+                Some(Ret::Full) => out.push_str(" RET=FULL"),
+                Some(Ret::Hdrs) => out.push_str(" RET=HDRS"),
+                None => {}
+            }
+            if let Some(envid) = &self.envid {
+                out.push_str(" ENVID=");
+                encode_xtext(envid, out);
+            }
+        }
+    }
+}
+
+impl RcptParameters {
+    /// Appends ` NOTIFY=… ORCPT=…` to a RCPT command, if the peer offers DSN.
+    ///
+    /// An ORCPT that is not ASCII is written in the escapes of RFC 6533, so that it needs no SMTPUTF8.
+    pub fn write(&self, peer: &PeerExtensions, out: &mut String) {
+        if !peer.dsn {
+            return;
+        }
+        match self.notify {
+            None | Some(Notify::On { success: false, failure: false, delay: false }) => {}
+            Some(Notify::Never) => out.push_str(" NOTIFY=NEVER"),
+            Some(Notify::On { success, failure, delay }) => {
+                let words = [(success, "SUCCESS"), (failure, "FAILURE"), (delay, "DELAY")];
+                let mut separator = " NOTIFY=";
+                for (_, word) in words.iter().filter(|(on, _)| *on) {
+                    out.push_str(separator);
+                    out.push_str(word);
+                    separator = ",";
+                }
+            }
+        }
+        if let Some(orcpt) = self.orcpt.as_ref().filter(|orcpt| is_address_type(&orcpt.address_type)) {
+            let _ = write!(out, " ORCPT={};", orcpt.address_type);
+            if orcpt.address_type.eq_ignore_ascii_case("utf-8") {
+                encode_utf8_xtext(&orcpt.address, out);
+            } else {
+                encode_xtext(&orcpt.address, out);
+            }
+        }
+    }
+}
+
+/// True for an atom that can stand in front of the `;` of ORCPT (RFC 3461, 4.2).
+pub fn is_address_type(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "!#$%&'*-/?^_`{|}~".contains(c))
+}
+
+/// Writes text as `xtext` (RFC 3461, section 4). Characters over 127 become their UTF-8 octets.
+pub fn encode_xtext(text: &str, out: &mut String) {
+    for byte in text.bytes() {
+        if (b'!'..=b'~').contains(&byte) && byte != b'+' && byte != b'=' {
+            out.push(char::from(byte));
+        } else {
+            let _ = write!(out, "+{byte:02X}");
+        }
+    }
+}
+
+/// Reads `xtext` (RFC 3461, section 4); `None` if it is none, or holds anything but printable ASCII.
+pub fn decode_xtext(text: &str) -> Option<String> {
+    let mut decoded = String::with_capacity(text.len());
+    let mut bytes = text.bytes();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
+            b'+' => hex(bytes.next()?)? << 4 | hex(bytes.next()?)?,
+            b'=' | b' ' => return None,
+            other => other,
+        };
+        if !(b' '..=b'~').contains(&byte) {
+            return None;
+        }
+        decoded.push(char::from(byte));
+    }
+    Some(decoded)
+}
+
+/// One digit of `hexchar`: RFC 3461 wants upper case.
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+/// Writes text as `utf-8-addr-xtext` (RFC 6533, section 3).
+fn encode_utf8_xtext(text: &str, out: &mut String) {
+    for c in text.chars() {
+        if ('!'..='~').contains(&c) && !matches!(c, '+' | '=' | '\\') {
+            out.push(c);
+        } else {
+            let _ = write!(out, "\\x{{{:X}}}", u32::from(c));
+        }
+    }
+}
+
+/// Reads `utf-8-addr-xtext` or `utf-8-addr-unitext` (RFC 6533, section 3); no control characters come out.
+pub fn decode_utf8_xtext(text: &str) -> Option<String> {
+    let mut decoded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(c) = rest.chars().next() {
+        let c = if let Some(escape) = rest.strip_prefix("\\x{") {
+            let (digits, behind) = escape.split_once('}')?;
+            let valid = (1..=6).contains(&digits.len()) && digits.bytes().all(|b| hex(b).is_some());
+            rest = behind;
+            valid.then(|| u32::from_str_radix(digits, 16).ok()).flatten().and_then(char::from_u32)?
+        } else if matches!(c, '\\' | '+' | '=' | ' ') {
+            return None;
+        } else {
+            rest = &rest[c.len_utf8()..];
+            c
+        };
+        if c.is_control() {
+            return None;
+        }
+        decoded.push(c);
+    }
+    Some(decoded)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn everything() -> PeerExtensions {
+        PeerExtensions {
+            pipelining: true,
+            size: Some(None),
+            eight_bit_mime: true,
+            smtputf8: true,
+            enhanced_status_codes: true,
+            dsn: true,
+        }
+    }
+
+    #[test]
+    fn only_what_the_peer_offers_is_written() {
+        let parameters = MailParameters {
+            size: Some(1),
+            body: Body::EightBitMime,
+            smtputf8: true,
+            ret: Some(Ret::Hdrs),
+            envid: Some("a+b=c".into()),
+        };
+        let mut all = String::new();
+        parameters.write(42, &everything(), &mut all);
+        assert_eq!(all, " SIZE=42 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb+3Dc");
+        let mut none = String::new();
+        parameters.write(42, &PeerExtensions::default(), &mut none);
+        assert_eq!(none, "");
+        let rcpt = RcptParameters {
+            notify: Some(Notify::On { success: true, failure: false, delay: true }),
+            orcpt: Some(OriginalRecipient { address_type: "rfc822".into(), address: "a b@c".into() }),
+        };
+        let mut all = String::new();
+        rcpt.write(&everything(), &mut all);
+        assert_eq!(all, " NOTIFY=SUCCESS,DELAY ORCPT=rfc822;a+20b@c");
+    }
+
+    proptest! {
+        #[test]
+        fn xtext_comes_back(text in "[ -~]{0,40}") {
+            let mut wire = String::new();
+            encode_xtext(&text, &mut wire);
+            prop_assert_eq!(decode_xtext(&wire), Some(text));
+        }
+
+        #[test]
+        fn utf8_xtext_comes_back(text in "[^\\p{Cc}]{0,40}") {
+            let mut wire = String::new();
+            encode_utf8_xtext(&text, &mut wire);
+            prop_assert!(wire.is_ascii());
+            prop_assert_eq!(decode_utf8_xtext(&wire), Some(text));
+        }
+    }
+}

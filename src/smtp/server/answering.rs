@@ -1,0 +1,118 @@
+//! What an answer of policy does: check, then proceed.
+
+use std::mem;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::content::Receiving;
+use super::replies::{cannot_verify, ok, recipient_ok, sender_ok};
+use super::{Answer, Dialog, Pending, Session, State};
+use crate::smtp::command::Verb;
+use crate::smtp::reply::{EnhancedStatus, Reply};
+
+impl Session {
+    /// The answer to the question that is open; without one it does nothing.
+    pub fn answer(&mut self, answer: Answer, now: Instant) {
+        let (pending, verb, argument) = match mem::replace(&mut self.state, State::Closing) {
+            State::Asked { pending, verb, argument } => (pending, verb, argument),
+            other => {
+                self.state = other;
+                return;
+            }
+        };
+        let reply = match answer {
+            Answer::Close(reply) => {
+                self.state = State::Asked { pending, verb, argument: argument.clone() };
+                let committed = matches!(self.state, State::Asked { pending: Pending::Commit, .. });
+                let earlier = mem::take(&mut self.output);
+                self.abandon();
+                self.reset &= !committed;
+                self.output = earlier;
+                return self.put_noted(verb, argument, &reply);
+            }
+            Answer::Proceed => None,
+            Answer::Reply(reply) => Some(reply),
+        };
+        match reply {
+            Some(reply) if !reply.is_positive() => self.declined(pending, verb, argument, reply, now),
+            reply => self.accepted(pending, verb, argument, reply, now),
+        }
+    }
+
+    fn accepted(&mut self, pending: Pending, verb: Verb, argument: Bytes, reply: Option<Reply>, now: Instant) {
+        let (reply, dialog) = match pending {
+            Pending::Connect => return self.connect(reply, now),
+            Pending::Helo { extended, before } => {
+                self.leave(&before);
+                (self.hello(extended, reply), Dialog::Greeted)
+            }
+            Pending::Mail { smtputf8 } => {
+                self.transactions += 1;
+                (reply.unwrap_or_else(sender_ok), Dialog::Transaction { recipients: 0, smtputf8 })
+            }
+            Pending::Rcpt { recipients, smtputf8 } => {
+                (reply.unwrap_or_else(recipient_ok), Dialog::Transaction { recipients: recipients + 1, smtputf8 })
+            }
+            Pending::Begin => {
+                if !self.input.is_empty() {
+                    // it came while the question was open, before the 354
+                    self.reset = true;
+                    let reply = Reply::new(503, EnhancedStatus::permanent(5, 1), "Content before the 354");
+                    return self.put_noted(verb, argument, &reply);
+                }
+                let text = reply.map_or("Go ahead, end with CRLF . CRLF".into(), |reply| reply.text);
+                self.put_noted(verb, argument, &Reply::plain(354, text));
+                self.state = State::Receiving(Receiving::new(&self.settings, now));
+                return;
+            }
+            Pending::Commit => {
+                (self.errors, self.idle_commands) = (0, 0);
+                (reply.unwrap_or_else(|| ok("OK")), Dialog::Greeted)
+            }
+            Pending::Vrfy { dialog } => (reply.unwrap_or_else(cannot_verify), dialog),
+        };
+        self.reply(verb, argument, &reply, dialog);
+    }
+
+    fn declined(&mut self, pending: Pending, verb: Verb, argument: Bytes, reply: Reply, now: Instant) {
+        let dialog = match pending {
+            Pending::Connect => return self.put_noted(verb, argument, &reply),
+            Pending::Helo { before, .. } => before,
+            Pending::Mail { .. } | Pending::Commit => Dialog::Greeted,
+            Pending::Rcpt { recipients, smtputf8 } => Dialog::Transaction { recipients, smtputf8 },
+            Pending::Begin => {
+                self.reset = true;
+                Dialog::Greeted
+            }
+            Pending::Vrfy { dialog } => dialog,
+        };
+        self.refuse(verb, argument, reply, dialog, now);
+    }
+
+    fn connect(&mut self, reply: Option<Reply>, now: Instant) {
+        let wait = self.settings.refuse_early_talkers || !self.settings.greeting_delay.is_zero();
+        match reply {
+            None if wait => self.state = State::Greeting { until: now + self.settings.greeting_delay },
+            // policy that words the greeting itself has had its time to wait
+            reply => self.greet(reply),
+        }
+    }
+
+    pub(super) fn greet(&mut self, reply: Option<Reply>) {
+        let greeting = format!("{} {}", self.settings.fqdn, self.settings.greeting);
+        let reply = reply.unwrap_or_else(|| Reply::plain(220, greeting));
+        self.reply(Verb::Connect, Bytes::new(), &reply, Dialog::New);
+    }
+
+    fn hello(&self, extended: bool, reply: Option<Reply>) -> Reply {
+        let mut text = reply.map_or_else(|| self.settings.fqdn.clone(), |reply| reply.text.into_owned());
+        if extended {
+            for line in self.settings.extensions.lines(self.settings.max_size) {
+                text.push('\n');
+                text.push_str(&line);
+            }
+        }
+        Reply::plain(250, text)
+    }
+}

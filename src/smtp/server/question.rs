@@ -1,0 +1,104 @@
+//! What the server session asks of policy, what policy may answer, and what it tells for the logs.
+
+use bytes::Bytes;
+use std::time::Instant;
+
+use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::smtp::command::Verb;
+use crate::smtp::parameters::{MailParameters, RcptParameters};
+use crate::smtp::reply::{EnhancedStatus, Reply};
+
+/// What the driver of a session is to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Write these octets: all replies gathered so far.
+    Send(Bytes),
+    /// Read into [`Session::buffer`](super::Session::buffer) and call `received`; or `eof`; or, at this time, `timeout`.
+    NeedInput {
+        /// When to call `timeout`.
+        until: Instant,
+    },
+    /// Read nothing until this time, then call `timeout`.
+    Wait {
+        /// When to call `timeout`.
+        until: Instant,
+    },
+    /// Find the answer and call `answer`. Until then every step is `NeedAnswer`.
+    Ask(Question),
+    /// The question asked last has no answer yet.
+    NeedAnswer,
+    /// A slice of the content, unstuffed, in order. The driver may answer with `body_failed`.
+    Body(Bytes),
+    /// The transaction was abandoned or refused after MAIL was accepted: drop what was collected for it.
+    Reset,
+    /// A command and its reply, for logs.
+    Note(Note),
+    /// Close the connection. Every further step is `Close`.
+    Close,
+}
+
+/// One question; the session consumes nothing until it is answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// A client has connected: greet it? `Proceed` sends the 220 of the settings.
+    Connect,
+    /// HELO or EHLO. `Proceed` sends the usual response; a positive reply replaces its first line.
+    Helo {
+        /// What the client calls itself: a domain, an address literal, or nearly anything that is printable.
+        name: String,
+        /// True for EHLO.
+        extended: bool,
+    },
+    /// MAIL: begin a transaction?
+    Mail {
+        /// Who sends.
+        reverse_path: ReversePath,
+        /// The parameters.
+        parameters: MailParameters,
+    },
+    /// RCPT: add a recipient?
+    Rcpt {
+        /// For whom.
+        forward_path: ForwardPath,
+        /// The parameters.
+        parameters: RcptParameters,
+    },
+    /// DATA with at least one recipient: take the content? `Proceed` sends 354; a refusal ends the transaction.
+    Begin,
+    /// The true end of the content was read: take responsibility? The answer is the reply after the dot.
+    Commit,
+    /// VRFY. `Proceed` sends 252 2.5.0.
+    Vrfy(String),
+}
+
+/// The answer to a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Yes, with the usual reply.
+    Proceed,
+    /// A positive reply: yes, with this text. A negative one: no.
+    Reply(Reply),
+    /// No, and the session ends: 421 or 554.
+    Close(Reply),
+}
+
+/// A command and its reply; made for the protocol log, cheap when it is dropped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// The command.
+    pub verb: Verb,
+    /// What stood behind the verb, as it came in, without CRLF: any octets. Empty for a line that was too long.
+    pub argument: Bytes,
+    /// The reply code.
+    pub code: u16,
+    /// The enhanced status code of the reply.
+    pub status: Option<EnhancedStatus>,
+}
+
+impl Note {
+    /// The argument fit for a log: control characters and what is not UTF-8 are replaced by U+FFFD.
+    pub fn argument_text(&self) -> String {
+        let text = String::from_utf8_lossy(&self.argument);
+        text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    }
+}

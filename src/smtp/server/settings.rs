@@ -1,0 +1,89 @@
+//! What a server session is told when it opens: names, limits, time-outs. Nothing here changes while it lives.
+
+use std::time::Duration;
+
+use crate::smtp::data::BareLineEnds;
+use crate::smtp::extension::Extensions;
+
+/// The settings of a server session. One value serves all sessions of a virtual server, behind an `Arc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Our name in the greeting and in the response to HELO and EHLO: a domain or an address literal.
+    pub fqdn: String,
+    /// The text of the greeting behind the name, one line; `ESMTP` should be its first word.
+    pub greeting: String,
+    /// The EHLO keywords on offer.
+    pub extensions: Extensions,
+    /// Largest message, in octets as they are stored (after dot-unstuffing). `None`: no limit.
+    pub max_size: Option<u64>,
+    /// Recipients of one transaction; more are answered 452 4.5.3 (RFC 5321, 4.5.3.1.10).
+    pub max_recipients: usize,
+    /// Longest line of content, in octets with its CRLF (RFC 5321, 4.5.3.1.6). 0: no limit.
+    pub max_text_line: usize,
+    /// What to do with a CR or LF of the content that stands alone.
+    pub bare_line_ends: BareLineEnds,
+    /// Transactions of one connection; at the next MAIL it is closed with 421. `None`: no limit.
+    pub max_transactions: Option<u32>,
+    /// Refused commands (5xx) since the last accepted message at which the session is closed, 421 4.7.0.
+    pub max_errors: u32,
+    /// Refused commands from which on each further refusal is held back for `error_delay`.
+    pub soft_errors: u32,
+    /// How long a refusal is held back once `soft_errors` is passed.
+    pub error_delay: Duration,
+    /// Commands that move no mail (NOOP, RSET, VRFY, EHLO …) since the last accepted message at which the
+    /// session is closed, 421 4.7.0.
+    pub max_idle_commands: u32,
+    /// Close (554) when a client talks before the greeting (RFC 5321, 4.3.1).
+    pub refuse_early_talkers: bool,
+    /// How long the greeting is held back to catch early talkers. Zero: one look at what is there.
+    pub greeting_delay: Duration,
+    /// Time-outs.
+    pub timeouts: Timeouts,
+}
+
+impl Settings {
+    /// The defaults under this name.
+    pub fn new(fqdn: impl Into<String>) -> Self {
+        Settings {
+            fqdn: fqdn.into(),
+            greeting: "ESMTP Bridgehead".to_owned(),
+            extensions: Extensions::default(),
+            max_size: Some(25 << 20),
+            max_recipients: 1000,
+            max_text_line: 1000,
+            bare_line_ends: BareLineEnds::Refuse,
+            max_transactions: None,
+            max_errors: 20,
+            soft_errors: 10,
+            error_delay: Duration::from_secs(1),
+            max_idle_commands: 100,
+            refuse_early_talkers: true,
+            greeting_delay: Duration::ZERO,
+            timeouts: Timeouts::default(),
+        }
+    }
+}
+
+/// Time-outs of the server (RFC 5321, 4.5.3.2.7 asks for at least 5 minutes).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From our last reply until the next command is complete; single octets do not extend it.
+    pub command: Duration,
+    /// Between two pieces of content.
+    pub data_block: Duration,
+    /// For the content as a whole, apart from what `data_least_rate` grants.
+    pub data_base: Duration,
+    /// Each so many octets of content extend the time for the whole by a second. 0: no limit for the whole.
+    pub data_least_rate: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            command: Duration::from_secs(600),
+            data_block: Duration::from_secs(180),
+            data_base: Duration::from_secs(300),
+            data_least_rate: 256,
+        }
+    }
+}
