@@ -87,5 +87,9 @@
 
 pub mod smtp;
 
+pub mod model;
+pub mod observe;
+
 pub mod net;
+pub mod store;
 

@@ -1,0 +1,273 @@
+//! What a failure means. The only place where replies, cut connections and DNS answers become a [`Failure`].
+//!
+//! A failure has a **scope**, which says what waits (one recipient, the message, everything for that host), and a
+//! **status** whose class says whether trying again can help. RFC 5321, 4.2.1 (the first digit decides), RFC 3463 (codes).
+//!
+//! | what happened | scope | class |
+//! |---|---|---|
+//! | 4xx, 5xx to RCPT | recipient | by the first digit |
+//! | 4xx, 5xx to MAIL, DATA, or after the dot | message | by the first digit |
+//! | 421 to any command of a transaction | host | transient |
+//! | anything but 250 to RSET | session | transient |
+//! | cut, silence or garbage in a transaction | session | transient |
+//! | cut after the dot before the reply | session | transient, may become a duplicate |
+//! | no connection, bad banner, bad EHLO (also 5xx: the next host may do better) | host | transient |
+//! | no such domain, null MX, a loop to ourselves | host | permanent |
+//! | no answer from DNS | host | transient |
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::smtp::client::{Cause, OpenError, Phase, RecipientResult, RemoteReply};
+use crate::smtp::reply::{EnhancedStatus, StatusClass};
+
+/// Longest diagnostic that is kept, in octets.
+pub const MAX_DIAGNOSTIC: usize = 1024;
+
+/// Whom a failure concerns: it decides what is tried again and what waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Scope {
+    /// This connection; another one may do.
+    Session,
+    /// The next hop: everything for it waits.
+    Host,
+    /// This message, for all recipients of the attempt.
+    Message,
+    /// One recipient.
+    Recipient,
+}
+
+/// A failure of an attempt, for one recipient.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    /// Whom it concerns.
+    pub scope: Scope,
+    /// What it means; its class says whether trying again can help.
+    pub status: EnhancedStatus,
+    /// The SMTP reply or our own words, cleaned, at most 1 KiB.
+    pub diagnostic: String,
+    /// The reply code when the words are a remote server's.
+    pub remote_code: Option<u16>,
+    /// The next hop that said it, or did not.
+    pub remote_mta: Option<String>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(mta) = &self.remote_mta {
+            write!(f, "{mta}: ")?;
+        }
+        f.write_str(&self.diagnostic)?;
+        if self.remote_code.is_none() {
+            write!(f, " ({})", self.status)?;
+        }
+        Ok(())
+    }
+}
+
+impl Failure {
+    /// In our own words.
+    pub fn new(scope: Scope, status: EnhancedStatus, diagnostic: impl Into<String>) -> Self {
+        let mut diagnostic = diagnostic.into();
+        if diagnostic.len() > MAX_DIAGNOSTIC {
+            let end = (0..=MAX_DIAGNOSTIC).rev().find(|at| diagnostic.is_char_boundary(*at)).unwrap_or(0);
+            diagnostic.truncate(end);
+        }
+        Failure { scope, status, diagnostic, remote_code: None, remote_mta: None }
+    }
+
+    /// The same, with the next hop it came from.
+    #[must_use]
+    pub fn by(mut self, remote_mta: &str) -> Self {
+        self.remote_mta = Some(remote_mta.to_owned());
+        self
+    }
+
+    /// True when trying again makes no sense.
+    pub fn is_permanent(&self) -> bool {
+        self.status.class == StatusClass::Permanent
+    }
+
+    /// What a recipient's result means; `None` when the next hop took it.
+    pub fn of_result(result: &RecipientResult, remote_mta: &str) -> Option<Failure> {
+        let failure = match result {
+            RecipientResult::Delivered(_) => return None,
+            RecipientResult::Refused { phase, reply } if reply.code == 421 => of_reply(Scope::Host, *phase, reply),
+            RecipientResult::Refused { phase: Phase::Reset, reply } => {
+                Failure::new(Scope::Session, EnhancedStatus::transient(4, 2), format!("RSET was answered {reply}"))
+            }
+            RecipientResult::Refused { phase: Phase::Rcpt, reply } => of_reply(Scope::Recipient, Phase::Rcpt, reply),
+            RecipientResult::Refused { phase, reply } => of_reply(Scope::Message, *phase, reply),
+            RecipientResult::Broken { cause: Cause::ContentUnavailable, .. } => Failure::new(
+                Scope::Message,
+                EnhancedStatus::transient(3, 0),
+                "the content of the message could not be read from the store",
+            ),
+            RecipientResult::Broken { phase, cause: Cause::Closing } => Failure::new(
+                Scope::Host,
+                EnhancedStatus::transient(3, 2),
+                format!("the server closed the session {}", during(*phase)),
+            ),
+            RecipientResult::Broken { phase, cause } => broken(Scope::Session, *phase, *cause),
+            RecipientResult::CutAfterDot { cause } => Failure::new(
+                Scope::Session,
+                EnhancedStatus::transient(4, 2),
+                format!("{} after the end of data; the message may arrive twice", what(*cause)),
+            ),
+            RecipientResult::Unsupported { status, text } => Failure::new(Scope::Message, *status, *text),
+        };
+        Some(failure.by(remote_mta))
+    }
+
+    /// What it means that a session could not be opened. Another host of the next hop may do.
+    pub fn of_open(error: &OpenError, remote_mta: &str) -> Failure {
+        match error {
+            OpenError::Refused { phase, reply } => {
+                let refused = of_reply(Scope::Host, *phase, reply);
+                let status = EnhancedStatus { class: StatusClass::PersistentTransient, ..refused.status };
+                Failure { status, ..refused }
+            }
+            OpenError::Broken { phase, cause } => broken(Scope::Host, *phase, *cause),
+        }
+        .by(remote_mta)
+    }
+
+    /// No connection could be made.
+    pub fn of_connect(error: &std::io::Error, remote_mta: &str) -> Failure {
+        Failure::new(Scope::Host, EnhancedStatus::transient(4, 1), format!("no connection: {error}")).by(remote_mta)
+    }
+
+    /// What DNS said about a next hop.
+    pub fn of_name(fault: &NameFault, name: &str) -> Failure {
+        let (status, words) = match fault {
+            NameFault::NoSuchDomain => (EnhancedStatus::permanent(1, 2), format!("the domain {name} does not exist")),
+            NameFault::NoAddress => {
+                (EnhancedStatus::permanent(4, 4), format!("{name} has neither a mail exchanger nor an address"))
+            }
+            NameFault::NullMx => (EnhancedStatus::permanent(1, 10), format!("{name} takes no mail (null MX)")),
+            NameFault::Loop => {
+                (EnhancedStatus::permanent(4, 6), format!("mail for {name} would come back to this server"))
+            }
+            NameFault::TryLater(why) => {
+                (EnhancedStatus::transient(4, 3), format!("{name} could not be looked up: {why}"))
+            }
+        };
+        Failure::new(Scope::Host, status, words)
+    }
+}
+
+/// What DNS can say that is not an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameFault {
+    /// NXDOMAIN.
+    NoSuchDomain,
+    /// The name exists, but nothing takes mail for it.
+    NoAddress,
+    /// RFC 7505.
+    NullMx,
+    /// The best exchanger is this server.
+    Loop,
+    /// SERVFAIL, time-out, lame delegation.
+    TryLater(String),
+}
+
+fn of_reply(scope: Scope, phase: Phase, reply: &RemoteReply) -> Failure {
+    let class = if reply.is_permanent() { StatusClass::Permanent } else { StatusClass::PersistentTransient };
+    // the code decides; an enhanced status of another class contradicts it and is not believed
+    let status = reply.status.filter(|status| status.class == class).unwrap_or(default_status(class, phase));
+    Failure { remote_code: Some(reply.code), ..Failure::new(scope, status, reply.to_string()) }
+}
+
+fn default_status(class: StatusClass, phase: Phase) -> EnhancedStatus {
+    let (subject, detail) = match phase {
+        Phase::Rcpt => (1, 0),
+        Phase::Banner | Phase::Hello => (3, 2),
+        Phase::Data | Phase::Content | Phase::Dot => (6, 0),
+        Phase::Mail | Phase::Reset | Phase::Quit => (0, 0),
+    };
+    EnhancedStatus { class, subject, detail }
+}
+
+fn broken(scope: Scope, phase: Phase, cause: Cause) -> Failure {
+    let detail = match cause {
+        Cause::Garbage => EnhancedStatus::transient(5, 0),
+        Cause::TimedOut | Cause::Cut | Cause::Closing | Cause::ContentUnavailable => EnhancedStatus::transient(4, 2),
+    };
+    Failure::new(scope, detail, format!("{} {}", what(cause), during(phase)))
+}
+
+fn what(cause: Cause) -> &'static str {
+    match cause {
+        Cause::Cut => "the connection was cut",
+        Cause::TimedOut => "the server did not answer in time",
+        Cause::Garbage => "the server answered with something that is not SMTP",
+        Cause::Closing => "the server closed the session",
+        Cause::ContentUnavailable => "the content could not be read",
+    }
+}
+
+fn during(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Banner => "before its greeting",
+        Phase::Hello => "at EHLO",
+        Phase::Reset => "at RSET",
+        Phase::Mail => "at MAIL",
+        Phase::Rcpt => "at RCPT",
+        Phase::Data => "at DATA",
+        Phase::Content => "while it was sent the content",
+        Phase::Dot => "at the end of data",
+        Phase::Quit => "at QUIT",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(code: u16, status: Option<&str>) -> RemoteReply {
+        RemoteReply { code, status: status.map(|s| s.parse().unwrap()), text: "words".into() }
+    }
+
+    #[test]
+    fn the_first_digit_decides_and_a_contradicting_status_is_not_believed() {
+        let refused = |code, status| {
+            let result = RecipientResult::Refused { phase: Phase::Rcpt, reply: reply(code, status) };
+            Failure::of_result(&result, "mx").unwrap()
+        };
+        assert_eq!(refused(550, Some("5.1.1")).status.to_string(), "5.1.1");
+        assert_eq!(refused(450, Some("5.1.1")).status.to_string(), "4.1.0");
+        assert!(refused(550, None).is_permanent());
+        assert!(!refused(450, None).is_permanent());
+    }
+
+    #[test]
+    fn a_refused_session_is_no_reason_to_bounce() {
+        let error = OpenError::Refused { phase: Phase::Banner, reply: reply(554, Some("5.7.1")) };
+        let failure = Failure::of_open(&error, "mx");
+        assert!(!failure.is_permanent());
+        assert_eq!((failure.scope, failure.remote_code), (Scope::Host, Some(554)));
+    }
+
+    #[test]
+    fn what_was_cut_after_the_dot_is_tried_again() {
+        let failure = Failure::of_result(&RecipientResult::CutAfterDot { cause: Cause::Cut }, "mx").unwrap();
+        assert!(!failure.is_permanent() && failure.diagnostic.contains("twice"));
+    }
+
+    #[test]
+    fn dns_without_an_answer_never_bounces() {
+        assert!(!Failure::of_name(&NameFault::TryLater("SERVFAIL".into()), "d").is_permanent());
+        assert_eq!(Failure::of_name(&NameFault::NullMx, "d").status.to_string(), "5.1.10");
+        assert_eq!(Failure::of_name(&NameFault::NoSuchDomain, "d").status.to_string(), "5.1.2");
+        assert_eq!(Failure::of_name(&NameFault::Loop, "d").status.to_string(), "5.4.6");
+    }
+
+    #[test]
+    fn diagnostics_are_bounded_at_a_character() {
+        let failure = Failure::new(Scope::Host, EnhancedStatus::transient(0, 0), "ü".repeat(1000));
+        assert!(failure.diagnostic.len() <= MAX_DIAGNOSTIC);
+    }
+}

@@ -1,0 +1,16 @@
+//! Configuration and mail as valid values, and nothing else: no IO, no clock, no policy.
+
+pub mod duration;
+pub mod failure;
+pub mod host;
+pub mod labels;
+pub mod mail;
+pub mod name;
+pub mod path;
+pub mod pattern;
+pub mod queue_name;
+pub mod size;
+pub mod spec;
+pub mod template;
+pub(crate) mod text;
+pub mod time;

@@ -1,0 +1,218 @@
+//! `connectors`: how mail leaves (Exchange: SMTP connector).
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, Type};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::model::duration::Duration;
+use crate::model::host::Host;
+use crate::model::name::Name;
+use crate::model::pattern::AddressPattern;
+use crate::model::size::Size;
+
+/// An SMTP connector: which domains it carries mail for, at what cost, and where it takes the mail. The most specific
+/// address space decides whatever its cost, then the lowest cost; connectors with an equal pattern and cost share the
+/// load.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"addressSpaces": [{"pattern": "*", "cost": 1}], "route": {"smartHosts": [{"host": "smtp.example.net", "port": 25}]}}))]
+pub struct ConnectorSpec {
+    /// Whether it carries mail. Mail that waits for it is routed anew when it is switched off.
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    pub enabled: bool,
+    /// Which domains it carries mail for.
+    #[schema(min_items = 1, max_items = 100_000)]
+    pub address_spaces: Vec<AddressSpace>,
+    /// Where it takes the mail.
+    pub route: RouteSpec,
+    /// The virtual servers whose settings it sends with, in turn. Empty: the one that took the message.
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    pub bridgeheads: Vec<Name>,
+    /// Whether every client may relay to its address spaces (Exchange: *Allow messages to be relayed to these domains*).
+    #[serde(default)]
+    #[schema(default = false)]
+    pub allow_relay: bool,
+    /// The virtual servers through which `allowRelay` holds. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, max_items = 100)]
+    pub relay_via: Option<Vec<Name>>,
+    /// Must be true when `allowRelay` is true and an address space is `*`: the whole world may then send mail through it.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub acknowledge_open_relay: bool,
+    /// Which messages it carries; for others it counts as absent.
+    #[serde(default)]
+    pub restrictions: Restrictions,
+    /// How it greets.
+    #[serde(default)]
+    pub hello: Hello,
+    /// Limits; they go before those of the virtual server.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How long to wait after each failure, instead of the virtual server's intervals; the last one repeats. Empty: the
+    /// virtual server's. Each at least 1s.
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    pub retry_intervals: Vec<Duration>,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Domains that a connector carries mail for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"pattern": "*.example.com", "cost": 10}))]
+pub struct AddressSpace {
+    /// Which domains.
+    pub pattern: AddressPattern,
+    /// The cost, when another connector has the same pattern: the lower one is taken.
+    #[serde(default = "one")]
+    #[schema(minimum = 1, maximum = 100, default = 1)]
+    pub cost: u8,
+}
+
+fn one() -> u8 {
+    1
+}
+
+/// Where a connector takes mail.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RouteSpec {
+    /// To the hosts that DNS names for each domain.
+    Dns(DnsRoute),
+    /// To these hosts, whatever the domain.
+    SmartHosts(Vec<SmartHost>),
+}
+
+/// By DNS: MX, else address records (RFC 5321, 5.1). Has no settings yet.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct DnsRoute {}
+
+impl PartialSchema for RouteSpec {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .description(Some("Where a connector takes mail: exactly one of `dns` and `smartHosts`."))
+            .property("dns", utoipa::openapi::Ref::from_schema_name(DnsRoute::name()))
+            .property(
+                "smartHosts",
+                ArrayBuilder::new()
+                    .items(utoipa::openapi::Ref::from_schema_name(SmartHost::name()))
+                    .min_items(Some(1))
+                    .max_items(Some(100))
+                    .description(Some(
+                        "To these hosts, whatever the domain; the lowest priority first, equal ones by weight. On \
+                         4xx and connection failures the next is tried, never on 5xx.",
+                    )),
+            )
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+            .min_properties(Some(1))
+            .max_properties(Some(1))
+            .examples([
+                serde_json::json!({"dns": {}}),
+                serde_json::json!({"smartHosts": [{"host": "smtp.example.net", "port": 25}]}),
+            ])
+            .into()
+    }
+}
+
+impl ToSchema for RouteSpec {
+    fn name() -> Cow<'static, str> {
+        "ConnectorRoute".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((DnsRoute::name().into_owned(), DnsRoute::schema()));
+        schemas.push((SmartHost::name().into_owned(), SmartHost::schema()));
+        SmartHost::schemas(schemas);
+    }
+}
+
+/// A host that takes mail for other domains.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"host": "smtp.example.net", "port": 25, "priority": 0, "weight": 1}))]
+pub struct SmartHost {
+    /// Its name or address. No MX is looked up.
+    pub host: Host,
+    /// The TCP port.
+    #[serde(default = "smtp_port")]
+    #[schema(minimum = 1, maximum = 65535, default = 25)]
+    pub port: u16,
+    /// The lowest is tried first.
+    #[serde(default)]
+    #[schema(minimum = 0, maximum = 65535, default = 0)]
+    pub priority: u16,
+    /// Its share among hosts of the same priority; one with 0 is tried last among them.
+    #[serde(default = "one_share")]
+    #[schema(minimum = 0, maximum = 65535, default = 1)]
+    pub weight: u16,
+}
+
+fn smtp_port() -> u16 {
+    25
+}
+
+fn one_share() -> u16 {
+    1
+}
+
+/// Which messages a connector carries.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schema(as = ConnectorRestrictions)]
+pub struct Restrictions {
+    /// Only messages up to this size. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub max_size: Option<Size>,
+    /// Whether it carries system messages: those with the null reverse-path, such as delivery reports.
+    pub system: bool,
+    /// Whether it carries all others.
+    pub non_system: bool,
+}
+
+impl Default for Restrictions {
+    fn default() -> Self {
+        Restrictions { max_size: None, system: true, non_system: true }
+    }
+}
+
+/// How a connector greets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Hello {
+    /// EHLO, and HELO when that is refused.
+    #[default]
+    Ehlo,
+    /// HELO, and so no extension.
+    Helo,
+}
+
+/// Limits of a connector. What is absent follows the virtual server.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schema(as = ConnectorLimits)]
+pub struct Limits {
+    /// Most connections at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000, nullable = false)]
+    pub max_connections: Option<u32>,
+    /// Most connections at a time to one next hop: a domain by DNS, or one smart host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000, nullable = false)]
+    pub max_connections_per_host: Option<u32>,
+    /// Most messages on one connection; then a new one is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000, nullable = false)]
+    pub messages_per_connection: Option<u32>,
+}

@@ -1,0 +1,106 @@
+//! The `spec` of every kind of configuration object, one file per collection.
+//!
+//! These types are the single source of three things: what the REST API accepts and shows, what OpenAPI says about it
+//! (their doc comments become its descriptions, so they are written for users), and what the rest of the house works
+//! with. A value that has the wrong shape cannot be built. What needs more than one object to judge (references,
+//! clashes) is the compiler's (`config::compile`).
+//!
+//! Rules: fields lowerCamelCase; unknown fields are refused; an absent field has the default that its type's
+//! [`Default`] gives; an optional field that is absent is left out again when it is written. A field that nothing
+//! enforces yet does not exist.
+
+pub mod connector;
+pub mod mailbox_store;
+pub mod recipient;
+pub mod recipient_policy;
+pub mod settings;
+pub mod virtual_server;
+
+pub use connector::ConnectorSpec;
+pub use mailbox_store::MailboxStoreSpec;
+pub use recipient::RecipientSpec;
+pub use recipient_policy::RecipientPolicySpec;
+pub use settings::SettingsSpec;
+pub use virtual_server::VirtualServerSpec;
+
+use super::name::{MAX_LONG_NAME, MAX_NAME};
+
+/// The kinds of configuration objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Collection {
+    /// `virtual-servers`
+    VirtualServers,
+    /// `recipient-policies`
+    RecipientPolicies,
+    /// `recipients`
+    Recipients,
+    /// `mailbox-stores`
+    MailboxStores,
+    /// `connectors`
+    Connectors,
+    /// `settings`: one object, of that name.
+    Settings,
+}
+
+impl Collection {
+    /// All of them, in the order in which a document is read aloud.
+    pub const ALL: [Collection; 6] = [
+        Collection::Settings,
+        Collection::VirtualServers,
+        Collection::RecipientPolicies,
+        Collection::MailboxStores,
+        Collection::Recipients,
+        Collection::Connectors,
+    ];
+
+    /// Its name in a path of the REST API, and in the keys of the store.
+    pub fn path(self) -> &'static str {
+        match self {
+            Collection::VirtualServers => "virtual-servers",
+            Collection::RecipientPolicies => "recipient-policies",
+            Collection::Recipients => "recipients",
+            Collection::MailboxStores => "mailbox-stores",
+            Collection::Connectors => "connectors",
+            Collection::Settings => "settings",
+        }
+    }
+
+    /// Its name in the declarative document.
+    pub fn document(self) -> &'static str {
+        match self {
+            Collection::VirtualServers => "virtualServers",
+            Collection::RecipientPolicies => "recipientPolicies",
+            Collection::Recipients => "recipients",
+            Collection::MailboxStores => "mailboxStores",
+            Collection::Connectors => "connectors",
+            Collection::Settings => "settings",
+        }
+    }
+
+    /// What one object of it is called in a sentence.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Collection::VirtualServers => "virtual server",
+            Collection::RecipientPolicies => "recipient policy",
+            Collection::Recipients => "recipient",
+            Collection::MailboxStores => "mailbox store",
+            Collection::Connectors => "connector",
+            Collection::Settings => "settings",
+        }
+    }
+
+    /// The collection with this name in a path.
+    pub fn from_path(path: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|collection| collection.path() == path)
+    }
+
+    /// The longest name that an object of it may have.
+    pub fn longest_name(self) -> usize {
+        if self == Collection::Recipients { MAX_LONG_NAME } else { MAX_NAME }
+    }
+}
+
+/// The only object of [`Collection::Settings`].
+pub const SETTINGS: &str = "settings";
+/// The name of the objects that a first start makes, and of the policy that is always last.
+pub const DEFAULT: &str = "default";

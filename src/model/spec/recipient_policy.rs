@@ -1,0 +1,245 @@
+//! `recipient-policies`: which addresses recipients get, and so which domains are local (Exchange: recipient policy).
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, Type};
+use utoipa::openapi::{ObjectBuilder, Ref, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::model::template::Template;
+
+/// A recipient policy: which recipients, and which addresses they get. Every domain of its templates becomes local,
+/// even when the policy matches nobody. Of all policies that match a recipient only the first (by `priority`) counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"priority": 1, "addresses": [{"template": "%g.%s@example.com", "primary": true}]}))]
+pub struct RecipientPolicySpec {
+    /// Its place: 1 is asked first. Every policy needs one of its own, except `default`, which is always last and has
+    /// none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 1_000_000, nullable = false)]
+    pub priority: Option<u32>,
+    /// Which recipients. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub filter: Option<Filter>,
+    /// Which addresses they get; exactly one is primary.
+    #[schema(min_items = 1, max_items = 10_000)]
+    pub addresses: Vec<PolicyAddress>,
+}
+
+/// An address that a policy gives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PolicyAddress {
+    /// How it is made.
+    pub template: Template,
+    /// Whether it is the one that a recipient's mail comes from.
+    #[serde(default)]
+    #[schema(default = false)]
+    pub primary: bool,
+    /// Whether we are responsible for all mail to its domain: unknown recipients are refused. When false the domain is
+    /// shared with another mail system, and mail for recipients that are unknown here goes on by connector (Exchange:
+    /// *This Exchange organization is responsible for all mail delivery to this address*).
+    #[serde(default = "yes")]
+    #[schema(default = true)]
+    pub authoritative: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Which recipients a policy is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Filter {
+    /// All of these hold; none given: everybody.
+    All(Vec<Filter>),
+    /// One of these holds.
+    Any(Vec<Filter>),
+    /// This does not hold.
+    Not(Box<Filter>),
+    /// What an attribute is.
+    Attribute(Condition),
+}
+
+/// A condition on an attribute of a recipient. Texts compare without regard to case.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// Which attribute.
+    pub attribute: Attribute,
+    /// How it is compared.
+    pub operator: Operator,
+    /// With what.
+    pub values: Vec<String>,
+}
+
+/// Attributes of recipients that a filter can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = RecipientAttribute)]
+pub enum Attribute {
+    /// The object's name.
+    Name,
+    /// The type, such as `mailbox`.
+    Type,
+    /// The alias (the name when none is given).
+    Alias,
+    /// The given name.
+    GivenName,
+    /// The initials.
+    Initials,
+    /// The surname.
+    Surname,
+    /// The display name.
+    DisplayName,
+    /// The mailbox store.
+    MailboxStore,
+}
+
+/// How a filter compares an attribute with its values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = FilterOperator)]
+pub enum Operator {
+    /// It is one of the values.
+    In,
+    /// It is none of the values, or absent.
+    NotIn,
+    /// It is not absent; takes no values.
+    Exists,
+    /// It begins with one of the values.
+    Prefix,
+    /// It matches one of the values, where `*` stands for any text and `?` for one character.
+    Glob,
+}
+
+/// The shape on the wire: one object with `all`, `any`, `not`, or the three fields of a condition.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct FilterForm {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all: Option<Vec<Filter>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    any: Option<Vec<Filter>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not: Option<Box<Filter>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attribute: Option<Attribute>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    operator: Option<Operator>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    values: Option<Vec<String>>,
+}
+
+impl Serialize for Filter {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let mut form = FilterForm::default();
+        match self.clone() {
+            Filter::All(filters) => form.all = Some(filters),
+            Filter::Any(filters) => form.any = Some(filters),
+            Filter::Not(filter) => form.not = Some(filter),
+            Filter::Attribute(condition) => {
+                form.attribute = Some(condition.attribute);
+                form.operator = Some(condition.operator);
+                form.values = Some(condition.values).filter(|values| !values.is_empty());
+            }
+        }
+        form.serialize(s)
+    }
+}
+
+impl<'de> Deserialize<'de> for Filter {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let error = serde::de::Error::custom;
+        let (attribute, operator, values) = match FilterForm::deserialize(d)? {
+            FilterForm { all: Some(filters), any: None, not: None, attribute: None, operator: None, values: None } => {
+                return Ok(Filter::All(filters));
+            }
+            FilterForm { all: None, any: Some(filters), not: None, attribute: None, operator: None, values: None } => {
+                return Ok(Filter::Any(filters));
+            }
+            FilterForm { all: None, any: None, not: Some(filter), attribute: None, operator: None, values: None } => {
+                return Ok(Filter::Not(filter));
+            }
+            FilterForm { all: None, any: None, not: None, attribute: Some(a), operator: Some(o), values } => {
+                (a, o, values.unwrap_or_default())
+            }
+            _ => {
+                return Err(error(
+                    "a filter has exactly one of all, any, not, or else attribute and operator with values",
+                ));
+            }
+        };
+        if (operator == Operator::Exists) != values.is_empty() {
+            return Err(error("the operator exists takes no values, every other needs at least one"));
+        }
+        Ok(Filter::Attribute(Condition { attribute, operator, values }))
+    }
+}
+
+impl PartialSchema for Filter {
+    fn schema() -> RefOr<Schema> {
+        let own = || Ref::from_schema_name(Self::name());
+        ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .description(Some(
+                "Which recipients a policy is for: exactly one of `all`, `any`, `not`, or else `attribute` and \
+                 `operator` with `values`. Texts compare without regard to case.",
+            ))
+            .property("all", ArrayBuilder::new().items(own()).description(Some("All of these hold.")))
+            .property("any", ArrayBuilder::new().items(own()).description(Some("One of these holds.")))
+            .property("not", own())
+            .property("attribute", Ref::from_schema_name(Attribute::name()))
+            .property("operator", Ref::from_schema_name(Operator::name()))
+            .property(
+                "values",
+                ArrayBuilder::new().items(String::schema()).description(Some("With what the attribute is compared.")),
+            )
+            .additional_properties(Some(AdditionalProperties::FreeForm(false)))
+            .examples([
+                serde_json::json!({"attribute": "surname", "operator": "prefix", "values": ["A", "B"]}),
+                serde_json::json!({"not": {"attribute": "displayName", "operator": "exists"}}),
+            ])
+            .into()
+    }
+}
+
+impl ToSchema for Filter {
+    fn name() -> Cow<'static, str> {
+        "RecipientFilter".into()
+    }
+
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((Attribute::name().into_owned(), Attribute::schema()));
+        schemas.push((Operator::name().into_owned(), Operator::schema()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_come_back() {
+        for text in [
+            r#"{"all":[{"attribute":"surname","operator":"in","values":["x"]},{"not":{"any":[]}}]}"#,
+            r#"{"attribute":"alias","operator":"exists"}"#,
+        ] {
+            let filter: Filter = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&filter).unwrap(), text);
+        }
+        for text in [
+            "{}",
+            r#"{"all":[],"any":[]}"#,
+            r#"{"attribute":"alias"}"#,
+            r#"{"attribute":"alias","operator":"in"}"#,
+            r#"{"attribute":"alias","operator":"exists","values":["x"]}"#,
+            r#"{"attribute":"shoeSize","operator":"exists"}"#,
+            r#"{"none":[]}"#,
+        ] {
+            assert!(serde_json::from_str::<Filter>(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! `settings`: what concerns the whole appliance. One object, of the name `settings`.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::model::duration::Duration;
+use crate::model::name::Name;
+use crate::smtp::address::Mailbox;
+
+/// Settings of the whole appliance.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schema(example = json!({"organization": "Example Ltd", "postmaster": "admin@example.com", "defaultVirtualServer": "default"}))]
+pub struct SettingsSpec {
+    /// The organization's name, for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256, nullable = false)]
+    pub organization: Option<String>,
+    /// Who gets mail for `postmaster` of every local domain. Default: the recipient with such an address, else the
+    /// mailbox `postmaster` in the default mailbox store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub postmaster: Option<Mailbox>,
+    /// The virtual server that sends what no virtual server took. Default: the first by name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub default_virtual_server: Option<Name>,
+    /// How long things are kept.
+    pub retention: Retention,
+}
+
+/// How long things are kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Retention {
+    /// How long mail stays in the dead-letter queue. At least 1m.
+    pub dead_letter: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention { dead_letter: Duration::from_secs(14 * 86_400) }
+    }
+}

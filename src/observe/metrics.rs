@@ -1,0 +1,79 @@
+//! Counters of one appliance, in a registry of its own (many appliances run in one test).
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The label of a virtual server or a connector: as many as are configured.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByName {
+    /// Name of the object.
+    pub name: String,
+}
+
+/// The label of an outcome: a fixed set of words.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByOutcome {
+    /// `delivered`, `relayed`, `deferred`, `failed`, `expired`, `deadLettered`.
+    pub outcome: &'static str,
+}
+
+/// All counters. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// Connections that were taken, by virtual server.
+    pub connections: Family<ByName, Counter>,
+    /// Connections that were refused at once, by virtual server.
+    pub connections_refused: Family<ByName, Counter>,
+    /// Sessions now, by virtual server.
+    pub sessions: Family<ByName, Gauge>,
+    /// Messages accepted, by virtual server.
+    pub accepted: Family<ByName, Counter>,
+    /// Octets accepted, by virtual server.
+    pub accepted_bytes: Family<ByName, Counter>,
+    /// Recipients refused, by virtual server.
+    pub recipients_refused: Family<ByName, Counter>,
+    /// What became of recipients, attempt by attempt.
+    pub outcomes: Family<ByOutcome, Counter>,
+    /// Connections that were opened to next hops.
+    pub outbound_connections: Counter,
+    /// Notifications that were written.
+    pub notifications: Counter,
+}
+
+impl Metrics {
+    /// New counters, registered in `registry` under `bridgehead_`.
+    pub fn new(registry: &mut Registry) -> Self {
+        let metrics = Metrics {
+            connections: Family::default(),
+            connections_refused: Family::default(),
+            sessions: Family::default(),
+            accepted: Family::default(),
+            accepted_bytes: Family::default(),
+            recipients_refused: Family::default(),
+            outcomes: Family::default(),
+            outbound_connections: Counter::default(),
+            notifications: Counter::default(),
+        };
+        let r = registry.sub_registry_with_prefix("bridgehead");
+        r.register("smtp_connections", "SMTP connections taken", metrics.connections.clone());
+        r.register("smtp_connections_refused", "SMTP connections refused at once", metrics.connections_refused.clone());
+        r.register("smtp_sessions", "SMTP sessions now", metrics.sessions.clone());
+        r.register("messages_accepted", "Messages accepted (durable)", metrics.accepted.clone());
+        r.register_with_unit("accepted", "Content accepted", Unit::Bytes, metrics.accepted_bytes.clone());
+        r.register("recipients_refused", "Recipients refused at RCPT", metrics.recipients_refused.clone());
+        r.register("recipient_outcomes", "What became of recipients, by attempt", metrics.outcomes.clone());
+        r.register("outbound_connections", "Connections opened to next hops", metrics.outbound_connections.clone());
+        r.register("notifications", "Delivery status notifications queued", metrics.notifications.clone());
+        metrics
+    }
+
+    /// Counts `n` recipients with an outcome.
+    pub fn outcome(&self, outcome: &'static str, n: u64) {
+        if n > 0 {
+            self.outcomes.get_or_create(&ByOutcome { outcome }).inc_by(n);
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! What every engine must do, written against the traits. An engine calls [`suite`] with a way to open its store.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::model::mail::{
+    Change, Message, MessageId, Origin, Protocol, Recipient, RecipientState, RecipientStatus, Waits,
+};
+
+/// Opens the same store again and again; the one before is dropped.
+pub trait Engine {
+    type Store: Store;
+    fn open(&self) -> Self::Store;
+}
+
+/// Runs everything, each on an engine of its own.
+pub fn suite<E: Engine>(engine: impl Fn() -> E) {
+    committed_mail_is_here_and_comes_back(&engine());
+    a_dropped_draft_leaves_nothing(&engine());
+    leases_fence(&engine());
+    outcomes_and_what_they_cause(&engine());
+    the_earliest_due_comes_first(&engine());
+    frozen_mail_is_not_leased(&engine());
+    pages_are_in_order_and_complete(&engine());
+    configuration_compares_and_sets(&engine());
+    controls_survive(&engine());
+    events_are_found(&engine());
+}
+
+pub fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(future)
+}
+
+pub fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millis(1_700_000_000_000 + millis)
+}
+
+pub fn queue(name: &str) -> QueueName {
+    QueueName::SmartHost(name.parse().unwrap())
+}
+
+/// A message with one recipient per queue, due and received at that time.
+pub fn message(id: MessageId, size: u64, millis: i64, queues: &[&str]) -> Message {
+    let recipient = |name: &&str| Recipient {
+        forward_path: format!("{name}@example.com").parse().unwrap(),
+        parameters: Default::default(),
+        directory_name: None,
+        status: RecipientStatus::Pending,
+        waits: Some(Waits { queue: queue(name), due: at(millis) }),
+        attempts: 0,
+        delay_notified: false,
+        last_failure: None,
+    };
+    Message {
+        id,
+        received_at: at(millis),
+        origin: Origin {
+            protocol: Protocol::Esmtp,
+            virtual_server: "default".parse().unwrap(),
+            client: Some([192, 0, 2, 1].into()),
+            helo: Some("client.example.com".to_owned()),
+            account: None,
+        },
+        reverse_path: "sender@example.com".parse().unwrap(),
+        parameters: Default::default(),
+        size,
+        message_id_header: Some("1@example.com".to_owned()),
+        frozen: false,
+        recipients: queues.iter().map(recipient).collect(),
+    }
+}
+
+/// Every recipient of these is done.
+pub fn delivered(message: &Message, recipients: &[u32]) -> Change {
+    let state = |n: &u32| {
+        let state = message.recipients[*n as usize].state();
+        (*n, RecipientState { status: RecipientStatus::Relayed, waits: None, ..state })
+    };
+    Change { recipients: recipients.iter().map(state).collect(), frozen: None }
+}
+
+pub fn deferred(message: &Message, recipient: u32, due: Timestamp) -> Change {
+    let mut state = message.recipients[recipient as usize].state();
+    state.attempts += 1;
+    state.waits.as_mut().unwrap().due = due;
+    Change { recipients: vec![(recipient, state)], frozen: None }
+}
+
+pub async fn put(store: &impl Store, content: &[u8], millis: i64, queues: &[&str]) -> Leased {
+    let mut draft = store.begin().unwrap();
+    for piece in content.chunks(3_000) {
+        draft.append(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    let message = message(draft.id(), draft.size(), millis, queues);
+    draft.commit(message).await.unwrap()
+}
+
+pub async fn read(store: &impl Store, id: MessageId) -> Vec<u8> {
+    let mut reader = store.content(id).await.unwrap();
+    let mut content = Vec::new();
+    while let Some(chunk) = reader.next().await.unwrap() {
+        assert!(chunk.len() <= 64 << 10);
+        content.extend_from_slice(&chunk);
+    }
+    content
+}
+
+fn committed_mail_is_here_and_comes_back(engine: &impl Engine) {
+    let content: Vec<u8> = (0..700_000u32).map(|n| (n.wrapping_mul(n) >> 5) as u8).collect();
+    let store = engine.open();
+    let (small, large, empty) = run(async {
+        let small = put(&store, b"Subject: small\r\n\r\n", 1, &["a", "b"]).await;
+        assert_eq!(small.leases.len(), 2);
+        assert_eq!(small.content.as_deref(), Some(&b"Subject: small\r\n\r\n"[..]));
+        let large = put(&store, &content, 2, &["a"]).await;
+        let empty = put(&store, b"", 3, &["b"]).await;
+        for (leased, expected) in [(&small, &b"Subject: small\r\n\r\n"[..]), (&large, &content), (&empty, b"")] {
+            assert_eq!(read(&store, leased.message.id).await, expected);
+            assert_eq!(store.message(leased.message.id).await.unwrap().as_ref(), Some(&leased.message));
+        }
+        let counts = store.queues();
+        assert_eq!(counts.len(), 2);
+        assert_eq!((counts[0].messages, counts[0].bytes), (2, 18 + 700_000));
+        assert!(store.message(MessageId::generate()).await.unwrap().is_none());
+        assert!(matches!(store.content(MessageId::generate()).await.err(), Some(StoreError::NotFound)));
+        (small.message, large.message, empty.message)
+    });
+    store.close();
+    drop(store);
+    let store = engine.open();
+    run(async {
+        for (message, expected) in [(&small, &b"Subject: small\r\n\r\n"[..]), (&large, &content), (&empty, b"")] {
+            assert_eq!(store.message(message.id).await.unwrap().as_ref(), Some(message));
+            assert_eq!(read(&store, message.id).await, expected);
+        }
+        assert_eq!(store.queues()[0].bytes, 18 + 700_000);
+        assert_eq!(store.lease(&queue("a"), at(100), 10).await.unwrap().len(), 2);
+        assert!(matches!(store.health().writable, Ok(())));
+    });
+}
+
+fn a_dropped_draft_leaves_nothing(engine: &impl Engine) {
+    let store = engine.open();
+    run(async {
+        let mut draft = store.begin().unwrap();
+        draft.append(Bytes::from(vec![1; 2 << 20])).await.unwrap();
+        let id = draft.id();
+        drop(draft);
+        assert!(store.message(id).await.unwrap().is_none());
+        let mut draft = store.begin().unwrap();
+        draft.append(Bytes::from_static(b"x")).await.unwrap();
+        let wrong = message(draft.id(), 2, 1, &["a"]);
+        assert!(draft.commit(wrong).await.is_err(), "the envelope tells another size");
+        assert!(store.queues().is_empty());
+        assert!(store.page(None, None, 10).await.unwrap().is_empty());
+    });
+}
+
+fn leases_fence(engine: &impl Engine) {
+    let store = engine.open();
+    run(async {
+        let leased = put(&store, b"x", 1, &["a", "b"]).await;
+        let id = leased.message.id;
+        assert!(store.lease(&queue("a"), at(9), 10).await.unwrap().is_empty(), "the committer has it");
+        assert!(matches!(store.lease_message(id).await, Err(StoreError::Leased)));
+        let mut leases = leased.leases;
+        let b = leases.pop().unwrap();
+        store.release(leases);
+        let mut again = store.lease(&queue("a"), at(9), 10).await.unwrap();
+        assert_eq!(again.len(), 1);
+        assert!(store.lease(&queue("a"), at(9), 10).await.unwrap().is_empty());
+        let mine = again.pop().unwrap().leases;
+        let stale = vec![Lease { id, queue: queue("a"), epoch: mine[0].epoch + 100 }];
+        let change = delivered(&leased.message, &[0]);
+        let late = store.record(stale, change.clone(), vec![], false).await;
+        assert!(matches!(late, Err(StoreError::Leased)), "a lease that is not in force changes nothing");
+        store.record(mine, change, vec![], false).await.unwrap();
+        assert_eq!(store.message(id).await.unwrap().unwrap().recipients[0].waits, None, "seen at once");
+        store.record(vec![b], delivered(&leased.message, &[1]), vec![], true).await.unwrap();
+        assert!(store.message(id).await.unwrap().is_none(), "all done, gone");
+        assert!(store.queues().is_empty());
+        assert!(matches!(store.lease_message(id).await, Err(StoreError::NotFound)));
+    });
+}
+
+fn outcomes_and_what_they_cause(engine: &impl Engine) {
+    let store = engine.open();
+    let (first, dsn) = run(async {
+        let leased = put(&store, b"x", 1, &["a", "b"]).await;
+        let id = MessageId::generate();
+        let caused = Caused { message: message(id, 5, 2, &["c"]), content: Bytes::from_static(b"bound") };
+        let change = delivered(&leased.message, &[0]);
+        let caused = store.record(leased.leases, change, vec![caused], false).await.unwrap();
+        assert_eq!(caused.len(), 1);
+        assert_eq!(caused[0].leases, [Lease { id, queue: queue("c"), epoch: caused[0].leases[0].epoch }]);
+        assert_eq!(read(&store, id).await, b"bound");
+        (leased.message.id, id)
+    });
+    store.close();
+    drop(store);
+    let store = engine.open();
+    run(async {
+        assert_eq!(read(&store, dsn).await, b"bound");
+        let first = store.message(first).await.unwrap().unwrap();
+        assert_eq!((first.recipients[0].waits.is_some(), first.recipients[1].waits.is_some()), (false, true));
+    });
+}
+
+fn the_earliest_due_comes_first(engine: &impl Engine) {
+    let store = engine.open();
+    run(async {
+        for n in [5, 3, 9, 1, 7] {
+            let leased = put(&store, b"x", n, &["a"]).await;
+            store.release(leased.leases);
+        }
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        for n in [4, 2] {
+            let leased = put(&store, b"x", n, &["a"]).await;
+            store.release(leased.leases);
+        }
+        assert_eq!(store.next_due(&queue("a")).await.unwrap(), Some(at(1)));
+        assert_eq!(store.next_due(&queue("b")).await.unwrap(), None);
+        let first = store.lease(&queue("a"), at(6), 3).await.unwrap();
+        assert_eq!(first.iter().map(|leased| leased.message.received_at).collect::<Vec<_>>(), [at(1), at(2), at(3)]);
+        assert_eq!(store.next_due(&queue("a")).await.unwrap(), Some(at(4)));
+        let rest = store.lease(&queue("a"), at(6), 10).await.unwrap();
+        assert_eq!(rest.iter().map(|leased| leased.message.received_at).collect::<Vec<_>>(), [at(4), at(5)]);
+        // what comes back is found again, before what is due later
+        let mut first = first.into_iter();
+        let one = first.next().unwrap();
+        store.release(one.leases);
+        assert_eq!(store.next_due(&queue("a")).await.unwrap(), Some(at(1)));
+        let two = first.next().unwrap();
+        store.record(two.leases, deferred(&two.message, 0, at(50)), vec![], false).await.unwrap();
+        let again = store.lease(&queue("a"), at(100), 10).await.unwrap();
+        let times: Vec<_> = again.iter().map(|leased| leased.message.received_at).collect();
+        assert_eq!(times, [at(1), at(7), at(9), at(2)], "by due time");
+        assert_eq!(again[3].message.recipients[0].attempts, 1);
+    });
+}
+
+fn frozen_mail_is_not_leased(engine: &impl Engine) {
+    let store = engine.open();
+    let id = run(async {
+        let leased = put(&store, b"x", 1, &["a"]).await;
+        let id = leased.message.id;
+        let freeze = Change { recipients: vec![], frozen: Some(true) };
+        store.record(leased.leases, freeze, vec![], true).await.unwrap();
+        assert!(store.lease(&queue("a"), at(9), 10).await.unwrap().is_empty());
+        assert_eq!(store.next_due(&queue("a")).await.unwrap(), None);
+        assert_eq!(store.queues()[0].messages, 1);
+        id
+    });
+    store.close();
+    drop(store);
+    let store = engine.open();
+    run(async {
+        assert!(store.message(id).await.unwrap().unwrap().frozen);
+        assert!(store.lease(&queue("a"), at(9), 10).await.unwrap().is_empty());
+        let leased = store.lease_message(id).await.unwrap();
+        let thaw = Change { recipients: vec![], frozen: Some(false) };
+        store.record(leased.leases, thaw, vec![], true).await.unwrap();
+        assert_eq!(store.lease(&queue("a"), at(9), 10).await.unwrap().len(), 1);
+    });
+}
+
+fn pages_are_in_order_and_complete(engine: &impl Engine) {
+    let store = engine.open();
+    run(async {
+        let mut ids = Vec::new();
+        for n in 0..60 {
+            let leased = put(&store, b"x", 1_000 - n, if n % 3 == 0 { &["a"] } else { &["b"] }).await;
+            ids.push(leased.message.id);
+            store.release(leased.leases);
+            if n == 30 {
+                // some are in the database by then, some are not
+                tokio::time::sleep(Duration::from_millis(600)).await;
+            }
+        }
+        ids.reverse();
+        let mut seen = Vec::new();
+        let mut after = None;
+        loop {
+            let page = store.page(None, after, 7).await.unwrap();
+            let Some((last, _)) = page.last() else { break };
+            after = Some(*last);
+            seen.extend(page.into_iter().map(|(key, _)| key.id));
+        }
+        assert_eq!(seen, ids);
+        let of_a = store.page(Some(&queue("a")), None, 1_000).await.unwrap();
+        assert_eq!(of_a.len(), 20);
+        assert!(of_a.windows(2).all(|two| two[0].0 < two[1].0));
+    });
+}
+
+fn configuration_compares_and_sets(engine: &impl Engine) {
+    let store = engine.open();
+    let big = vec![7; 300_000];
+    run(async {
+        assert_eq!(store.revision(), 0);
+        let writes = vec![
+            ("object/a".to_owned(), Some(b"1".to_vec())),
+            ("object/b".to_owned(), Some(big.clone())),
+            ("other".to_owned(), Some(vec![])),
+        ];
+        assert_eq!(ConfigStore::commit(&store, 0, writes).await.unwrap(), 1);
+        assert_eq!(store.get("object/b").unwrap().as_ref(), Some(&big));
+        let late = ConfigStore::commit(&store, 0, vec![("object/a".to_owned(), None)]).await;
+        assert!(matches!(late, Err(StoreError::Conflict { expected: 0, found: 1 })));
+        assert_eq!(store.get("object/a").unwrap(), Some(b"1".to_vec()));
+        let keys = |found: Vec<(String, Vec<u8>)>| found.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(keys(store.scan("object/", None, 10).unwrap()), ["object/a", "object/b"]);
+        assert_eq!(keys(store.scan("object/", Some("object/a"), 10).unwrap()), ["object/b"]);
+        let many = (0..3_000).map(|n| (format!("many/{n:05}"), Some(vec![1; n % 2_500]))).collect();
+        assert_eq!(ConfigStore::commit(&store, 1, many).await.unwrap(), 2);
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let change = vec![("object/a".to_owned(), None), ("object/ab".to_owned(), Some(vec![2]))];
+        assert_eq!(ConfigStore::commit(&store, 2, change).await.unwrap(), 3);
+        assert_eq!(keys(store.scan("object/", None, 10).unwrap()), ["object/ab", "object/b"]);
+        assert_eq!(keys(store.scan("many/", Some("many/02998"), 10).unwrap()), ["many/02999"]);
+    });
+    store.close();
+    drop(store);
+    let store = engine.open();
+    assert_eq!(store.revision(), 3);
+    assert_eq!(store.get("object/a").unwrap(), None);
+    assert_eq!(store.get("object/b").unwrap(), Some(big));
+    assert_eq!(store.get("other").unwrap(), Some(vec![]));
+    let many = store.scan("many/", None, 10_000).unwrap();
+    assert_eq!(many.len(), 3_000);
+    assert!(
+        many.iter().enumerate().all(|(n, (key, value))| *key == format!("many/{n:05}") && value.len() == n % 2_500)
+    );
+}
+
+fn controls_survive(engine: &impl Engine) {
+    let store = engine.open();
+    run(async {
+        store.set("queue-frozen/a", Some(b"x".to_vec())).await.unwrap();
+        store.set("queue-frozen/b", Some(b"y".to_vec())).await.unwrap();
+        store.set("queue-frozen/a", None).await.unwrap();
+        assert!(store.set("z", Some(vec![0; 2_000])).await.is_err());
+        assert_eq!(store.revision(), 0, "controls are no configuration");
+    });
+    store.close();
+    drop(store);
+    let store = engine.open();
+    assert_eq!(store.all("queue-frozen/"), [("queue-frozen/b".to_owned(), b"y".to_vec())]);
+    assert!(store.all("other").is_empty());
+}
+
+fn events_are_found(engine: &impl Engine) {
+    let id = MessageId::generate();
+    let store = engine.open();
+    TrackingStore::append(&store, id, b"{\"n\":1}".to_vec());
+    store.close();
+    drop(store);
+    let store = engine.open();
+    TrackingStore::append(&store, id, b"{\"n\":2}".to_vec());
+    let events = run(store.events(id)).unwrap();
+    assert_eq!(events, [b"{\"n\":1}".to_vec(), b"{\"n\":2}".to_vec()]);
+}

@@ -1,0 +1,317 @@
+//! Configuration and controls as one asks for them: the log is the truth, sled serves the reads.
+//!
+//! A commit is appended to the log and synced, then published: it lies in `fresh`, which every read looks at
+//! first, until the database thread has put it into sled. Keys in the log and in sled begin with `c` for
+//! configuration and `k` for controls. Controls are few and stay in memory as well.
+//!
+//! In the tree `config`: key → 0 and the value, or 1 and a number of chunks (u32) under `x` length key chunk;
+//! `p` → number of the log's record that was taken in last.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use super::config_log::{ConfigLog, ConfigLogError, Write};
+use super::database::{CHUNK, store_error};
+use crate::store::StoreError;
+
+/// Keys and octets of a batch.
+const BATCH_KEYS: usize = 800;
+const BATCH_BYTES: usize = 1 << 20;
+
+/// A published value with the number of its record in the log.
+type Fresh = (u64, Option<Vec<u8>>);
+
+/// The live configuration.
+pub struct Config {
+    log: Mutex<ConfigLog>,
+    tree: sled::Tree,
+    revision: AtomicU64,
+    /// Published, and not in sled yet; with the number of the log's record.
+    fresh: Mutex<BTreeMap<String, Fresh>>,
+    controls: Mutex<BTreeMap<String, Vec<u8>>>,
+}
+
+impl Config {
+    /// Over an opened log; sled is brought up to date, or filled anew when it does not fit.
+    pub fn open(log: ConfigLog, tree: sled::Tree) -> Result<Config, StoreError> {
+        let position = tree.get(b"p").map_err(store_error)?;
+        let position = position.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+        let mut config = Config {
+            revision: AtomicU64::new(log.revision()),
+            tree,
+            fresh: Mutex::default(),
+            controls: Mutex::default(),
+            log: Mutex::new(log),
+        };
+        {
+            let log = lock(&config.log);
+            let fits = position.is_some_and(|at| at >= log.checkpoint_sequence() && at <= log.sequence());
+            let mut behind = position.unwrap_or(0);
+            if !fits {
+                config.refill(&log)?;
+                behind = log.checkpoint_sequence();
+            }
+            let mut applied = Ok(());
+            log.read_log(behind, &mut |sequence, _, writes| {
+                if applied.is_ok() {
+                    applied = config.apply(sequence, &writes);
+                }
+            })
+            .map_err(log_error)?;
+            applied?;
+        }
+        let mut controls = BTreeMap::new();
+        for found in config.tree.scan_prefix(b"k") {
+            let (key, value) = found.map_err(store_error)?;
+            let text = String::from_utf8_lossy(&key[1..]).into_owned();
+            controls.insert(text, config.value(&key, &value)?);
+        }
+        config.controls = Mutex::new(controls);
+        Ok(config)
+    }
+
+    /// The revision in force.
+    pub fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// One value.
+    pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        let key = format!("c{key}");
+        // before sled: what leaves here is there already
+        if let Some((_, value)) = lock(&self.fresh).get(&key) {
+            return Ok(value.clone());
+        }
+        // a value of several chunks may be replaced while it is read; then it does not fit together
+        for _ in 0..100 {
+            let Some(found) = self.tree.get(&key).map_err(store_error)? else { return Ok(None) };
+            match self.value(key.as_bytes(), &found) {
+                Ok(value) if self.tree.get(&key).map_err(store_error)?.as_ref() == Some(&found) => {
+                    return Ok(Some(value));
+                }
+                _ => {
+                    if let Some((_, value)) = lock(&self.fresh).get(&key) {
+                        return Ok(value.clone());
+                    }
+                }
+            }
+        }
+        Err(StoreError::Damaged(format!("configuration key {key}")))
+    }
+
+    /// Up to `limit` entries with a prefix behind a key.
+    pub fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let prefix = format!("c{prefix}");
+        let from = match after {
+            Some(after) if format!("c{after}") >= prefix => Bound::Excluded(format!("c{after}")),
+            _ => Bound::Included(prefix.clone()),
+        };
+        // before sled, see `get`
+        let fresh: BTreeMap<String, Option<Vec<u8>>> = lock(&self.fresh)
+            .range::<String, _>((from.clone(), Bound::Unbounded))
+            .take_while(|(key, _)| key.starts_with(&prefix))
+            .map(|(key, (_, value))| (key.clone(), value.clone()))
+            .collect();
+        let mut fresh = fresh.into_iter().peekable();
+        let mut found = Vec::new();
+        let bytes = |bound: &Bound<String>| bound.clone().map(String::into_bytes);
+        let mut stored = self
+            .tree
+            .range::<Vec<u8>, _>((bytes(&from), Bound::Unbounded))
+            .take_while(|entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(prefix.as_bytes())));
+        let mut next = stored.next().transpose().map_err(store_error)?;
+        while found.len() < limit {
+            let take_fresh = match (&next, fresh.peek()) {
+                (None, None) => break,
+                (None, Some(_)) => true,
+                (Some(_), None) => false,
+                (Some((key, _)), Some((fresh, _))) => fresh.as_bytes() <= &key[..],
+            };
+            if take_fresh {
+                let Some((key, value)) = fresh.next() else { break };
+                if next.as_ref().is_some_and(|(stored, _)| &stored[..] == key.as_bytes()) {
+                    next = stored.next().transpose().map_err(store_error)?;
+                }
+                if let Some(value) = value {
+                    found.push((key[1..].to_owned(), value));
+                }
+            } else if let Some((key, value)) = next.take() {
+                let text = String::from_utf8_lossy(&key[1..]).into_owned();
+                let value = match value.first() {
+                    Some(0) => Some(value[1..].to_vec()),
+                    // chunks: may just be replaced
+                    _ => self.get(&text)?,
+                };
+                found.extend(value.map(|value| (text, value)));
+                next = stored.next().transpose().map_err(store_error)?;
+            }
+        }
+        Ok(found)
+    }
+
+    /// Compares, appends, publishes. Blocks for a sync.
+    pub fn commit(&self, expected: u64, writes: Vec<Write>) -> Result<u64, StoreError> {
+        let mut log = lock(&self.log);
+        let found = self.revision();
+        if found != expected {
+            return Err(StoreError::Conflict { expected, found });
+        }
+        let writes: Vec<Write> = writes.into_iter().map(|(key, value)| (format!("c{key}"), value)).collect();
+        let sequence = log.append(expected + 1, &writes).map_err(log_error)?;
+        let mut fresh = lock(&self.fresh);
+        fresh.extend(writes.into_iter().map(|(key, value)| (key, (sequence, value))));
+        self.revision.store(expected + 1, Ordering::Release);
+        Ok(expected + 1)
+    }
+
+    /// Sets a control. Blocks for a sync.
+    pub fn set(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        if value.as_ref().is_some_and(|value| value.len() > 1_024) {
+            return Err(StoreError::Io("a control is longer than 1 KiB".to_owned()));
+        }
+        let mut log = lock(&self.log);
+        let writes = vec![(format!("k{key}"), value.clone())];
+        let sequence = log.append(self.revision(), &writes).map_err(log_error)?;
+        lock(&self.fresh).extend(writes.into_iter().map(|(key, value)| (key, (sequence, value))));
+        let mut controls = lock(&self.controls);
+        match value {
+            Some(value) => controls.insert(key.to_owned(), value),
+            None => controls.remove(key),
+        };
+        Ok(())
+    }
+
+    /// All controls with a prefix.
+    pub fn all(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
+        let controls = lock(&self.controls);
+        let from = controls.range::<str, _>((Bound::Included(prefix), Bound::Unbounded));
+        let found = from.take_while(|(key, _)| key.starts_with(prefix));
+        found.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// Puts what is published into sled; only the database thread calls this. True when there was something.
+    pub fn take(&self) -> Result<bool, StoreError> {
+        let (sequence, writes): (u64, Vec<Write>) = {
+            let fresh = lock(&self.fresh);
+            let last = fresh.values().map(|(sequence, _)| *sequence).max();
+            let Some(last) = last else { return Ok(false) };
+            (last, fresh.iter().map(|(key, (_, value))| (key.clone(), value.clone())).collect())
+        };
+        self.apply(sequence, &writes)?;
+        lock(&self.fresh).retain(|_, (published, _)| *published > sequence);
+        Ok(true)
+    }
+
+    /// True when something is published that sled does not have.
+    pub fn has_fresh(&self) -> bool {
+        !lock(&self.fresh).is_empty()
+    }
+
+    fn refill(&self, log: &ConfigLog) -> Result<(), StoreError> {
+        self.tree.clear().map_err(store_error)?;
+        let mut batch = sled::Batch::default();
+        let (mut keys, mut bytes) = (0, 0);
+        log.read_checkpoint(&mut |key, value| {
+            self.put(&mut batch, &key, Some(&value), &mut keys, &mut bytes, true).map_err(as_damage)
+        })
+        .map_err(log_error)?;
+        batch.insert(b"p", &log.checkpoint_sequence().to_be_bytes());
+        self.tree.apply_batch(batch).map_err(store_error)?;
+        Ok(())
+    }
+
+    /// Puts changes into sled. The position moves with the last batch; a crash before it repeats them.
+    fn apply(&self, sequence: u64, writes: &[Write]) -> Result<(), StoreError> {
+        let mut batch = sled::Batch::default();
+        let (mut keys, mut bytes) = (0, 0);
+        for (key, value) in writes {
+            self.put(&mut batch, key, value.as_deref(), &mut keys, &mut bytes, false)?;
+        }
+        batch.insert(b"p", &sequence.to_be_bytes());
+        self.tree.apply_batch(batch).map_err(store_error)?;
+        Ok(())
+    }
+
+    fn put(
+        &self,
+        batch: &mut sled::Batch,
+        key: &str,
+        value: Option<&[u8]>,
+        keys: &mut usize,
+        bytes: &mut usize,
+        new: bool,
+    ) -> Result<(), StoreError> {
+        let old = if new { None } else { self.tree.get(key).map_err(store_error)? };
+        let old_chunks = old.as_deref().map_or(0, chunk_count);
+        let mut new_chunks = 0;
+        let mut room = |batch: &mut sled::Batch, len: usize| {
+            *keys += 1;
+            *bytes += len + key.len();
+            if *keys > BATCH_KEYS || *bytes > BATCH_BYTES {
+                (*keys, *bytes) = (0, 0);
+                return self.tree.apply_batch(std::mem::take(batch)).map_err(store_error);
+            }
+            Ok(())
+        };
+        match value {
+            None => batch.remove(key),
+            Some(value) if value.len() <= CHUNK => batch.insert(key, [&[0], value].concat()),
+            Some(value) => {
+                for chunk in value.chunks(CHUNK) {
+                    batch.insert(chunk_key(key.as_bytes(), new_chunks), chunk);
+                    new_chunks += 1;
+                    room(batch, chunk.len())?;
+                }
+                // with the value's hash, so that a reader sees when chunks are not its own
+                let sum = blake3::hash(value);
+                batch.insert(key, [&[1], &new_chunks.to_be_bytes()[..], sum.as_bytes()].concat());
+            }
+        }
+        room(batch, value.map_or(0, |value| value.len().min(CHUNK)))?;
+        for chunk in new_chunks..old_chunks {
+            batch.remove(chunk_key(key.as_bytes(), chunk));
+            room(batch, 0)?;
+        }
+        Ok(())
+    }
+
+    fn value(&self, key: &[u8], found: &[u8]) -> Result<Vec<u8>, StoreError> {
+        if found.first() == Some(&0) {
+            return Ok(found[1..].to_vec());
+        }
+        let damaged = || StoreError::Damaged(format!("configuration key {}", String::from_utf8_lossy(key)));
+        let mut value = Vec::new();
+        for chunk in 0..chunk_count(found) {
+            value.extend_from_slice(&self.tree.get(chunk_key(key, chunk)).map_err(store_error)?.ok_or_else(damaged)?);
+        }
+        if found.get(5..37) == Some(blake3::hash(&value).as_bytes()) { Ok(value) } else { Err(damaged()) }
+    }
+}
+
+fn chunk_count(found: &[u8]) -> u32 {
+    match found {
+        [1, a, b, c, d, ..] => u32::from_be_bytes([*a, *b, *c, *d]),
+        _ => 0,
+    }
+}
+
+fn chunk_key(key: &[u8], chunk: u32) -> Vec<u8> {
+    [b"x", &(key.len() as u32).to_be_bytes()[..], key, &chunk.to_be_bytes()].concat()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("no panic under this lock")
+}
+
+fn log_error(error: ConfigLogError) -> StoreError {
+    match error {
+        ConfigLogError::Damaged { .. } => StoreError::Damaged(error.to_string()),
+        _ => StoreError::Io(error.to_string()),
+    }
+}
+
+fn as_damage(error: StoreError) -> ConfigLogError {
+    ConfigLogError::Io { doing: "filling", path: "db".into(), source: std::io::Error::other(error.to_string()) }
+}

@@ -1,0 +1,331 @@
+//! A store in memory, for tests on higher floors: everything "synced" at once, nothing survives.
+//!
+//! It keeps the contract of the traits, so that two days of retries run in a millisecond of virtual time.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    Caused, ConfigStore, ContentReader, ControlStore, Draft, Health, Lease, Leased, PageKey, QueueCount, QueueStore,
+    Spool, Store, StoreError, TrackingStore,
+};
+use crate::model::mail::{Change, Message, MessageId};
+use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
+
+/// The store. Cheap to clone; all clones are the same store.
+#[derive(Default, Clone)]
+pub struct MemoryStore {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    messages: BTreeMap<MessageId, (Arc<Message>, Bytes)>,
+    leases: HashMap<(MessageId, QueueName), u64>,
+    epoch: u64,
+    revision: u64,
+    config: BTreeMap<String, Vec<u8>>,
+    refusal: Option<StoreError>,
+    controls: BTreeMap<String, Vec<u8>>,
+    events: Vec<(MessageId, Vec<u8>)>,
+}
+
+impl MemoryStore {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has all further commits of configuration fail with this error; `None` ends that.
+    pub fn refuse(&self, error: Option<StoreError>) {
+        self.lock().refusal = error;
+    }
+
+    fn write(&self, expected: u64, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<u64, StoreError> {
+        let mut inner = self.lock();
+        if let Some(error) = &inner.refusal {
+            return Err(error.clone());
+        }
+        if inner.revision != expected {
+            return Err(StoreError::Conflict { expected, found: inner.revision });
+        }
+        for (key, value) in writes {
+            match value {
+                Some(value) => drop(inner.config.insert(key, value)),
+                None => drop(inner.config.remove(&key)),
+            }
+        }
+        inner.revision += 1;
+        Ok(inner.revision)
+    }
+
+    /// The whole configuration.
+    pub fn entries(&self) -> BTreeMap<String, Vec<u8>> {
+        self.lock().config.clone()
+    }
+
+    /// Every message.
+    pub fn messages(&self) -> Vec<Arc<Message>> {
+        self.lock().messages.values().map(|(message, _)| message.clone()).collect()
+    }
+
+    /// The content of a message.
+    pub fn content_of(&self, id: MessageId) -> Bytes {
+        self.lock().messages[&id].1.clone()
+    }
+}
+
+impl Inner {
+    fn lease(&mut self, id: MessageId, queues: Vec<QueueName>) -> Leased {
+        let (message, content) = self.messages[&id].clone();
+        let leases = queues
+            .into_iter()
+            .map(|queue| {
+                self.epoch += 1;
+                self.leases.insert((id, queue.clone()), self.epoch);
+                Lease { id, queue, epoch: self.epoch }
+            })
+            .collect();
+        Leased { message, leases, content: Some(content) }
+    }
+
+    fn insert(&mut self, message: Message, content: Bytes) -> Leased {
+        let (id, queues) = (message.id, message.waiting().into_iter().map(|(queue, _)| queue).collect());
+        self.messages.insert(id, (Arc::new(message), content));
+        self.lease(id, queues)
+    }
+
+    fn is_leased(&self, id: MessageId, queue: &QueueName) -> bool {
+        self.leases.contains_key(&(id, queue.clone()))
+    }
+}
+
+struct MemoryDraft {
+    id: MessageId,
+    content: BytesMut,
+    store: MemoryStore,
+}
+
+#[async_trait]
+impl Draft for MemoryDraft {
+    fn id(&self) -> MessageId {
+        self.id
+    }
+
+    async fn append(&mut self, content: Bytes) -> Result<(), StoreError> {
+        self.content.extend_from_slice(&content);
+        Ok(())
+    }
+
+    fn size(&self) -> u64 {
+        self.content.len() as u64
+    }
+
+    async fn commit(self: Box<Self>, message: Message) -> Result<Leased, StoreError> {
+        Ok(self.store.lock().insert(message, self.content.freeze()))
+    }
+}
+
+#[async_trait]
+impl Spool for MemoryStore {
+    fn has_room(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<Box<dyn Draft>, StoreError> {
+        Ok(Box::new(MemoryDraft { id: MessageId::generate(), content: BytesMut::new(), store: self.clone() }))
+    }
+}
+
+struct Whole(Option<Bytes>);
+
+#[async_trait]
+impl ContentReader for Whole {
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.0.take())
+    }
+}
+
+#[async_trait]
+impl QueueStore for MemoryStore {
+    async fn lease(&self, queue: &QueueName, now: Timestamp, limit: usize) -> Result<Vec<Leased>, StoreError> {
+        let mut inner = self.lock();
+        let mut due: Vec<(Timestamp, MessageId)> = inner
+            .messages
+            .values()
+            .filter(|(message, _)| !message.frozen && !inner.is_leased(message.id, queue))
+            .flat_map(|(message, _)| message.waiting().into_iter().map(|(queue, due)| (message.id, queue, due)))
+            .filter(|(_, waits, due)| waits == queue && *due <= now)
+            .map(|(id, _, due)| (due, id))
+            .collect();
+        due.sort();
+        due.truncate(limit);
+        Ok(due.into_iter().map(|(_, id)| inner.lease(id, vec![queue.clone()])).collect())
+    }
+
+    async fn lease_message(&self, id: MessageId) -> Result<Leased, StoreError> {
+        let mut inner = self.lock();
+        let (message, _) = inner.messages.get(&id).ok_or(StoreError::NotFound)?;
+        let queues: Vec<QueueName> = message.waiting().into_iter().map(|(queue, _)| queue).collect();
+        if queues.iter().any(|queue| inner.is_leased(id, queue)) {
+            return Err(StoreError::Leased);
+        }
+        Ok(inner.lease(id, queues))
+    }
+
+    fn attempt(&self, _lease: &Lease) {}
+
+    fn release(&self, leases: Vec<Lease>) {
+        let mut inner = self.lock();
+        for lease in leases {
+            let key = (lease.id, lease.queue);
+            if inner.leases.get(&key) == Some(&lease.epoch) {
+                inner.leases.remove(&key);
+            }
+        }
+    }
+
+    async fn next_due(&self, queue: &QueueName) -> Result<Option<Timestamp>, StoreError> {
+        let inner = self.lock();
+        let waiting = inner
+            .messages
+            .values()
+            .filter(|(message, _)| !message.frozen && !inner.is_leased(message.id, queue))
+            .flat_map(|(message, _)| message.waiting());
+        Ok(waiting.filter(|(waits, _)| waits == queue).map(|(_, due)| due).min())
+    }
+
+    async fn record(
+        &self,
+        leases: Vec<Lease>,
+        change: Change,
+        caused: Vec<Caused>,
+        _synced: bool,
+    ) -> Result<Vec<Leased>, StoreError> {
+        let mut inner = self.lock();
+        let id = leases.first().map(|lease| lease.id).ok_or(StoreError::Leased)?;
+        for lease in leases {
+            let key = (lease.id, lease.queue);
+            if inner.leases.get(&key) != Some(&lease.epoch) {
+                return Err(StoreError::Leased);
+            }
+            inner.leases.remove(&key);
+        }
+        let (message, content) = inner.messages.get(&id).cloned().ok_or(StoreError::NotFound)?;
+        let mut message = Message::clone(&message);
+        message.apply(&change);
+        if message.is_done() {
+            inner.messages.remove(&id);
+        } else {
+            inner.messages.insert(id, (Arc::new(message), content));
+        }
+        Ok(caused.into_iter().map(|caused| inner.insert(caused.message, caused.content)).collect())
+    }
+
+    async fn message(&self, id: MessageId) -> Result<Option<Arc<Message>>, StoreError> {
+        Ok(self.lock().messages.get(&id).map(|(message, _)| message.clone()))
+    }
+
+    async fn content(&self, id: MessageId) -> Result<Box<dyn ContentReader>, StoreError> {
+        let content = self.lock().messages.get(&id).map(|(_, content)| content.clone());
+        Ok(Box::new(Whole(Some(content.ok_or(StoreError::NotFound)?))))
+    }
+
+    async fn page(
+        &self,
+        queue: Option<&QueueName>,
+        after: Option<PageKey>,
+        rows: usize,
+    ) -> Result<Vec<(PageKey, Arc<Message>)>, StoreError> {
+        let inner = self.lock();
+        let mut found: Vec<(PageKey, Arc<Message>)> = inner
+            .messages
+            .values()
+            .filter(|(message, _)| queue.is_none_or(|queue| message.waiting().iter().any(|(waits, _)| waits == queue)))
+            .map(|(message, _)| (PageKey { received_at: message.received_at, id: message.id }, message.clone()))
+            .filter(|(key, _)| after.is_none_or(|after| *key > after))
+            .collect();
+        found.sort_by_key(|(key, _)| *key);
+        found.truncate(rows);
+        Ok(found)
+    }
+
+    fn queues(&self) -> Vec<QueueCount> {
+        let inner = self.lock();
+        let mut counts: BTreeMap<QueueName, (u64, u64)> = BTreeMap::new();
+        for (message, _) in inner.messages.values() {
+            for (queue, _) in message.waiting() {
+                let count = counts.entry(queue).or_default();
+                count.0 += 1;
+                count.1 += message.size;
+            }
+        }
+        counts.into_iter().map(|(queue, (messages, bytes))| QueueCount { queue, messages, bytes }).collect()
+    }
+}
+
+#[async_trait]
+impl ConfigStore for MemoryStore {
+    fn revision(&self) -> u64 {
+        self.lock().revision
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.lock().config.get(key).cloned())
+    }
+
+    fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let inner = self.lock();
+        let behind =
+            inner.config.range(prefix.to_owned()..).filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
+        let rows = behind.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
+        Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    async fn commit(&self, expected: u64, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<u64, StoreError> {
+        let committed = self.write(expected, writes)?;
+        // durable, but the caller does not know yet
+        tokio::task::yield_now().await;
+        Ok(committed)
+    }
+}
+
+#[async_trait]
+impl ControlStore for MemoryStore {
+    async fn set(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        match value {
+            Some(value) => drop(inner.controls.insert(key.to_owned(), value)),
+            None => drop(inner.controls.remove(key)),
+        }
+        Ok(())
+    }
+
+    fn all(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
+        let inner = self.lock();
+        let found = inner.controls.iter().filter(|(key, _)| key.starts_with(prefix));
+        found.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+}
+
+#[async_trait]
+impl TrackingStore for MemoryStore {
+    fn append(&self, id: MessageId, event: Vec<u8>) {
+        self.lock().events.push((id, event));
+    }
+
+    async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError> {
+        Ok(self.lock().events.iter().filter(|(of, _)| *of == id).map(|(_, event)| event.clone()).collect())
+    }
+}
+
+impl Store for MemoryStore {
+    fn health(&self) -> Health {
+        Health { writable: Ok(()), ready: true, quarantined: 0, journal_bytes: 0, alive_bytes: 0 }
+    }
+
+    fn close(&self) {}
+}

@@ -1,0 +1,272 @@
+//! What the house keeps, as traits that a transactional database could give as well.
+//!
+//! * [`Spool`]: content and envelope of a new message become durable together, or not at all.
+//! * [`QueueStore`]: messages in the queue, leased to workers, changed by outcomes.
+//! * [`ConfigStore`]: an ordered map of text keys with a revision; a commit compares and sets it.
+//! * [`ControlStore`]: freezes and other running state that survives a restart.
+//! * [`TrackingStore`]: what happened to each message.
+//!
+//! `250`, `202` and the answer to whatever a person asked for mean: **synced**. Plain delivery
+//! outcomes may lag by 20 ms; what they can lose is the knowledge of a delivery, which costs a duplicate,
+//! never a message.
+//!
+//! No iterator lives across an await, every listing is bounded by its caller, and a notice of a change
+//! is only a hint. Journal, group and position are words of `embedded` alone.
+
+#[cfg(test)]
+pub mod memory;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::model::mail::{Change, Message, MessageId};
+use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
+
+pub mod embedded;
+
+#[cfg(test)]
+mod contract;
+
+/// Why the store did not do it.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Free space is below the reserve. Outcomes are still recorded; new mail is not taken.
+    #[error("free space on the data directory is below the reserve: {free} bytes free, {reserve} reserved")]
+    NoSpace {
+        /// Bytes free for us.
+        free: u64,
+        /// Bytes that new mail must leave.
+        reserve: u64,
+    },
+    /// Writing failed and the store does not trust its files until it has healed itself.
+    #[error("the store is fenced after a failed write: {0}")]
+    Fenced(String),
+    /// The compare-and-set failed: somebody else committed first.
+    #[error("revision {found} is in force, not {expected}")]
+    Conflict {
+        /// What the caller had seen.
+        expected: u64,
+        /// What is in force.
+        found: u64,
+    },
+    /// A lease is not held (any more), or somebody else holds it.
+    #[error("the message is leased to a worker")]
+    Leased,
+    /// There is no such message.
+    #[error("no such message")]
+    NotFound,
+    /// A record does not match its checksum; it is quarantined and reported.
+    #[error("damaged record: {0}")]
+    Damaged(String),
+    /// The store is shutting down.
+    #[error("the store is closed")]
+    Closed,
+    /// Anything else.
+    #[error("{0}")]
+    Io(String),
+}
+
+/// Takes new mail.
+#[async_trait]
+pub trait Spool: Send + Sync {
+    /// Whether new mail can be taken now: asked at MAIL, before any content.
+    fn has_room(&self) -> Result<(), StoreError>;
+
+    /// Starts a message and makes its id. Dropped without commit, nothing remains.
+    fn begin(&self) -> Result<Box<dyn Draft>, StoreError>;
+}
+
+/// A message on its way in.
+#[async_trait]
+pub trait Draft: Send {
+    /// Its id.
+    fn id(&self) -> MessageId;
+
+    /// Appends content. Large content goes to disk as it comes; memory stays bounded.
+    async fn append(&mut self, content: Bytes) -> Result<(), StoreError>;
+
+    /// Octets appended so far.
+    fn size(&self) -> u64;
+
+    /// Makes the message durable. Returns only when it is; all its waiting queues are then leased to
+    /// the caller (the hand-off from memory), who passes the leases on or releases them.
+    /// `message.id` must be the draft's, `message.size` its size.
+    async fn commit(self: Box<Self>, message: Message) -> Result<Leased, StoreError>;
+}
+
+/// The right to act on the recipients of one message that wait in one queue, until it is released,
+/// recorded, or the process ends. Not `Clone`: it is consumed by what ends it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The message.
+    pub id: MessageId,
+    /// The queue.
+    pub queue: QueueName,
+    /// Fences a worker that comes too late.
+    pub epoch: u64,
+}
+
+/// A message in a worker's hands.
+#[derive(Debug)]
+pub struct Leased {
+    /// As it is now.
+    pub message: Arc<Message>,
+    /// One lease per queue that was asked for.
+    pub leases: Vec<Lease>,
+    /// Its content, if it is still in memory; else read it by [`QueueStore::content`].
+    pub content: Option<Bytes>,
+}
+
+/// Mail that an outcome causes: a notification, a redirect. It becomes durable with its cause.
+#[derive(Debug, Clone)]
+pub struct Caused {
+    /// The message, with an id of its own.
+    pub message: Message,
+    /// Its content.
+    pub content: Bytes,
+}
+
+/// Reads the content of a message, chunk by chunk (at most 64 KiB each).
+#[async_trait]
+pub trait ContentReader: Send {
+    /// The next chunk; `None` at the end. The checksum was verified before the first chunk.
+    async fn next(&mut self) -> Result<Option<Bytes>, StoreError>;
+}
+
+/// What one queue holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueCount {
+    /// The queue.
+    pub queue: QueueName,
+    /// Messages with recipients that wait there.
+    pub messages: u64,
+    /// Their octets.
+    pub bytes: u64,
+}
+
+/// Where a listing goes on: behind the last row it gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PageKey {
+    /// When that message was received.
+    pub received_at: Timestamp,
+    /// Its id.
+    pub id: MessageId,
+}
+
+/// The mail that is here.
+#[async_trait]
+pub trait QueueStore: Send + Sync {
+    /// Leases up to `limit` messages (at most 1,000) that wait in `queue`, are due by `now`, are not frozen and not leased;
+    /// earliest due first.
+    async fn lease(&self, queue: &QueueName, now: Timestamp, limit: usize) -> Result<Vec<Leased>, StoreError>;
+
+    /// Leases one message in all queues it waits in, frozen or not: for what a person asks for.
+    ///
+    /// # Errors
+    /// `Leased` when a worker has it in any queue, `NotFound`.
+    async fn lease_message(&self, id: MessageId) -> Result<Leased, StoreError>;
+
+    /// An attempt begins: written down (not synced), so that a crash in the middle of it is known as a possible duplicate.
+    fn attempt(&self, lease: &Lease);
+
+    /// Gives leases back unchanged.
+    fn release(&self, leases: Vec<Lease>);
+
+    /// The earliest time at which an unleased, unfrozen message of the queue is due.
+    async fn next_due(&self, queue: &QueueName) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Stores what became of a leased message, and the mail that this causes, in one atomic step, and ends the
+    /// leases, also when it fails. With `synced`, or when it causes mail, returns when it is durable; else as soon as it is in order
+    /// behind what came before. The caused mail comes back leased, like from [`Draft::commit`].
+    async fn record(
+        &self,
+        leases: Vec<Lease>,
+        change: Change,
+        caused: Vec<Caused>,
+        synced: bool,
+    ) -> Result<Vec<Leased>, StoreError>;
+
+    /// One message, as it is now.
+    async fn message(&self, id: MessageId) -> Result<Option<Arc<Message>>, StoreError>;
+
+    /// Content of a message that is here.
+    async fn content(&self, id: MessageId) -> Result<Box<dyn ContentReader>, StoreError>;
+
+    /// Up to `rows` messages (at most 1,000) behind `after`, in order of reception: of one queue, or of all.
+    async fn page(
+        &self,
+        queue: Option<&QueueName>,
+        after: Option<PageKey>,
+        rows: usize,
+    ) -> Result<Vec<(PageKey, Arc<Message>)>, StoreError>;
+
+    /// Every queue that holds something. From counters, never a scan.
+    fn queues(&self) -> Vec<QueueCount>;
+}
+
+/// Configuration as an ordered map of text keys (`object/connectors/default`, `address/user@example.com`, `revision/7`).
+#[async_trait]
+pub trait ConfigStore: Send + Sync {
+    /// The revision in force; 0 on an empty store.
+    fn revision(&self) -> u64;
+
+    /// One value. Reads the cache or the disk, never waits for a writer.
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Up to `limit` entries (at most 10,000) whose key begins with `prefix` and is greater than `after`, in order.
+    fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+
+    /// Writes all of it or nothing; durable when it returns. The new revision is `expected + 1`.
+    ///
+    /// # Errors
+    /// `Conflict` when `expected` is not in force.
+    async fn commit(&self, expected: u64, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<u64, StoreError>;
+}
+
+/// Running state that survives a restart: small values under text keys (`queue-frozen/<queue>`).
+#[async_trait]
+pub trait ControlStore: Send + Sync {
+    /// Sets or removes a value (at most 1 KiB); durable when it returns.
+    async fn set(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError>;
+
+    /// Everything whose key begins with `prefix`; for a bounded number of controls.
+    fn all(&self, prefix: &str) -> Vec<(String, Vec<u8>)>;
+}
+
+/// What happened to messages: one compact record per event, in order. May lose the last moments in a crash.
+#[async_trait]
+pub trait TrackingStore: Send + Sync {
+    /// Appends a JSON object without line ends (at most 8 KiB). Never waits: when the writer cannot follow,
+    /// the event is dropped and counted.
+    fn append(&self, id: MessageId, event: Vec<u8>);
+
+    /// The events of one message, oldest first, at most 1,000; searches a bounded amount of history.
+    async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError>;
+}
+
+/// How the store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// New mail can be taken; the reason when not.
+    pub writable: Result<(), String>,
+    /// Listings and counters are complete (the database has caught up after a start).
+    pub ready: bool,
+    /// Damaged records that were quarantined since the store was made.
+    pub quarantined: u64,
+    /// Bytes of journal on disk.
+    pub journal_bytes: u64,
+    /// Bytes of alive content.
+    pub alive_bytes: u64,
+}
+
+/// The whole store of a process.
+pub trait Store: Spool + QueueStore + ConfigStore + ControlStore + TrackingStore {
+    /// How it is.
+    fn health(&self) -> Health;
+
+    /// Writes down what is on its way and stops the writers. Blocks; called once, at the end.
+    fn close(&self);
+}
