@@ -93,3 +93,9 @@ pub mod observe;
 pub mod net;
 pub mod store;
 
+pub mod directory;
+pub mod dsn;
+pub mod routing;
+
+pub mod config;
+

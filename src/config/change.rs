@@ -1,0 +1,462 @@
+//! The way of a change, from a request to a published snapshot.
+//!
+//! One change at a time: checked and compiled under one lock, committed with compare-and-set on the revision, then published.
+//! What fails before the commit leaves everything as it was. Once the commit has begun it is finished and published even if
+//! the caller goes away. When another writer was first, the state is read anew and the change is tried again on top.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::sync::OwnedMutexGuard;
+
+use super::answer::{Actor, ChangeError, ChangeKind, Outcome, Precondition, Reference};
+use super::compile::{Objects, compile};
+use super::object::{Object, Record, Spec};
+use super::records::{audit_key, encode, load, object_key, read_record};
+use super::violation::{Violation, ViolationCode, Warning, object_id};
+use super::{Live, Snapshot, schema, stamping};
+use crate::directory::Policies;
+use crate::model::host::HostName;
+use crate::model::name::Name;
+use crate::model::spec::{Collection, DEFAULT, SETTINGS};
+use crate::model::time::Timestamp;
+use crate::store::{ConfigStore, StoreError};
+
+/// How often a change is tried when others commit first.
+const MOST_TRIES: usize = 5;
+/// Audit entries that are kept; each commit takes one away.
+const MOST_AUDITED: u64 = 10_000;
+/// Most objects that an error names.
+pub(super) const MOST_NAMED: usize = 100;
+
+/// Looks at a change before it is committed: can this port be bound, is that certificate good?
+#[async_trait]
+pub trait Preflight: Send + Sync {
+    /// Everything that speaks against going from `current` to `candidate`.
+    async fn check(&self, current: &Snapshot, candidate: &Snapshot) -> Vec<Violation>;
+}
+
+/// What [`Configuration::open`] needs besides the store.
+#[derive(Clone)]
+pub struct OpenOptions {
+    /// The host's name: of virtual servers that have none of their own.
+    pub host_name: HostName,
+    /// The time, for the audit log.
+    pub now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
+}
+
+/// Why a stored configuration cannot be used. It is never replaced by an empty one.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The store cannot be read.
+    #[error("the stored configuration cannot be read: {0}")]
+    Store(#[from] StoreError),
+    /// What is stored is not valid.
+    #[error("the stored configuration is not valid: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<Violation>),
+}
+
+/// The configuration of the appliance: reads, changes, and what is in force.
+pub struct Configuration {
+    pub(super) store: Arc<dyn ConfigStore>,
+    pub(super) options: OpenOptions,
+    live: Live,
+    state: Arc<tokio::sync::Mutex<State>>,
+    preflights: Mutex<Vec<Arc<dyn Preflight>>>,
+}
+
+/// What is committed, as the writer sees it.
+pub(super) struct State {
+    pub revision: u64,
+    pub objects: Objects,
+    pub policies: Policies,
+}
+
+/// What a request asks for.
+enum Request<'a> {
+    Put(&'a Value),
+    Patch(&'a Value),
+    Delete,
+}
+
+/// A change that passed all checks.
+struct Plan {
+    object: Object,
+    change: ChangeKind,
+    warnings: Vec<Warning>,
+    writes: Vec<(String, Option<Vec<u8>>)>,
+    audit: Value,
+    /// The objects and their snapshot after the change; `None` when it concerns only recipients.
+    next: Option<(Objects, Snapshot)>,
+}
+
+impl Configuration {
+    /// Reads and compiles what is stored.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or holds what is not valid.
+    pub async fn open(store: Arc<dyn ConfigStore>, options: OpenOptions) -> Result<Arc<Self>, OpenError> {
+        let state = State::load(&*store)?;
+        let compiled = compile(&state.objects, &Snapshot::default(), &options.host_name).map_err(OpenError::Invalid)?;
+        let live = Live::new(Snapshot { revision: state.revision, ..compiled });
+        let state = Arc::new(tokio::sync::Mutex::new(state));
+        Ok(Arc::new(Configuration { store, options, live, state, preflights: Mutex::default() }))
+    }
+
+    /// What is in force.
+    pub fn live(&self) -> &Live {
+        &self.live
+    }
+
+    /// True before anything was ever configured.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn is_empty(&self) -> Result<bool, StoreError> {
+        Ok(self.store.get(&object_key(Collection::Settings, SETTINGS))?.is_none())
+    }
+
+    /// Has every later change looked at before it is committed.
+    pub fn register(&self, preflight: Arc<dyn Preflight>) {
+        self.preflights.lock().unwrap_or_else(PoisonError::into_inner).push(preflight);
+    }
+
+    /// Creates or replaces an object. `body` is `{labels?, spec}`; what is absent has its default.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; nothing has changed then.
+    pub async fn put(
+        &self,
+        collection: Collection,
+        name: &str,
+        body: &Value,
+        precondition: &Precondition,
+        actor: &Actor,
+        dry_run: bool,
+    ) -> Result<Outcome, ChangeError> {
+        self.change(collection, name, Request::Put(body), precondition, actor, dry_run).await
+    }
+
+    /// Changes an object by a merge patch (RFC 7396) over `{labels, spec}`: null resets to the default.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; nothing has changed then.
+    pub async fn patch(
+        &self,
+        collection: Collection,
+        name: &str,
+        body: &Value,
+        precondition: &Precondition,
+        actor: &Actor,
+        dry_run: bool,
+    ) -> Result<Outcome, ChangeError> {
+        self.change(collection, name, Request::Patch(body), precondition, actor, dry_run).await
+    }
+
+    /// Deletes an object that nothing refers to.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; nothing has changed then.
+    pub async fn delete(
+        &self,
+        collection: Collection,
+        name: &str,
+        precondition: &Precondition,
+        actor: &Actor,
+        dry_run: bool,
+    ) -> Result<Outcome, ChangeError> {
+        self.change(collection, name, Request::Delete, precondition, actor, dry_run).await
+    }
+
+    async fn change(
+        &self,
+        collection: Collection,
+        name: &str,
+        request: Request<'_>,
+        precondition: &Precondition,
+        actor: &Actor,
+        dry_run: bool,
+    ) -> Result<Outcome, ChangeError> {
+        let name = checked_name(collection, name)?;
+        let mut state = self.state.clone().lock_owned().await;
+        let mut tries = 1;
+        loop {
+            let plan = self.plan(&state, collection, &name, &request, precondition).await?;
+            if dry_run || plan.change == ChangeKind::Unchanged {
+                let Plan { object, change, warnings, .. } = plan;
+                return Ok(Outcome { object, change, warnings, revision: state.revision });
+            }
+            let Plan { object, change, warnings, writes, audit, next } = plan;
+            let (held, committed) = self.commit(state, writes, audit, actor, next).await?;
+            state = held;
+            match committed {
+                Ok(revision) => return Ok(Outcome { object, change, warnings, revision }),
+                Err(StoreError::Conflict { .. }) if tries < MOST_TRIES => {
+                    tries += 1;
+                    self.reload(&mut state)?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn plan(
+        &self,
+        state: &State,
+        collection: Collection,
+        name: &Name,
+        request: &Request<'_>,
+        precondition: &Precondition,
+    ) -> Result<Plan, ChangeError> {
+        let before = read_record(&*self.store, collection, name)?;
+        precondition.check(before.as_ref().map(|record| record.generation))?;
+        let missing = || ChangeError::NotFound { collection, name: name.to_string() };
+        let wanted = match request {
+            Request::Put(body) => Some(schema::check(collection, body).map_err(ChangeError::Invalid)?),
+            Request::Patch(patch) => {
+                let record = before.as_ref().ok_or_else(missing)?;
+                Some(schema::check(collection, &patched(record, patch)?).map_err(ChangeError::Invalid)?)
+            }
+            Request::Delete => {
+                before.as_ref().ok_or_else(missing)?;
+                protect(collection, name)?;
+                None
+            }
+        };
+        let Some((labels, spec)) = wanted else {
+            return self.plan_delete(state, collection, name, before.ok_or_else(missing)?).await;
+        };
+        if let Some(record) = &before {
+            let same = || Spec::parse(collection, &record.spec).is_ok_and(|known| known == spec);
+            if record.labels == labels && same() {
+                return Ok(Plan::unchanged(record.clone().object(collection, name.clone())));
+            }
+        }
+        let change = if before.is_some() { ChangeKind::Updated } else { ChangeKind::Created };
+        let mut record = Record {
+            v: 1,
+            labels,
+            owner: "api".to_owned(),
+            generation: before.as_ref().map_or(1, |record| record.generation + 1),
+            spec: spec.value(),
+            addresses: Vec::new(),
+        };
+        let mut plan = match &spec {
+            Spec::Recipient(recipient) => {
+                let (addresses, writes) =
+                    stamping::recipient(&*self.store, state, &self.live.current(), name, recipient, before.as_ref())?;
+                record.addresses = addresses;
+                Plan { writes, ..Plan::unchanged(record.clone().object(collection, name.clone())) }
+            }
+            _ => {
+                let mut objects = state.objects.clone();
+                objects.insert(name.clone(), record.generation, spec);
+                let object = record.clone().object(collection, name.clone());
+                self.plan_compiled(state, objects, object, false).await?
+            }
+        };
+        plan.change = change;
+        plan.audit = json!({
+            "object": object_id(collection, name), "change": change, "before": before, "after": record
+        });
+        plan.writes.push((object_key(collection, name.as_str()), Some(encode(&record))));
+        Ok(plan)
+    }
+
+    async fn plan_delete(
+        &self,
+        state: &State,
+        collection: Collection,
+        name: &Name,
+        before: Record,
+    ) -> Result<Plan, ChangeError> {
+        let object = before.clone().object(collection, name.clone());
+        let mut plan = match collection {
+            Collection::Recipients => Plan { writes: stamping::gone(name, &before), ..Plan::unchanged(object) },
+            _ => {
+                let mut objects = state.objects.clone();
+                objects.remove(collection, name);
+                if collection == Collection::MailboxStores {
+                    stamping::unused(&*self.store, name).await?;
+                }
+                self.plan_compiled(state, objects, object, true).await?
+            }
+        };
+        plan.change = ChangeKind::Deleted;
+        plan.audit = json!({
+            "object": object_id(collection, name), "change": ChangeKind::Deleted, "before": before, "after": null
+        });
+        plan.writes.push((object_key(collection, name.as_str()), None));
+        Ok(plan)
+    }
+
+    /// Everything that a change of another object than a recipient has to pass.
+    async fn plan_compiled(
+        &self,
+        state: &State,
+        objects: Objects,
+        object: Object,
+        delete: bool,
+    ) -> Result<Plan, ChangeError> {
+        let id = object_id(object.collection, &object.name);
+        let current = self.live.current();
+        let compiled =
+            compile(&objects, &current, &self.options.host_name).map_err(|found| refusal(found, &id, delete))?;
+        let preflights = self.preflights.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut found = Vec::new();
+        for preflight in preflights {
+            found.extend(preflight.check(&current, &compiled).await);
+        }
+        if !found.is_empty() {
+            return Err(refusal(found, &id, false));
+        }
+        let policies = objects.policies();
+        let restamp = policies != state.policies || *compiled.domains != *current.domains;
+        let writes = if restamp {
+            let stamped = stamping::all(&*self.store, &policies, &compiled.domains).await;
+            stamped.map_err(|error| match error {
+                stamping::Error::Violations(found) if delete => ChangeError::Referenced { by: references(found) },
+                stamping::Error::Violations(found) => ChangeError::Invalid(found),
+                stamping::Error::Store(error) => error.into(),
+            })?
+        } else {
+            Vec::new()
+        };
+        let warnings = compiled.warnings.iter().filter(|warning| warning.object == id).cloned().collect();
+        Ok(Plan { warnings, writes, next: Some((objects, compiled)), ..Plan::unchanged(object) })
+    }
+
+    /// Commits, then publishes, in a task of its own: a caller that goes away does not leave half of it.
+    pub(super) async fn commit(
+        &self,
+        mut state: OwnedMutexGuard<State>,
+        mut writes: Vec<(String, Option<Vec<u8>>)>,
+        mut audit: Value,
+        actor: &Actor,
+        next: Option<(Objects, Snapshot)>,
+    ) -> Result<(OwnedMutexGuard<State>, Result<u64, StoreError>), ChangeError> {
+        let expected = state.revision;
+        audit["v"] = json!(1);
+        audit["at"] = json!((self.options.now)());
+        audit["actor"] = json!(actor);
+        writes.push((audit_key(expected + 1), Some(encode(&audit))));
+        if let Some(old) = (expected + 1).checked_sub(MOST_AUDITED) {
+            writes.push((audit_key(old), None));
+        }
+        let (store, live) = (self.store.clone(), self.live.clone());
+        let task = tokio::spawn(async move {
+            let committed = store.commit(expected, writes).await;
+            if let Ok(revision) = committed {
+                state.revision = revision;
+                match next {
+                    Some((objects, snapshot)) => {
+                        state.policies = objects.policies();
+                        state.objects = objects;
+                        live.publish(Snapshot { revision, ..snapshot });
+                    }
+                    None => live.advance(revision),
+                }
+            }
+            (state, committed)
+        });
+        task.await.map_err(|error| ChangeError::Store(StoreError::Io(format!("the commit was cut off: {error}"))))
+    }
+
+    /// Takes over what another writer has committed.
+    pub(super) fn reload(&self, state: &mut State) -> Result<(), ChangeError> {
+        *state = State::load(&*self.store)?;
+        let compiled = compile(&state.objects, &self.live.current(), &self.options.host_name).map_err(|found| {
+            let first = found.first().map(ToString::to_string).unwrap_or_default();
+            StoreError::Damaged(format!("another writer stored what is not valid: {first}"))
+        })?;
+        self.live.publish(Snapshot { revision: state.revision, ..compiled });
+        Ok(())
+    }
+
+    pub(super) async fn lock(&self) -> OwnedMutexGuard<State> {
+        self.state.clone().lock_owned().await
+    }
+}
+
+impl Plan {
+    fn unchanged(object: Object) -> Self {
+        let (warnings, writes) = (Vec::new(), Vec::new());
+        Plan { object, change: ChangeKind::Unchanged, warnings, writes, audit: Value::Null, next: None }
+    }
+}
+
+fn checked_name(collection: Collection, text: &str) -> Result<Name, ChangeError> {
+    if collection == Collection::Settings && text != SETTINGS {
+        return Err(ChangeError::NotFound { collection, name: text.to_owned() });
+    }
+    let invalid =
+        |detail: String| ChangeError::Invalid(vec![Violation::new("/name", ViolationCode::InvalidName, detail)]);
+    let name: Name = text.parse().map_err(|error: crate::model::name::NotAName| invalid(error.to_string()))?;
+    let longest = collection.longest_name();
+    if text.len() > longest {
+        return Err(invalid(format!("the name of a {} has at most {longest} characters", collection.noun())));
+    }
+    Ok(name)
+}
+
+fn protect(collection: Collection, name: &Name) -> Result<(), ChangeError> {
+    let protected = |detail: &str| Err(ChangeError::Protected(detail.to_owned()));
+    match collection {
+        Collection::Settings => protected("the settings cannot be deleted"),
+        Collection::RecipientPolicies if name.as_str() == DEFAULT => {
+            protected("the recipient policy default cannot be deleted: it names the default domain")
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The object's body with the patch merged into it; what the patch takes away has its default again.
+fn patched(record: &Record, patch: &Value) -> Result<Value, ChangeError> {
+    if !patch.is_object() {
+        let violation = Violation::new("", ViolationCode::WrongType, "a merge patch over {labels, spec} is an object");
+        return Err(ChangeError::Invalid(vec![violation]));
+    }
+    let mut body = json!({"labels": record.labels, "spec": record.spec});
+    json_patch::merge(&mut body, patch);
+    for field in ["labels", "spec"] {
+        if body.get(field).is_none() {
+            body[field] = json!({});
+        }
+    }
+    Ok(body)
+}
+
+/// Violations as the answer to a request about the object `id`.
+fn refusal(found: Vec<Violation>, id: &str, delete: bool) -> ChangeError {
+    if delete {
+        let (dangling, other): (Vec<_>, Vec<_>) =
+            found.into_iter().partition(|violation| violation.code == ViolationCode::UnknownReference);
+        return if other.is_empty() {
+            ChangeError::Referenced { by: references(dangling) }
+        } else {
+            ChangeError::Invalid(other)
+        };
+    }
+    let own = |violation: Violation| Violation { object: violation.object.filter(|object| object != id), ..violation };
+    let mut found: Vec<Violation> = found.into_iter().map(own).collect();
+    found.sort();
+    ChangeError::Invalid(found)
+}
+
+fn references(found: Vec<Violation>) -> Vec<Reference> {
+    let reference = |violation: Violation| Some(Reference { object: violation.object?, pointer: violation.pointer });
+    found.into_iter().filter_map(reference).take(MOST_NAMED).collect()
+}
+
+impl State {
+    /// What is stored.
+    fn load(store: &dyn ConfigStore) -> Result<State, StoreError> {
+        let revision = store.revision();
+        let objects = load(store)?;
+        Ok(State { revision, policies: objects.policies(), objects })
+    }
+}
+
+#[cfg(test)]
+mod tests;

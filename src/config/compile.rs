@@ -1,0 +1,446 @@
+//! From all objects to a [`Snapshot`], or to everything that is wrong with them, at once.
+//!
+//! Shape was judged before ([`super::schema`]); here it is what needs more than one value to see: references, clashes,
+//! contradictions. Recipients are not among the objects: what concerns them is judged where they are written.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::ClientList;
+use super::object::Spec;
+use super::snapshot::{MailboxStore, Snapshot, VirtualServer};
+use super::violation::{Violation, ViolationCode, Warning, WarningCode, object_id};
+use crate::directory::{Domains, Policies};
+use crate::model::duration::Duration;
+use crate::model::host::{HostName, domain_key};
+use crate::model::name::Name;
+use crate::model::path::RelativePath;
+use crate::model::pattern::{AddressPattern, ClientPattern};
+use crate::model::size::Size;
+use crate::model::spec::{
+    Collection, ConnectorSpec, DEFAULT, MailboxStoreSpec, RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
+};
+use crate::routing::{Connector, Table};
+use crate::smtp::address::Mailbox;
+
+/// All objects but recipients. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Objects {
+    virtual_servers: BTreeMap<Name, (u64, Arc<VirtualServerSpec>)>,
+    policies: BTreeMap<Name, (u64, Arc<RecipientPolicySpec>)>,
+    stores: BTreeMap<Name, (u64, Arc<MailboxStoreSpec>)>,
+    connectors: BTreeMap<Name, (u64, Arc<ConnectorSpec>)>,
+    settings: Option<(u64, Arc<SettingsSpec>)>,
+}
+
+impl Objects {
+    /// Adds or replaces an object. A recipient changes nothing.
+    pub fn insert(&mut self, name: Name, generation: u64, spec: Spec) {
+        match spec {
+            Spec::VirtualServer(spec) => drop(self.virtual_servers.insert(name, (generation, spec))),
+            Spec::RecipientPolicy(spec) => drop(self.policies.insert(name, (generation, spec))),
+            Spec::MailboxStore(spec) => drop(self.stores.insert(name, (generation, spec))),
+            Spec::Connector(spec) => drop(self.connectors.insert(name, (generation, spec))),
+            Spec::Settings(spec) => self.settings = Some((generation, spec)),
+            Spec::Recipient(_) => {}
+        }
+    }
+
+    /// Takes an object away.
+    pub fn remove(&mut self, collection: Collection, name: &Name) {
+        match collection {
+            Collection::VirtualServers => drop(self.virtual_servers.remove(name)),
+            Collection::RecipientPolicies => drop(self.policies.remove(name)),
+            Collection::MailboxStores => drop(self.stores.remove(name)),
+            Collection::Connectors => drop(self.connectors.remove(name)),
+            Collection::Settings => self.settings = None,
+            Collection::Recipients => {}
+        }
+    }
+
+    /// True before anything was ever configured.
+    pub fn is_empty(&self) -> bool {
+        self.settings.is_none()
+    }
+
+    /// The policies in the order in which they are asked.
+    pub fn policies(&self) -> Policies {
+        Policies::new(self.policies.iter().map(|(name, (_, spec))| (name, &**spec)))
+    }
+
+    /// Whether there is a mailbox store of this name.
+    pub fn has_store(&self, name: &Name) -> bool {
+        self.stores.contains_key(name)
+    }
+}
+
+/// Compiles all objects. What did not change is taken over from `previous`, the revision too: that is the caller's to set.
+///
+/// # Errors
+/// Everything that is wrong, in order of the objects.
+pub fn compile(objects: &Objects, previous: &Snapshot, host_name: &HostName) -> Result<Snapshot, Vec<Violation>> {
+    let mut found = Findings::default();
+    let default_store = default_store(objects, &mut found);
+    virtual_servers(objects, &mut found);
+    connectors(objects, &mut found);
+    let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
+    check_settings(objects, &settings, &mut found);
+    let domains = policies(objects, default_store, &settings, &mut found);
+    check_postmaster(&settings, domains.as_ref(), &mut found);
+
+    let Findings { mut violations, mut warnings } = found;
+    let Some(domains) = domains.filter(|_| violations.is_empty()) else {
+        violations.sort();
+        violations.dedup();
+        return Err(violations);
+    };
+    warnings.sort();
+    warnings.dedup();
+    let first = || objects.virtual_servers.keys().next().cloned();
+    Ok(Snapshot {
+        revision: previous.revision,
+        virtual_servers: build_servers(objects, previous, host_name),
+        routes: build_routes(objects, previous),
+        stores: build_stores(objects, previous),
+        default_virtual_server: settings.default_virtual_server.clone().or_else(first),
+        postmaster: postmaster(&settings, &domains),
+        domains: if *previous.domains == domains { previous.domains.clone() } else { Arc::new(domains) },
+        settings,
+        warnings,
+    })
+}
+
+#[derive(Default)]
+struct Findings {
+    violations: Vec<Violation>,
+    warnings: Vec<Warning>,
+}
+
+impl Findings {
+    fn wrong(
+        &mut self,
+        of: (Collection, &Name),
+        pointer: impl Into<String>,
+        code: ViolationCode,
+        detail: impl Into<String>,
+    ) {
+        self.violations.push(Violation::at(of.0, of.1, pointer, code, detail));
+    }
+
+    fn warn(&mut self, of: (Collection, &Name), code: WarningCode, detail: impl Into<String>) {
+        self.warnings.push(Warning { object: object_id(of.0, of.1), code, detail: detail.into() });
+    }
+
+    fn at_least(&mut self, of: (Collection, &Name), pointer: impl Into<String>, value: Duration, least: Duration) {
+        if value < least {
+            self.wrong(of, pointer, ViolationCode::OutOfRange, format!("at least {least} is needed"));
+        }
+    }
+
+    fn missing(&mut self, of: (Collection, &Name), pointer: impl Into<String>, to: Collection, name: &Name) {
+        let detail = format!("there is no {} {name}", to.noun());
+        self.wrong(of, pointer, ViolationCode::UnknownReference, detail);
+    }
+}
+
+fn virtual_servers(objects: &Objects, found: &mut Findings) {
+    const SECOND: Duration = Duration::from_secs(1);
+    // port → who listens there, where
+    let mut bound: HashMap<u16, Vec<(IpAddr, &Name)>> = HashMap::new();
+    for (name, (_, spec)) in &objects.virtual_servers {
+        let of = (Collection::VirtualServers, name);
+        for (index, binding) in spec.bindings.iter().enumerate().filter(|_| spec.enabled) {
+            let address = binding.address.0;
+            let others = bound.entry(binding.port).or_default();
+            let clash = others.iter().find(|(other, _)| binding.port != 0 && clashes(address, *other));
+            if let Some((other, by)) = clash {
+                let detail = format!("virtual server {by} listens on {other} port {} already", binding.port);
+                found.wrong(of, format!("/spec/bindings/{index}"), ViolationCode::Conflict, detail);
+            }
+            others.push((address, name));
+        }
+        found.at_least(of, "/spec/connections/idleTimeout", spec.connections.idle_timeout, SECOND);
+        found.at_least(of, "/spec/outbound/timeout", spec.outbound.timeout, SECOND);
+        found.at_least(of, "/spec/delivery/glitchRetry/after", spec.delivery.glitch_retry.after, SECOND);
+        found.at_least(of, "/spec/delivery/expireAfter", spec.delivery.expire_after, SECOND);
+        for (index, interval) in spec.delivery.retry_intervals.iter().enumerate() {
+            found.at_least(of, format!("/spec/delivery/retryIntervals/{index}"), *interval, SECOND);
+        }
+        if spec.messages.max_size < Size::from_bytes(64 << 10) {
+            let detail = "at least 64KiB is needed (RFC 5321, 4.5.3.1.7)";
+            found.wrong(of, "/spec/messages/maxSize", ViolationCode::OutOfRange, detail);
+        }
+        if let Some(index) = everybody(&spec.relay.allow) {
+            if spec.relay.acknowledge_open_relay {
+                found.warn(of, WarningCode::OpenRelay, format!("everybody may relay through virtual server {name}"));
+            } else {
+                let detail =
+                    "the whole world could relay through this server; acknowledgeOpenRelay says that this is meant";
+                found.wrong(of, format!("/spec/relay/allow/{index}"), ViolationCode::OpenRelay, detail);
+            }
+        }
+    }
+}
+
+/// The entry that makes the list everybody's: 0/0 itself, or the last of several that make it up together.
+fn everybody(allow: &[ClientPattern]) -> Option<usize> {
+    let nets: Vec<IpNet> = allow.iter().map(ClientPattern::net).collect();
+    let whole = IpNet::aggregate(&nets).iter().any(|net| net.prefix_len() == 0);
+    let first = || allow.iter().position(ClientPattern::is_everybody);
+    whole.then(|| first().unwrap_or(allow.len() - 1))
+}
+
+/// Whether two bindings of one port cannot both be had.
+fn clashes(a: IpAddr, b: IpAddr) -> bool {
+    a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified())
+}
+
+fn connectors(objects: &Objects, found: &mut Findings) {
+    let mut shared: HashMap<(AddressPattern, u8), Vec<&Name>> = HashMap::new();
+    for (name, (_, spec)) in &objects.connectors {
+        let of = (Collection::Connectors, name);
+        let mut own: HashMap<String, usize> = HashMap::new();
+        for (index, space) in spec.address_spaces.iter().enumerate() {
+            let pattern = canonical(&space.pattern);
+            if let Some(first) = own.insert(pattern.to_string(), index) {
+                let detail = format!("the pattern {} is there already, as /spec/addressSpaces/{first}", space.pattern);
+                found.wrong(of, format!("/spec/addressSpaces/{index}/pattern"), ViolationCode::Duplicate, detail);
+            } else if spec.enabled {
+                shared.entry((pattern, space.cost)).or_default().push(name);
+            }
+        }
+        for (index, server) in spec.bridgeheads.iter().enumerate() {
+            if !objects.virtual_servers.contains_key(server) {
+                found.missing(of, format!("/spec/bridgeheads/{index}"), Collection::VirtualServers, server);
+            }
+        }
+        for (index, server) in spec.relay_via.iter().flatten().enumerate() {
+            if !objects.virtual_servers.contains_key(server) {
+                found.missing(of, format!("/spec/relayVia/{index}"), Collection::VirtualServers, server);
+            }
+        }
+        for (index, interval) in spec.retry_intervals.iter().enumerate() {
+            found.at_least(of, format!("/spec/retryIntervals/{index}"), *interval, Duration::from_secs(1));
+        }
+        if spec.allow_relay && spec.address_spaces.iter().any(|space| space.pattern == AddressPattern::Any) {
+            if spec.acknowledge_open_relay {
+                found.warn(
+                    of,
+                    WarningCode::OpenRelay,
+                    format!("everybody may relay to every domain through connector {name}"),
+                );
+            } else {
+                let detail =
+                    "the whole world could relay through this connector; acknowledgeOpenRelay says that this is meant";
+                found.wrong(of, "/spec/allowRelay", ViolationCode::OpenRelay, detail);
+            }
+        }
+    }
+    // one warning for all the patterns that the same connectors share
+    let mut groups: BTreeMap<Vec<&Name>, (usize, String)> = BTreeMap::new();
+    for ((pattern, cost), names) in shared.into_iter().filter(|(_, names)| names.len() > 1) {
+        let example = format!("{pattern} at cost {cost}");
+        let (count, first) = groups.entry(names).or_insert_with(|| (0, example.clone()));
+        *count += 1;
+        *first = std::mem::take(first).min(example);
+    }
+    for (names, (count, example)) in groups {
+        let list = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+        let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+        for name in names {
+            let detail = format!("connectors {list} share the load of {example}{more}");
+            found.warn((Collection::Connectors, name), WarningCode::SharesAddressSpace, detail);
+        }
+    }
+}
+
+/// Both spellings of an internationalized domain are one pattern.
+fn canonical(pattern: &AddressPattern) -> AddressPattern {
+    let ascii = |domain| crate::smtp::address::Domain::Name(domain_key(domain).into_owned());
+    match pattern {
+        AddressPattern::Exact(domain) => AddressPattern::Exact(ascii(domain)),
+        AddressPattern::Below(domain) => AddressPattern::Below(ascii(domain)),
+        AddressPattern::Any => AddressPattern::Any,
+    }
+}
+
+fn default_store(objects: &Objects, found: &mut Findings) -> Option<Name> {
+    let mut default: Option<&Name> = None;
+    let mut paths: Vec<(&Name, &MailboxStoreSpec, RelativePath)> = Vec::new();
+    for (name, (_, spec)) in &objects.stores {
+        let of = (Collection::MailboxStores, name);
+        match default {
+            Some(other) if spec.default => {
+                let detail = format!("mailbox store {other} is the default already");
+                found.wrong(of, "/spec/default", ViolationCode::Conflict, detail);
+            }
+            None if spec.default => default = Some(name),
+            _ => {}
+        }
+        let path = store_path(name, spec);
+        if let Some((other, ..)) = paths.iter().find(|(_, known, at)| known.kind == spec.kind && at.overlaps(&path)) {
+            let detail = format!("the directory {path} and that of mailbox store {other} lie in each other");
+            found.wrong(of, "/spec/path", ViolationCode::Conflict, detail);
+        }
+        paths.push((name, spec, path));
+    }
+    default.or_else(|| objects.stores.keys().next()).cloned()
+}
+
+fn store_path(name: &Name, spec: &MailboxStoreSpec) -> RelativePath {
+    spec.path.clone().unwrap_or_else(|| RelativePath::from(name))
+}
+
+/// Mail for the postmaster is for one of ours: nothing here rewrites the recipient of mail that goes out.
+fn check_postmaster(settings: &SettingsSpec, domains: Option<&Domains>, found: &mut Findings) {
+    let (Some(postmaster), Some(domains)) = (&settings.postmaster, domains) else { return };
+    let Ok(name) = crate::model::spec::SETTINGS.parse::<Name>() else { return };
+    if domains.find(postmaster.domain()).is_none() {
+        let of = (Collection::Settings, &name);
+        let words =
+            format!("{} is not a local domain; give the postmaster an address in one of yours", postmaster.domain());
+        found.wrong(of, "/spec/postmaster", ViolationCode::DomainNotLocal, words);
+    }
+}
+
+fn check_settings(objects: &Objects, settings: &SettingsSpec, found: &mut Findings) {
+    let Ok(name) = crate::model::spec::SETTINGS.parse::<Name>() else { return };
+    let of = (Collection::Settings, &name);
+    if let Some(server) =
+        settings.default_virtual_server.as_ref().filter(|server| !objects.virtual_servers.contains_key(*server))
+    {
+        found.missing(of, "/spec/defaultVirtualServer", Collection::VirtualServers, server);
+    }
+    found.at_least(of, "/spec/retention/deadLetter", settings.retention.dead_letter, Duration::from_secs(60));
+}
+
+fn policies(
+    objects: &Objects,
+    default_store: Option<Name>,
+    settings: &SettingsSpec,
+    found: &mut Findings,
+) -> Option<Domains> {
+    let mut priorities: BTreeMap<u32, &Name> = BTreeMap::new();
+    for (name, (_, spec)) in &objects.policies {
+        let of = (Collection::RecipientPolicies, name);
+        let is_default = name.as_str() == DEFAULT;
+        match spec.priority {
+            Some(_) if is_default => {
+                let detail = "the policy default is always last and has no priority";
+                found.wrong(of, "/spec/priority", ViolationCode::Conflict, detail);
+            }
+            None if !is_default => found.wrong(of, "/spec/priority", ViolationCode::Required, "priority is needed"),
+            Some(priority) => {
+                if let Some(other) = priorities.insert(priority, name) {
+                    let detail = format!("recipient policy {other} has the priority {priority} already");
+                    found.wrong(of, "/spec/priority", ViolationCode::Conflict, detail);
+                }
+            }
+            None => {}
+        }
+        if is_default && spec.filter.is_some() {
+            let detail = "the policy default is for everybody whom no other policy matches; it has no filter";
+            found.wrong(of, "/spec/filter", ViolationCode::Conflict, detail);
+        }
+        let primaries: Vec<usize> =
+            spec.addresses.iter().enumerate().filter(|(_, a)| a.primary).map(|(i, _)| i).collect();
+        match primaries.as_slice() {
+            [] => found.wrong(of, "/spec/addresses", ViolationCode::Required, "one address must be primary"),
+            [index] if is_default && !spec.addresses[*index].authoritative => {
+                let detail =
+                    "the primary domain of the policy default is the default domain, and must be authoritative";
+                found.wrong(of, format!("/spec/addresses/{index}/authoritative"), ViolationCode::Conflict, detail);
+            }
+            [_] => {}
+            [first, more @ ..] => {
+                for index in more {
+                    let detail = format!("only one address is primary, and /spec/addresses/{first} is already");
+                    found.wrong(of, format!("/spec/addresses/{index}/primary"), ViolationCode::Conflict, detail);
+                }
+            }
+        }
+    }
+    if !objects.is_empty() && !objects.policies.keys().any(|name| name.as_str() == DEFAULT) {
+        let detail = "the recipient policy default is needed: it names the default domain";
+        found.violations.push(Violation {
+            object: Some(format!("{}/{DEFAULT}", Collection::RecipientPolicies.path())),
+            ..Violation::new("", ViolationCode::Required, detail)
+        });
+    }
+    let specs = objects.policies.iter().map(|(name, (_, spec))| (name, &**spec));
+    match Domains::build(specs, default_store, settings.postmaster.clone()) {
+        Ok(domains) => Some(domains),
+        Err(errors) => {
+            for error in errors {
+                for (name, shared) in [(&error.authoritative, false), (&error.shared, true)] {
+                    let addresses =
+                        objects.policies.get(name).map(|(_, spec)| spec.addresses.as_slice()).unwrap_or_default();
+                    let index = addresses.iter().position(|address| {
+                        address.authoritative != shared
+                            && domain_key(address.template.domain()) == domain_key(&error.domain)
+                    });
+                    let pointer = format!("/spec/addresses/{}/authoritative", index.unwrap_or_default());
+                    found.wrong(
+                        (Collection::RecipientPolicies, name),
+                        pointer,
+                        ViolationCode::Conflict,
+                        error.to_string(),
+                    );
+                }
+            }
+            None
+        }
+    }
+}
+
+fn postmaster(settings: &SettingsSpec, domains: &Domains) -> Option<Mailbox> {
+    let default = || domains.default_domain().and_then(|domain| Mailbox::new("postmaster", domain.clone()).ok());
+    settings.postmaster.clone().or_else(default)
+}
+
+fn build_servers(objects: &Objects, previous: &Snapshot, host_name: &HostName) -> BTreeMap<Name, Arc<VirtualServer>> {
+    let build = |(name, (generation, spec)): (&Name, &(u64, Arc<VirtualServerSpec>))| {
+        let known = previous.virtual_servers.get(name);
+        let same = known.filter(|known| known.generation == *generation && known.spec == **spec);
+        let server = same.cloned().unwrap_or_else(|| {
+            Arc::new(VirtualServer {
+                name: name.clone(),
+                generation: *generation,
+                fqdn: spec.fqdn.clone().unwrap_or_else(|| host_name.clone()),
+                relay: ClientList::new(&spec.relay.allow, &spec.relay.deny),
+                connection_control: ClientList::new(&spec.connection_control.allow, &spec.connection_control.deny),
+                spec: (**spec).clone(),
+            })
+        });
+        (name.clone(), server)
+    };
+    objects.virtual_servers.iter().map(build).collect()
+}
+
+fn build_routes(objects: &Objects, previous: &Snapshot) -> Arc<Table> {
+    let enabled = || objects.connectors.iter().filter(|(_, (_, spec))| spec.enabled);
+    let same = |name: &Name, generation: u64, spec: &ConnectorSpec| {
+        previous.routes.connector(name).filter(|known| known.generation == generation && known.spec == *spec)
+    };
+    let unchanged = enabled().all(|(name, (generation, spec))| same(name, *generation, spec).is_some());
+    if unchanged && enabled().count() == previous.routes.connectors().count() {
+        return previous.routes.clone();
+    }
+    let connectors = enabled().map(|(name, (generation, spec))| {
+        let fresh = || Arc::new(Connector { name: name.clone(), generation: *generation, spec: (**spec).clone() });
+        same(name, *generation, spec).cloned().unwrap_or_else(fresh)
+    });
+    Arc::new(Table::build(connectors))
+}
+
+fn build_stores(objects: &Objects, previous: &Snapshot) -> BTreeMap<Name, Arc<MailboxStore>> {
+    let build = |(name, (_, spec)): (&Name, &(u64, Arc<MailboxStoreSpec>))| {
+        let store = MailboxStore { name: name.clone(), kind: spec.kind, path: store_path(name, spec) };
+        let same = previous.stores.get(name).filter(|known| ***known == store).cloned();
+        (name.clone(), same.unwrap_or_else(|| Arc::new(store)))
+    };
+    objects.stores.iter().map(build).collect()
+}

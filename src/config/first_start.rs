@@ -1,0 +1,112 @@
+//! What an empty store begins with: objects that let mail in and out, and the first owner key.
+
+use std::net::SocketAddr;
+
+use serde_json::{Value, json};
+
+use super::answer::{Actor, ChangeError, ChangeKind};
+use super::change::Configuration;
+use super::compile::{Objects, compile};
+use super::keys::{ApiKey, KeyHash};
+use super::object::{Record, Spec};
+use super::records::{encode, object_key};
+use super::violation::object_id;
+use crate::model::host::HostName;
+use crate::model::labels::Labels;
+use crate::model::name::Name;
+use crate::model::spec::{Collection, DEFAULT, SETTINGS};
+use crate::store::StoreError;
+
+/// Where the hash of the first owner key is stored.
+const FIRST_KEY: &str = "secret/first-key";
+
+/// What the first objects depend on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstStart {
+    /// Where the virtual server `default` listens.
+    pub smtp_listen: SocketAddr,
+}
+
+impl Configuration {
+    /// Makes the objects that an appliance begins with, when nothing was ever configured; else does nothing. They belong to
+    /// `system`: anyone with the right may change them. Nobody may relay yet.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; nothing has changed then.
+    pub async fn first_start(&self, first: &FirstStart) -> Result<(), ChangeError> {
+        let state = self.lock().await;
+        if !state.objects.is_empty() {
+            return Ok(());
+        }
+        let mut objects = Objects::default();
+        let mut writes = Vec::new();
+        let mut made = Vec::new();
+        for (collection, name, spec) in defaults(first, &self.options.host_name) {
+            let name: Name = name.parse().map_err(|_| StoreError::Io(format!("{name} is no name")))?;
+            let spec = Spec::parse(collection, &spec).map_err(|violation| ChangeError::Invalid(vec![violation]))?;
+            let (labels, owner) = (Labels::default(), "system".to_owned());
+            let record = Record { v: 1, labels, owner, generation: 1, spec: spec.value(), addresses: Vec::new() };
+            writes.push((object_key(collection, name.as_str()), Some(encode(&record))));
+            made.push(json!({"object": object_id(collection, &name), "after": record}));
+            objects.insert(name, 1, spec);
+        }
+        let compiled = compile(&objects, &self.live().current(), &self.options.host_name);
+        let compiled = compiled.map_err(ChangeError::Invalid)?;
+        let audit = json!({"change": ChangeKind::Created, "objects": made});
+        let actor = Actor { key: "system".to_owned(), ..Actor::default() };
+        let (_, committed) = self.commit(state, writes, audit, &actor, Some((objects, compiled))).await?;
+        committed.map(|_| ()).map_err(ChangeError::from)
+    }
+
+    /// Makes the owner key `bootstrap` and stores its hash. `None` when there is one already and it is not to be replaced.
+    ///
+    /// # Errors
+    /// When the system gives no randomness, or the store cannot do it.
+    pub async fn make_first_key(&self, replace: bool) -> Result<Option<ApiKey>, ChangeError> {
+        let state = self.lock().await;
+        if !replace && self.store.get(FIRST_KEY)?.is_some() {
+            return Ok(None);
+        }
+        let key = ApiKey::generate().map_err(|error| StoreError::Io(error.to_string()))?;
+        let writes = vec![(FIRST_KEY.to_owned(), Some(key.hash().bytes().to_vec()))];
+        let audit = json!({"object": "api-keys/bootstrap", "change": ChangeKind::Created});
+        let actor = Actor { key: "system".to_owned(), ..Actor::default() };
+        let (_, committed) = self.commit(state, writes, audit, &actor, None).await?;
+        committed?;
+        Ok(Some(key))
+    }
+
+    /// Whether this is the owner key `bootstrap` that was made at the first start. Takes the same time whatever is presented.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn verify_first_key(&self, presented: &str) -> Result<bool, StoreError> {
+        let stored = self.store.get(FIRST_KEY)?;
+        Ok(stored.and_then(|bytes| KeyHash::from_bytes(&bytes)).is_some_and(|hash| hash.matches(presented)))
+    }
+}
+
+fn defaults(first: &FirstStart, host_name: &HostName) -> [(Collection, &'static str, Value); 5] {
+    let binding = json!({"address": first.smtp_listen.ip(), "port": first.smtp_listen.port()});
+    let address = json!({"template": format!("@{}", domain_of(host_name)), "primary": true});
+    [
+        (Collection::Settings, SETTINGS, json!({"defaultVirtualServer": DEFAULT})),
+        (Collection::VirtualServers, DEFAULT, json!({"bindings": [binding]})),
+        (Collection::RecipientPolicies, DEFAULT, json!({"addresses": [address]})),
+        (Collection::MailboxStores, DEFAULT, json!({"type": "maildir", "default": true})),
+        (
+            Collection::Connectors,
+            DEFAULT,
+            json!({"addressSpaces": [{"pattern": "*", "cost": 1}], "route": {"dns": {}}}),
+        ),
+    ]
+}
+
+/// The domain that a host is in; a host without one is in `localhost.localdomain`.
+fn domain_of(host_name: &HostName) -> &str {
+    match host_name.as_str().split_once('.') {
+        Some((_, domain)) if domain.contains('.') => domain,
+        Some(_) if host_name.as_str() != "localhost.localdomain" => host_name.as_str(),
+        _ => "localhost.localdomain",
+    }
+}

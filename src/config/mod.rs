@@ -1,0 +1,46 @@
+//! Configuration: from what somebody wrote to what is in force.
+//!
+//! The way of a change, all of it in [`change`]: the body is held against the collection's schema ([`schema`]) → merged with the
+//! object that is there → compiled with everything else ([`compile`]; all violations at once) → shown to the preflights
+//! (can this port be bound?) → committed to the store with its audit entry, compare-and-set on the revision → published
+//! ([`live`]). What fails before the commit leaves everything as it was.
+//!
+//! In the store, as JSON under text keys:
+//!
+//! | key | what |
+//! |---|---|
+//! | `object/<collection>/<name>` | an object ([`object::Record`]) |
+//! | `address/<mailbox key>` | which recipient has the address, and its mailbox store |
+//! | `audit/<revision>` | who changed what, when, from what to what; the last 10,000 |
+//! | `secret/first-key` | the SHA-256 of the first owner key |
+//!
+//! A [`Snapshot`] holds everything but recipients: these are looked up in the store ([`StoredRecipients`]), so that a
+//! million of them cost no memory. Their addresses are written in the same commit as the change that gives them.
+
+pub mod answer;
+pub mod change;
+mod client_list;
+pub mod compile;
+pub mod domain_view;
+mod first_start;
+pub mod keys;
+pub mod live;
+pub mod object;
+pub mod read;
+mod recipients;
+mod records;
+pub mod schema;
+pub mod snapshot;
+mod stamping;
+pub mod violation;
+
+pub use answer::{Actor, ChangeError, ChangeKind, IfMatch, Outcome, Precondition, Reference};
+pub use change::{Configuration, OpenError, OpenOptions, Preflight};
+pub use client_list::ClientList;
+pub use first_start::FirstStart;
+pub use live::Live;
+pub use object::Object;
+pub use read::Page;
+pub use recipients::StoredRecipients;
+pub use snapshot::{MailboxStore, Snapshot, VirtualServer};
+pub use violation::{Violation, ViolationCode, Warning, WarningCode};

@@ -1,0 +1,132 @@
+//! Objects as they are stored and shown.
+
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::violation::{Violation, ViolationCode};
+use crate::model::labels::Labels;
+use crate::model::name::Name;
+use crate::model::spec::recipient::StampedAddress;
+use crate::model::spec::{
+    Collection, ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
+};
+
+/// An object of the configuration, as it is shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Object {
+    /// Which kind.
+    pub collection: Collection,
+    /// Its name.
+    pub name: Name,
+    /// Its labels.
+    pub labels: Labels,
+    /// Who wrote it: `system` or `api`.
+    pub owner: String,
+    /// Rises by one with each change of labels or spec; the ETag.
+    pub generation: u64,
+    /// The spec, with all defaults filled in.
+    pub spec: Value,
+    /// The addresses of a recipient, primary first; empty for other kinds.
+    pub addresses: Vec<StampedAddress>,
+}
+
+/// An object as it is stored under `object/<collection>/<name>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    /// Version of this form: 1.
+    pub v: u32,
+    /// See [`Object::labels`].
+    #[serde(default)]
+    pub labels: Labels,
+    /// See [`Object::owner`].
+    pub owner: String,
+    /// See [`Object::generation`].
+    pub generation: u64,
+    /// See [`Object::spec`].
+    pub spec: Value,
+    /// See [`Object::addresses`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<StampedAddress>,
+}
+
+impl Record {
+    /// As it is shown.
+    pub fn object(self, collection: Collection, name: Name) -> Object {
+        let Record { labels, owner, generation, spec, addresses, .. } = self;
+        Object { collection, name, labels, owner, generation, spec, addresses }
+    }
+}
+
+/// The spec of any kind of object, parsed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spec {
+    /// Of a virtual server.
+    VirtualServer(Arc<VirtualServerSpec>),
+    /// Of a recipient policy.
+    RecipientPolicy(Arc<RecipientPolicySpec>),
+    /// Of a recipient.
+    Recipient(Arc<RecipientSpec>),
+    /// Of a mailbox store.
+    MailboxStore(Arc<MailboxStoreSpec>),
+    /// Of a connector.
+    Connector(Arc<ConnectorSpec>),
+    /// The settings.
+    Settings(Arc<SettingsSpec>),
+}
+
+impl Spec {
+    /// Parses the spec of an object of this kind.
+    ///
+    /// # Errors
+    /// The first thing that is wrong; the schema has found most of it before.
+    pub fn parse(collection: Collection, spec: &Value) -> Result<Self, Violation> {
+        match collection {
+            Collection::VirtualServers => from_value(spec).map(Spec::VirtualServer),
+            Collection::RecipientPolicies => from_value(spec).map(Spec::RecipientPolicy),
+            Collection::Recipients => from_value(spec).map(Spec::Recipient),
+            Collection::MailboxStores => from_value(spec).map(Spec::MailboxStore),
+            Collection::Connectors => from_value(spec).map(Spec::Connector),
+            Collection::Settings => from_value(spec).map(Spec::Settings),
+        }
+    }
+
+    /// As JSON, with all defaults filled in and every value in its canonical form.
+    pub fn value(&self) -> Value {
+        match self {
+            Spec::VirtualServer(spec) => to_value(spec),
+            Spec::RecipientPolicy(spec) => to_value(spec),
+            Spec::Recipient(spec) => to_value(spec),
+            Spec::MailboxStore(spec) => to_value(spec),
+            Spec::Connector(spec) => to_value(spec),
+            Spec::Settings(spec) => to_value(spec),
+        }
+    }
+}
+
+fn to_value<T: Serialize>(spec: &Arc<T>) -> Value {
+    serde_json::to_value(&**spec).expect("specs have text keys and finite numbers only")
+}
+
+fn from_value<T: DeserializeOwned>(spec: &Value) -> Result<Arc<T>, Violation> {
+    serde_path_to_error::deserialize(spec).map(Arc::new).map_err(|error| {
+        let mut pointer = "/spec".to_owned();
+        for segment in error.path() {
+            match segment {
+                serde_path_to_error::Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+                serde_path_to_error::Segment::Map { key } => pointer.push_str(&format!("/{}", escape(key))),
+                serde_path_to_error::Segment::Enum { variant } => pointer.push_str(&format!("/{}", escape(variant))),
+                serde_path_to_error::Segment::Unknown => {}
+            }
+        }
+        Violation::new(pointer, ViolationCode::InvalidValue, error.inner().to_string())
+    })
+}
+
+/// A key as a part of a JSON pointer (RFC 6901, 3).
+pub(super) fn escape(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}

@@ -1,0 +1,54 @@
+//! Recipients in the store: who has an address, and the keys under which that is written.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::directory::{LookupFailed, RecipientEntry, Recipients};
+use crate::model::host::mailbox_key;
+use crate::model::name::Name;
+use crate::model::spec::recipient::StampedAddress;
+use crate::store::{ConfigStore, StoreError};
+
+/// The directory's look-ups, answered by the store. One read for each.
+pub struct StoredRecipients(pub Arc<dyn ConfigStore>);
+
+impl Recipients for StoredRecipients {
+    fn by_address(&self, key: &str) -> Result<Option<RecipientEntry>, LookupFailed> {
+        let entry = owner_of(&*self.0, key).map_err(|error| LookupFailed(error.to_string()))?;
+        Ok(entry.map(|entry| RecipientEntry { name: entry.recipient, mailbox_store: entry.mailbox_store }))
+    }
+}
+
+/// What is stored under `address/<mailbox key>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct AddressEntry {
+    /// Who has it.
+    pub recipient: Name,
+    /// The recipient's mailbox store, when it names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mailbox_store: Option<Name>,
+}
+
+pub(super) fn address_key(key: &str) -> String {
+    format!("address/{key}")
+}
+
+pub(super) fn owner_of(store: &dyn ConfigStore, key: &str) -> Result<Option<AddressEntry>, StoreError> {
+    let damaged = |error: serde_json::Error| StoreError::Damaged(format!("{}: {error}", address_key(key)));
+    store.get(&address_key(key))?.map(|bytes| serde_json::from_slice(&bytes).map_err(damaged)).transpose()
+}
+
+/// The writes that turn one set of addresses into another. Every new one is written, as the mailbox store may be another.
+pub(super) fn address_writes(
+    before: &[StampedAddress],
+    after: &[StampedAddress],
+    entry: &AddressEntry,
+) -> Vec<(String, Option<Vec<u8>>)> {
+    let keys = |addresses: &[StampedAddress]| addresses.iter().map(|a| mailbox_key(&a.address)).collect::<Vec<_>>();
+    let (before, after) = (keys(before), keys(after));
+    let value = serde_json::to_vec(entry).expect("names are text");
+    let gone = before.iter().filter(|key| !after.contains(key)).map(|key| (address_key(key), None));
+    gone.chain(after.iter().map(|key| (address_key(key), Some(value.clone())))).collect()
+}

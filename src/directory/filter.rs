@@ -1,0 +1,98 @@
+//! Whether the filter of a policy holds for a recipient.
+
+use crate::model::name::Name;
+use crate::model::spec::RecipientSpec;
+use crate::model::spec::recipient_policy::{Attribute, Condition, Filter, Operator};
+
+/// Whether the filter holds for the recipient of this name.
+pub fn matches(filter: &Filter, name: &Name, recipient: &RecipientSpec) -> bool {
+    match filter {
+        Filter::All(filters) => filters.iter().all(|filter| matches(filter, name, recipient)),
+        Filter::Any(filters) => filters.iter().any(|filter| matches(filter, name, recipient)),
+        Filter::Not(filter) => !matches(filter, name, recipient),
+        Filter::Attribute(condition) => holds(condition, attribute(condition.attribute, name, recipient)),
+    }
+}
+
+fn attribute<'a>(attribute: Attribute, name: &'a Name, recipient: &'a RecipientSpec) -> Option<&'a str> {
+    match attribute {
+        Attribute::Name => Some(name.as_str()),
+        Attribute::Type => Some(recipient.kind.as_str()),
+        Attribute::Alias => Some(recipient.alias.as_deref().unwrap_or(name.as_str())),
+        Attribute::GivenName => recipient.given_name.as_deref(),
+        Attribute::Initials => recipient.initials.as_deref(),
+        Attribute::Surname => recipient.surname.as_deref(),
+        Attribute::DisplayName => recipient.display_name.as_deref(),
+        Attribute::MailboxStore => recipient.mailbox_store.as_ref().map(Name::as_str),
+    }
+}
+
+fn holds(condition: &Condition, value: Option<&str>) -> bool {
+    let Some(value) = value.map(str::to_lowercase) else {
+        return condition.operator == Operator::NotIn;
+    };
+    let mut wanted = condition.values.iter().map(|wanted| wanted.to_lowercase());
+    match condition.operator {
+        Operator::Exists => true,
+        Operator::In => wanted.any(|wanted| wanted == value),
+        Operator::NotIn => wanted.all(|wanted| wanted != value),
+        Operator::Prefix => wanted.any(|wanted| value.starts_with(&wanted)),
+        Operator::Glob => wanted.any(|wanted| glob(&wanted, &value)),
+    }
+}
+
+/// `*` any text, `?` one character. Linear in the product of the lengths, whatever the pattern.
+fn glob(pattern: &str, text: &str) -> bool {
+    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (mut p, mut t) = (0, 0);
+    let mut star = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(&c) if c == '?' || c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                // the last star takes one character more
+                Some((at, taken)) => {
+                    star = Some((at, taken + 1));
+                    p = at + 1;
+                    t = taken + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern[p..].iter().all(|c| *c == '*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_hold() {
+        let recipient = RecipientSpec { surname: Some("Lovelace".into()), ..RecipientSpec::default() };
+        let name: Name = "ada".parse().unwrap();
+        for (text, holds) in [
+            (r#"{"attribute":"surname","operator":"in","values":["x","LOVELACE"]}"#, true),
+            (r#"{"attribute":"surname","operator":"notIn","values":["lovelace"]}"#, false),
+            (r#"{"attribute":"givenName","operator":"notIn","values":["ada"]}"#, true),
+            (r#"{"attribute":"givenName","operator":"exists"}"#, false),
+            (r#"{"attribute":"alias","operator":"prefix","values":["ad"]}"#, true),
+            (r#"{"attribute":"surname","operator":"glob","values":["l?ve*ce"]}"#, true),
+            (r#"{"attribute":"surname","operator":"glob","values":["*x*"]}"#, false),
+            (r#"{"attribute":"type","operator":"in","values":["mailbox"]}"#, true),
+            (r#"{"all":[]}"#, true),
+            (r#"{"any":[]}"#, false),
+            (r#"{"not":{"any":[]}}"#, true),
+        ] {
+            let filter: Filter = serde_json::from_str(text).unwrap();
+            assert_eq!(matches(&filter, &name, &recipient), holds, "{text}");
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Stamping: the addresses that a recipient gets from the policy that wins.
+//!
+//! Deterministic: the same policies, recipient, earlier addresses and other owners give the same result. Addresses that a
+//! recipient once had stay as secondary ones as long as their domain is local, as in Exchange.
+
+use crate::directory::{Domains, expand, matches};
+use crate::model::host::mailbox_key;
+use crate::model::name::Name;
+use crate::model::spec::recipient::StampedAddress;
+use crate::model::spec::{DEFAULT, RecipientPolicySpec, RecipientSpec};
+use crate::smtp::address::Mailbox;
+
+/// Numbers that are tried behind a local part that others have.
+const MOST_NUMBERS: u32 = 10_000;
+/// Addresses that a recipient keeps from earlier; the oldest goes first.
+const MOST_KEPT: usize = 200;
+
+/// The policies in the order in which they are asked.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Policies(Vec<(Name, RecipientPolicySpec)>);
+
+impl Policies {
+    /// Puts policies in order: by priority, `default` last.
+    pub fn new<'a>(policies: impl IntoIterator<Item = (&'a Name, &'a RecipientPolicySpec)>) -> Self {
+        let mut ordered: Vec<_> = policies.into_iter().map(|(name, spec)| (name.clone(), spec.clone())).collect();
+        ordered.sort_by_key(|(name, spec)| (name.as_str() == DEFAULT, spec.priority.unwrap_or(u32::MAX), name.clone()));
+        Policies(ordered)
+    }
+
+    /// The first policy that matches the recipient.
+    pub fn winner(&self, name: &Name, recipient: &RecipientSpec) -> Option<(&Name, &RecipientPolicySpec)> {
+        let mut policies = self.0.iter();
+        let won =
+            policies.find(|(_, policy)| policy.filter.as_ref().is_none_or(|filter| matches(filter, name, recipient)));
+        won.map(|(name, policy)| (name, policy))
+    }
+}
+
+/// What stamping gave.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Stamp {
+    /// The policy that won; `None` when none matches.
+    pub policy: Option<Name>,
+    /// The addresses: the primary one first, then the policy's others, the recipient's own, those kept from earlier.
+    pub addresses: Vec<StampedAddress>,
+}
+
+/// Why a recipient cannot have its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StampError<E> {
+    /// Every number behind a local part belongs to somebody else.
+    #[error("the template {template} of recipient policy {policy} gives no free address for this recipient")]
+    NoAddress {
+        /// The policy.
+        policy: Name,
+        /// The template.
+        template: String,
+    },
+    /// One of the recipient's own addresses belongs to somebody else.
+    #[error("{address} belongs to recipient {owner}")]
+    Taken {
+        /// Its place in `addresses`.
+        index: usize,
+        /// The address.
+        address: Mailbox,
+        /// Who has it.
+        owner: Name,
+    },
+    /// The domain of one of the recipient's own addresses is not local.
+    #[error("{address} is in no local domain: no recipient policy has {}", address.domain())]
+    NotLocal {
+        /// Its place in `addresses`.
+        index: usize,
+        /// The address.
+        address: Mailbox,
+    },
+    /// It cannot be told who has an address.
+    #[error(transparent)]
+    Owner(E),
+}
+
+/// The addresses of a recipient. `owner` tells which *other* recipient has an address (by key); `earlier` are the
+/// addresses it had. An address of a policy that another recipient has gets a number. When nothing is left of a template
+/// (no given name, no surname), a secondary address is left out, and the primary one is made from the alias, else the name.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn stamp<E>(
+    policies: &Policies,
+    domains: &Domains,
+    name: &Name,
+    recipient: &RecipientSpec,
+    earlier: &[StampedAddress],
+    mut owner: impl FnMut(&str) -> Result<Option<Name>, E>,
+) -> Result<Stamp, StampError<E>> {
+    let mut stamp = Stamp::default();
+    let add = |addresses: &mut Vec<StampedAddress>, address: Mailbox, primary: bool| {
+        let key = mailbox_key(&address);
+        match addresses.iter_mut().find(|known| mailbox_key(&known.address) == key) {
+            Some(known) => known.primary |= primary,
+            None => addresses.push(StampedAddress { address, primary }),
+        }
+    };
+    if let Some((policy, spec)) = policies.winner(name, recipient) {
+        stamp.policy = Some(policy.clone());
+        let primary_first =
+            spec.addresses.iter().filter(|a| a.primary).chain(spec.addresses.iter().filter(|a| !a.primary));
+        for made in primary_first {
+            // a recipient without the names that the template asks for still needs a primary address
+            let by_name = RecipientSpec::default();
+            let alias = made.template.with_alias();
+            let sources = [(&made.template, recipient), (&alias, recipient), (&alias, &by_name)];
+            let Some((template, source)) = sources
+                .into_iter()
+                .take(if made.primary { 3 } else { 1 })
+                .find(|(template, source)| expand(template, name, source, None).is_some())
+            else {
+                continue;
+            };
+            let mut free = None;
+            for number in std::iter::once(None).chain((2..MOST_NUMBERS).map(Some)) {
+                let Some(address) = expand(template, name, source, number) else { break };
+                if owner(&mailbox_key(&address)).map_err(StampError::Owner)?.is_none() {
+                    free = Some(address);
+                    break;
+                }
+            }
+            let template = || made.template.to_string();
+            let address = free.ok_or_else(|| StampError::NoAddress { policy: policy.clone(), template: template() })?;
+            add(&mut stamp.addresses, address, made.primary);
+        }
+    }
+    for (index, address) in recipient.addresses.iter().enumerate() {
+        if domains.find(address.domain()).is_none() {
+            return Err(StampError::NotLocal { index, address: address.clone() });
+        }
+        if let Some(owner) = owner(&mailbox_key(address)).map_err(StampError::Owner)? {
+            return Err(StampError::Taken { index, address: address.clone(), owner });
+        }
+        add(&mut stamp.addresses, address.clone(), false);
+    }
+    let mut kept = Vec::new();
+    for known in earlier {
+        let key = mailbox_key(&known.address);
+        let again = stamp.addresses.iter().any(|address| mailbox_key(&address.address) == key);
+        if !again && domains.find(known.address.domain()).is_some() && owner(&key).map_err(StampError::Owner)?.is_none()
+        {
+            kept.push(StampedAddress { address: known.address.clone(), primary: false });
+        }
+    }
+    kept.truncate(MOST_KEPT);
+    stamp.addresses.append(&mut kept);
+    Ok(stamp)
+}
