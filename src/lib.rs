@@ -99,3 +99,12 @@ pub mod routing;
 
 pub mod config;
 
+pub mod queue;
+pub mod status;
+
+pub mod intake;
+
+pub mod inbound;
+pub mod local;
+pub mod outbound;
+

@@ -1,0 +1,142 @@
+//! Who may do what: named rules, asked in order, the first refusal counts.
+//!
+//! | asked at | rule | refusal |
+//! |---|---|---|
+//! | connect | `connectionControl` | 554 5.7.1 |
+//! | MAIL | `reserve`: free space, a store that can write | 452 4.3.1, 451 4.3.0 |
+//! | RCPT | `unknownRecipient`: authoritative domain, no such recipient | 550 5.1.1 |
+//! | RCPT | `routedLocalPart`: a local part that hides another address (`u%d`, `d!u`, `"u@d"`) | 550 5.7.1 |
+//! | RCPT | `relay`: the recipient lives elsewhere, and nothing lets this client relay there | 550 5.7.1 |
+//!
+//! Texts to the peer are generic; [`Refusal::rule`] and [`Refusal::detail`] are for the operator.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Intake;
+use crate::config::{Snapshot, VirtualServer};
+use crate::model::queue_name::QueueName;
+use crate::queue::{Assignment, assign};
+use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
+use crate::smtp::reply::{EnhancedStatus, Reply};
+use crate::store::StoreError;
+
+/// Who hands in mail.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its address.
+    pub address: IpAddr,
+    /// The virtual server it came to, as it was when the connection opened.
+    pub server: Arc<VirtualServer>,
+}
+
+/// A refusal, for the peer and for the operator.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    /// What the peer is told.
+    pub reply: Reply,
+    /// The rule that refused.
+    pub rule: &'static str,
+    /// What the operator is told.
+    pub detail: String,
+}
+
+impl Refusal {
+    fn new(rule: &'static str, reply: Reply, detail: impl Into<String>) -> Self {
+        Refusal { reply, rule, detail: detail.into() }
+    }
+
+    /// What the failure of the store means for the client.
+    pub fn of_store(error: &StoreError) -> Self {
+        let reply = match error {
+            StoreError::NoSpace { .. } => {
+                Reply::new(452, EnhancedStatus::transient(3, 1), "Insufficient system storage, try again later")
+            }
+            _ => Reply::new(451, EnhancedStatus::transient(3, 0), "Local error, try again later"),
+        };
+        Refusal::new("reserve", reply, error.to_string())
+    }
+}
+
+impl Client {
+    /// May it talk to this server at all?
+    ///
+    /// # Errors
+    /// A 554 for the greeting.
+    pub fn admit_connection(&self) -> Result<(), Refusal> {
+        if self.server.may_connect(self.address) {
+            return Ok(());
+        }
+        let reply = Reply::new(554, EnhancedStatus::permanent(7, 1), "Access denied");
+        Err(Refusal::new("connectionControl", reply, "the virtual server's connectionControl refuses this address"))
+    }
+
+    /// May it begin a message?
+    ///
+    /// # Errors
+    /// 452 or 451 when the store takes nothing new.
+    pub fn admit_sender(&self, intake: &Intake) -> Result<(), Refusal> {
+        intake.store.has_room().map_err(|error| Refusal::of_store(&error))
+    }
+
+    /// May it send to this recipient, and where does that one wait?
+    ///
+    /// # Errors
+    /// See the table of this module.
+    pub fn admit_recipient(
+        &self,
+        intake: &Intake,
+        snapshot: &Snapshot,
+        sender: &ReversePath,
+        path: &ForwardPath,
+        spread: u64,
+    ) -> Result<(QueueName, Option<crate::model::name::Name>), Refusal> {
+        match assign(snapshot, &*intake.recipients, path, sender, 0, spread) {
+            Assignment::Unknown => Err(unknown(path)),
+            Assignment::TryLater => {
+                let reply = Reply::new(451, EnhancedStatus::transient(3, 0), "Local error, try again later");
+                Err(Refusal::new("directory", reply, "the directory cannot be read now"))
+            }
+            Assignment::Queue(queue @ QueueName::Local(_), name) => Ok((queue, name)),
+            // a shared domain, or one that a connector opens: what hides another address would be relayed from within
+            Assignment::Queue(..) if hides_an_address(path) && !self.server.may_relay(self.address) => {
+                Err(relay_denied("routedLocalPart", path))
+            }
+            Assignment::Queue(queue, name) => match path {
+                ForwardPath::Mailbox(mailbox) if self.may_relay(snapshot, mailbox) => Ok((queue, name)),
+                // a bare postmaster is always ours, wherever its mail goes
+                ForwardPath::Postmaster => Ok((queue, name)),
+                ForwardPath::Mailbox(mailbox) => {
+                    let ours = snapshot.domains.find(mailbox.domain()).is_some();
+                    if ours { Ok((queue, name)) } else { Err(relay_denied("relay", path)) }
+                }
+            },
+        }
+    }
+
+    fn may_relay(&self, snapshot: &Snapshot, to: &Mailbox) -> bool {
+        self.server.may_relay(self.address) || snapshot.routes.allows_relay(to.domain(), &self.server.name)
+    }
+}
+
+/// `u%d`, `d!u`, `"u@d"` as a local part: old ways to say where mail shall go on to.
+fn hides_an_address(path: &ForwardPath) -> bool {
+    matches!(path, ForwardPath::Mailbox(mailbox) if mailbox.local().contains(['%', '!', '@']))
+}
+
+fn unknown(path: &ForwardPath) -> Refusal {
+    if hides_an_address(path) {
+        return relay_denied("routedLocalPart", path);
+    }
+    let reply = Reply::new(550, EnhancedStatus::permanent(1, 1), "No such recipient here");
+    Refusal::new("unknownRecipient", reply, format!("{path} is not in the directory, and its domain is authoritative"))
+}
+
+fn relay_denied(rule: &'static str, path: &ForwardPath) -> Refusal {
+    let reply = Reply::new(550, EnhancedStatus::permanent(7, 1), "Relaying denied");
+    Refusal::new(
+        rule,
+        reply,
+        format!("{path} lives elsewhere, and neither relay.allow nor a connector lets this client relay"),
+    )
+}

@@ -1,0 +1,276 @@
+//! Hands the messages of a queue to one session, and turns its results into outcomes.
+//!
+//! The session asks for the next message while the last one's final reply is still on its way; so several may be under way,
+//! and results come in the order in which messages were taken. A message that the session never got to is given back
+//! untouched: that it waited for a dying session is no attempt.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::Outbound;
+use crate::config::Snapshot;
+use crate::model::failure::{Failure, Scope};
+use crate::model::mail::{Message, MessageId};
+use crate::model::name::Name;
+use crate::model::time::Timestamp;
+use crate::net::client_driver::{ContentUnavailable, Work};
+use crate::queue::{Attempt, AttemptResult, Hand};
+use crate::smtp::client::{Cause, Phase, RecipientResult, Transaction};
+use crate::store::{ContentReader, Leased, StoreError};
+
+/// How long an idle session is kept for the next message.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// One session's supply of messages.
+pub(super) struct Carrier<'a> {
+    outbound: &'a Outbound,
+    hand: &'a Hand,
+    session: Session,
+    /// A message that was taken for this queue, but not for this session.
+    held: Option<Leased>,
+    began: bool,
+    under_way: VecDeque<UnderWay>,
+    content: Content,
+    /// Messages that the next hop took or refused by a reply.
+    answered: u64,
+    /// The failure of the host, if results showed one.
+    host_failure: Option<Failure>,
+    /// Messages that the session never came to.
+    untouched: Vec<Leased>,
+}
+
+/// What a session is.
+pub(super) struct Session {
+    /// The settings that it was opened with.
+    pub(super) opened_with: OpenedWith,
+    /// Only messages that this server took go over it; `None`: any.
+    pub(super) only_from: Option<Name>,
+    /// The host, for logs and reports.
+    pub(super) next_hop: String,
+    /// The host offers DSN: it reports success itself.
+    pub(super) passes_dsn_on: bool,
+    /// How many messages it may carry yet.
+    pub(super) budget: u32,
+}
+
+/// The connector and the virtual server of a session; when either changes, the session takes no more messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OpenedWith {
+    pub(super) connector: (Name, u64),
+    pub(super) server: (Name, u64),
+}
+
+impl OpenedWith {
+    fn holds(&self, snapshot: &Snapshot) -> bool {
+        let connector = snapshot.routes.connector(&self.connector.0).map(|connector| connector.generation);
+        let server = snapshot.virtual_servers.get(&self.server.0).map(|server| server.generation);
+        connector == Some(self.connector.1) && server == Some(self.server.1)
+    }
+}
+
+/// What a session leaves behind.
+pub(super) struct Left {
+    /// A message that it never came to.
+    pub(super) first: Option<Leased>,
+    /// The next hop answered for at least one message.
+    pub(super) answered: bool,
+    /// The failure of the host, if there was one.
+    pub(super) host_failure: Option<Failure>,
+}
+
+struct UnderWay {
+    leased: Leased,
+    indexes: Vec<u32>,
+    since: Instant,
+}
+
+enum Content {
+    Nothing,
+    Memory(Bytes),
+    /// In the store, not opened yet: opening waits, and what waits before a transaction is under way can be cut off.
+    Unopened(MessageId),
+    Stored(Box<dyn ContentReader>),
+}
+
+impl<'a> Carrier<'a> {
+    /// For a session; `held` is the message for which it was opened.
+    pub(super) fn new(outbound: &'a Outbound, hand: &'a Hand, session: Session, held: Option<Leased>) -> Self {
+        Carrier {
+            outbound,
+            hand,
+            session,
+            held,
+            began: false,
+            under_way: VecDeque::new(),
+            content: Content::Nothing,
+            answered: 0,
+            host_failure: None,
+            untouched: Vec::new(),
+        }
+    }
+
+    fn take(&mut self) -> Option<Leased> {
+        let leased = self.held.take().or_else(|| self.hand.try_take())?;
+        let other =
+            self.session.only_from.as_ref().is_some_and(|server| leased.message.origin.virtual_server != *server);
+        if other {
+            self.held = Some(leased);
+            return None;
+        }
+        Some(leased)
+    }
+
+    /// A transaction for the recipients that wait in this queue and are due. Never waits: the session may drop the question
+    /// for the next message at any moment, and a message that is in hand must not be lost by that.
+    fn begin(&mut self, leased: Leased) -> Option<Transaction> {
+        let now = Timestamp::from_millis(self.outbound.clock.unix_millis());
+        let indexes = due_here(&leased.message, self.hand, now);
+        if indexes.is_empty() {
+            self.outbound.queue.give_back(leased);
+            return None;
+        }
+        self.content = match &leased.content {
+            Some(content) => Content::Memory(content.clone()),
+            None => Content::Unopened(leased.message.id),
+        };
+        let message = &leased.message;
+        let transaction = Transaction {
+            reverse_path: message.reverse_path.clone(),
+            parameters: message.parameters.clone(),
+            recipients: indexes
+                .iter()
+                .filter_map(|index| message.recipients.get(*index as usize))
+                .map(|recipient| (recipient.forward_path.clone(), recipient.parameters.clone()))
+                .collect(),
+            size: message.size,
+        };
+        for lease in &leased.leases {
+            self.outbound.queue.store().attempt(lease);
+        }
+        self.under_way.push_back(UnderWay { leased, indexes, since: self.outbound.clock.now() });
+        Some(transaction)
+    }
+
+    /// What the session leaves: messages that it never came to, the first of them for whoever comes next.
+    pub(super) fn leave(mut self) -> Left {
+        let mut messages = self.untouched;
+        messages.extend(self.under_way.drain(..).map(|under_way| under_way.leased));
+        messages.extend(self.held.take());
+        let mut messages = messages.into_iter();
+        let first = messages.next();
+        for leased in messages {
+            self.outbound.queue.give_back(leased);
+        }
+        Left { first, answered: self.answered > 0, host_failure: self.host_failure }
+    }
+}
+
+/// The next chunk, and the reader for the one after it.
+async fn next_chunk(mut reader: Box<dyn ContentReader>) -> Result<(Option<Bytes>, Box<dyn ContentReader>), StoreError> {
+    let chunk = reader.next().await?;
+    Ok((chunk, reader))
+}
+
+/// Indexes of the recipients that wait in the hand's queue and are due.
+fn due_here(message: &Arc<Message>, hand: &Hand, now: Timestamp) -> Vec<u32> {
+    let queue = &hand.link().name;
+    (0u32..)
+        .zip(&message.recipients)
+        .filter(|(_, recipient)| {
+            recipient.waits.as_ref().is_some_and(|waits| waits.queue == *queue && waits.due <= now)
+        })
+        .map(|(index, _)| index)
+        .collect()
+}
+
+/// The session broke before it came to this message, or the host closed it: no attempt of the message.
+fn never_came_to_it(results: &[RecipientResult]) -> bool {
+    results.iter().all(|result| match result {
+        RecipientResult::Broken { phase: Phase::Mail | Phase::Reset, cause } => *cause != Cause::ContentUnavailable,
+        RecipientResult::Broken { cause, .. } => *cause == Cause::Closing,
+        // 421 is about the session (RFC 5321, 3.8); so is whatever RSET is answered
+        RecipientResult::Refused { phase: Phase::Reset, .. } => true,
+        RecipientResult::Refused { phase: Phase::Mail, reply } => reply.code == 421,
+        _ => false,
+    })
+}
+
+impl Work for Carrier<'_> {
+    async fn next(&mut self, wait: bool) -> Option<Transaction> {
+        loop {
+            // the first message goes in any case: settings that change often must not keep it
+            let fresh = !self.began || self.session.opened_with.holds(&self.outbound.queue.snapshot());
+            if self.session.budget == 0 || !fresh {
+                return None;
+            }
+            let Some(leased) = self.take() else {
+                if wait && self.held.is_none() && self.hand.wait(IDLE).await {
+                    continue;
+                }
+                return None;
+            };
+            if let Some(transaction) = self.begin(leased) {
+                self.began = true;
+                self.session.budget -= 1;
+                return Some(transaction);
+            }
+        }
+    }
+
+    async fn content(&mut self) -> Result<Option<Bytes>, ContentUnavailable> {
+        let read = match std::mem::replace(&mut self.content, Content::Nothing) {
+            Content::Nothing => return Ok(None),
+            Content::Memory(content) => return Ok(Some(content)),
+            Content::Stored(reader) => next_chunk(reader).await,
+            Content::Unopened(id) => match self.outbound.queue.store().content(id).await {
+                Ok(reader) => next_chunk(reader).await,
+                Err(error) => Err(error),
+            },
+        };
+        match read {
+            Ok((chunk, reader)) => {
+                self.content = Content::Stored(reader);
+                Ok(chunk)
+            }
+            Err(error) => {
+                tracing::error!(error = %error, "the content of a queued message cannot be read; it is deferred");
+                Err(ContentUnavailable)
+            }
+        }
+    }
+
+    async fn finished(&mut self, results: Vec<RecipientResult>) {
+        let Some(UnderWay { leased, indexes, since }) = self.under_way.pop_front() else { return };
+        let failures: Vec<Option<Failure>> =
+            results.iter().map(|result| Failure::of_result(result, &self.session.next_hop)).collect();
+        if never_came_to_it(&results) {
+            self.host_failure = failures.into_iter().flatten().next();
+            self.untouched.push(leased);
+            return;
+        }
+        let broken = failures.iter().flatten().find(|failure| matches!(failure.scope, Scope::Session | Scope::Host));
+        match broken {
+            Some(failure) => self.host_failure = Some(failure.clone()),
+            None => self.answered += 1,
+        }
+        let results = indexes
+            .into_iter()
+            .zip(results.iter().zip(failures))
+            .map(|(index, (result, failure))| (index, attempt_result(result, failure, self.session.passes_dsn_on)))
+            .collect();
+        let duration = self.outbound.clock.now().saturating_duration_since(since);
+        let attempt = Attempt { leased, results, next_hop: Some(self.session.next_hop.clone()), duration };
+        self.outbound.queue.settle(attempt).await;
+    }
+}
+
+fn attempt_result(result: &RecipientResult, failure: Option<Failure>, passed_on: bool) -> AttemptResult {
+    match (failure, result) {
+        (Some(failure), _) => AttemptResult::Failed(failure),
+        (None, RecipientResult::Delivered(reply)) => AttemptResult::Relayed { reply: reply.to_string(), passed_on },
+        (None, _) => AttemptResult::Relayed { reply: String::new(), passed_on },
+    }
+}

@@ -1,0 +1,231 @@
+//! Which addresses to try for the next hop of a queue, in order (RFC 5321, 5.1).
+//!
+//! DNS that gives no answer defers, DNS that says no ends: the difference is made here and named by
+//! [`NameFault`]. At most five addresses are tried. Mail by MX is never sent to a listener of our own.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::config::{Snapshot, VirtualServer};
+use crate::model::failure::{Failure, NameFault};
+use crate::model::host::Host;
+use crate::model::queue_name::QueueName;
+use crate::model::spec::connector::RouteSpec;
+use crate::net::resolver::{HickoryResolver, ResolveError, Resolver};
+use crate::routing::Connector;
+use crate::routing::mx::{Exchanges, exchanges};
+use crate::routing::next_hop;
+use crate::smtp::address::Domain;
+use crate::status::Listeners;
+
+/// Most addresses that one try goes through.
+const MOST: usize = 5;
+
+/// An address to try, and the name it goes by in logs and reports.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NextHop {
+    /// The host's name, or its address where it has none.
+    pub name: String,
+    /// The address.
+    pub address: SocketAddr,
+}
+
+/// Resolvers by the name servers they ask; made when they are first needed.
+pub struct Resolvers {
+    system: Option<Arc<dyn Resolver>>,
+    made: Mutex<HashMap<Vec<SocketAddr>, Arc<dyn Resolver>>>,
+}
+
+impl Resolvers {
+    /// With the system's name servers for servers without `dnsServers`.
+    pub fn new() -> Self {
+        Resolvers { system: None, made: Mutex::default() }
+    }
+
+    /// With this resolver instead of the system's.
+    pub fn with_system(system: Arc<dyn Resolver>) -> Self {
+        Resolvers { system: Some(system), made: Mutex::default() }
+    }
+
+    fn of(&self, server: &VirtualServer) -> Result<Arc<dyn Resolver>, NameFault> {
+        let servers: Vec<SocketAddr> = server.spec.dns_servers.iter().map(|server| server.0).collect();
+        if servers.is_empty()
+            && let Some(system) = &self.system
+        {
+            return Ok(system.clone());
+        }
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(resolver) = made.get(&servers) {
+            return Ok(resolver.clone());
+        }
+        let resolver =
+            if servers.is_empty() { HickoryResolver::system() } else { HickoryResolver::with_servers(&servers) };
+        let resolver: Arc<dyn Resolver> = Arc::new(resolver.map_err(|error| NameFault::TryLater(error.to_string()))?);
+        if made.len() >= 64 {
+            // configurations come and go; resolvers that nobody asks any more shall not stay
+            made.clear();
+        }
+        made.insert(servers, resolver.clone());
+        Ok(resolver)
+    }
+}
+
+impl Default for Resolvers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The addresses for a queue.
+///
+/// # Errors
+/// A failure of the host: permanent when DNS says so, else transient.
+pub async fn find(
+    resolvers: &Resolvers,
+    snapshot: &Snapshot,
+    listeners: &Listeners,
+    server: &VirtualServer,
+    connector: &Connector,
+    queue: &QueueName,
+    seed: u64,
+) -> Result<Vec<NextHop>, Failure> {
+    match (&connector.spec.route, queue) {
+        (RouteSpec::SmartHosts(hosts), _) => {
+            let hosts = next_hop::order(hosts, seed);
+            let found = look_up(resolvers, server, &hosts).await;
+            let (first, _) =
+                hosts.first().map_or(("the connector".to_owned(), 0), |(host, port)| (host.to_string(), *port));
+            // an operator wrote these names: one that does not exist is a mistake to mend, no reason to bounce
+            found.map_err(|fault| Failure::of_name(&NameFault::TryLater(words(&fault)), &first))
+        }
+        (RouteSpec::Dns(_), QueueName::Dns(_, domain)) => by_mx(resolvers, snapshot, listeners, server, domain, seed)
+            .await
+            .map_err(|fault| Failure::of_name(&fault, &domain.to_string())),
+        (RouteSpec::Dns(_), _) => {
+            Err(Failure::of_name(&NameFault::TryLater("the connector's route has changed".into()), &queue.to_string()))
+        }
+    }
+}
+
+async fn by_mx(
+    resolvers: &Resolvers,
+    snapshot: &Snapshot,
+    listeners: &Listeners,
+    server: &VirtualServer,
+    domain: &Domain,
+    seed: u64,
+) -> Result<Vec<NextHop>, NameFault> {
+    let records = match domain {
+        Domain::Literal(_) => Vec::new(),
+        Domain::Name(name) => match resolvers.of(server)?.mx(name).await {
+            Ok(records) => records.into_iter().map(|mx| (mx.preference, mx.exchange)).collect(),
+            Err(ResolveError::NoRecords) => Vec::new(),
+            Err(error) => return Err(fault(error)),
+        },
+    };
+    let ours =
+        |name: &str| snapshot.virtual_servers.values().any(|server| server.fqdn.as_str().eq_ignore_ascii_case(name));
+    let hosts = match exchanges(domain, &records, ours, seed) {
+        Exchanges::Hosts(hosts) => hosts,
+        Exchanges::NullMx => return Err(NameFault::NullMx),
+        Exchanges::Loop => return Err(NameFault::Loop),
+        Exchanges::Unusable => return Err(NameFault::NoAddress),
+    };
+    let port = server.spec.outbound.port;
+    let hosts: Vec<(Host, u16)> = hosts.into_iter().map(|exchange| (exchange.host, port)).collect();
+    let mut found = look_up(resolvers, server, &hosts).await?;
+    // what stands behind ourselves in the order would only send it back to us
+    if let Some(at) = found.iter().position(|hop| is_own_listener(listeners, hop.address)) {
+        found.truncate(at);
+    }
+    if found.is_empty() { Err(NameFault::Loop) } else { Ok(found) }
+}
+
+/// Addresses of hosts, in their order; hosts without an address are passed over while others have one.
+async fn look_up(
+    resolvers: &Resolvers,
+    server: &VirtualServer,
+    hosts: &[(Host, u16)],
+) -> Result<Vec<NextHop>, NameFault> {
+    let mut found = Vec::new();
+    let mut worst: Option<NameFault> = None;
+    for (host, port) in hosts {
+        match host {
+            Host::Address(ip) => found.push(NextHop { name: ip.to_string(), address: SocketAddr::new(*ip, *port) }),
+            Host::Name(name) => match resolvers.of(server)?.addresses(name.as_str()).await {
+                Ok(addresses) => found.extend(
+                    by_turns(addresses)
+                        .into_iter()
+                        .map(|ip| NextHop { name: name.as_str().to_owned(), address: SocketAddr::new(ip, *port) }),
+                ),
+                Err(error) => {
+                    let fault = fault(error);
+                    if worst.is_none() || matches!(fault, NameFault::TryLater(_)) {
+                        worst = Some(fault);
+                    }
+                }
+            },
+        }
+        if found.len() >= MOST {
+            break;
+        }
+    }
+    found.truncate(MOST);
+    if found.is_empty() { Err(worst.unwrap_or(NameFault::NoAddress)) } else { Ok(found) }
+}
+
+/// IPv6 and IPv4 by turns, so that neither hides the other where only some are tried.
+fn by_turns(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let (six, four): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(IpAddr::is_ipv6);
+    let longest = six.len().max(four.len());
+    (0..longest).flat_map(|at| six.get(at).into_iter().chain(four.get(at)).copied().collect::<Vec<_>>()).collect()
+}
+
+fn fault(error: ResolveError) -> NameFault {
+    match error {
+        ResolveError::NoSuchDomain => NameFault::NoSuchDomain,
+        ResolveError::NoRecords => NameFault::NoAddress,
+        ResolveError::NullMx => NameFault::NullMx,
+        ResolveError::TryLater(why) => NameFault::TryLater(why),
+    }
+}
+
+fn words(fault: &NameFault) -> String {
+    match fault {
+        NameFault::NoSuchDomain => "the name does not exist".to_owned(),
+        NameFault::TryLater(why) => why.clone(),
+        NameFault::NoAddress | NameFault::NullMx | NameFault::Loop => "the name has no address".to_owned(),
+    }
+}
+
+/// True when a connection to this address would come in at one of our own listeners.
+fn is_own_listener(listeners: &Listeners, address: SocketAddr) -> bool {
+    listeners.all().iter().flat_map(|(_, bindings)| bindings).filter_map(|binding| binding.bound.as_ref().ok()).any(
+        |bound| {
+            bound.port() == address.port()
+                && (bound.ip() == address.ip() || bound.ip().is_unspecified() && is_local(address.ip()))
+        },
+    )
+}
+
+/// An address that this machine has: the kernel lets it be bound.
+fn is_local(ip: IpAddr) -> bool {
+    ip.is_loopback() || UdpSocket::bind(SocketAddr::new(ip, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::Listening;
+
+    #[test]
+    fn our_own_listeners_are_known_also_behind_a_wildcard() {
+        let listeners = Listeners::default();
+        let bound: SocketAddr = "0.0.0.0:2525".parse().unwrap();
+        listeners.set(&"default".parse().unwrap(), vec![Listening { configured: bound, bound: Ok(bound) }]);
+        assert!(is_own_listener(&listeners, "127.0.0.1:2525".parse().unwrap()));
+        assert!(!is_own_listener(&listeners, "127.0.0.1:25".parse().unwrap()));
+        assert!(!is_own_listener(&listeners, "192.0.2.1:2525".parse().unwrap()));
+    }
+}

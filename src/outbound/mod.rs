@@ -1,0 +1,51 @@
+//! Sockets out: workers that carry the mail of one link queue to its next hop.
+//!
+//! `worker` is one worker's life: find hosts, open a session, carry messages over it as long as there are any, again.
+//! `hosts` says which addresses to try. `carrier` hands messages to the session one by one and turns results into
+//! outcomes. `slots` bounds sessions over all queues.
+
+mod carrier;
+mod hosts;
+mod slots;
+mod worker;
+
+use std::sync::Arc;
+
+use crate::net::clock::Clock;
+use crate::net::connect::Connect;
+use crate::observe::metrics::Metrics;
+use crate::queue::{Hand, Queue};
+use crate::status::Listeners;
+
+pub use hosts::Resolvers;
+use slots::Slots;
+
+/// Everything a worker needs.
+pub struct Outbound {
+    queue: Arc<Queue>,
+    clock: Arc<dyn Clock>,
+    connect: Arc<dyn Connect>,
+    resolvers: Resolvers,
+    listeners: Arc<Listeners>,
+    metrics: Metrics,
+    slots: Slots,
+}
+
+impl Outbound {
+    /// For a queue; `listeners` tells which addresses are our own.
+    pub fn new(
+        queue: Arc<Queue>,
+        clock: Arc<dyn Clock>,
+        connect: Arc<dyn Connect>,
+        resolvers: Resolvers,
+        listeners: Arc<Listeners>,
+        metrics: Metrics,
+    ) -> Arc<Self> {
+        Arc::new(Outbound { queue, clock, connect, resolvers, listeners, metrics, slots: Slots::default() })
+    }
+
+    /// Starts a worker; the queue counts it by its hand and awaits it at the end.
+    pub fn employ(self: &Arc<Self>, hand: Hand) {
+        drop(tokio::spawn(worker::work(self.clone(), hand)));
+    }
+}

@@ -1,0 +1,229 @@
+//! One worker's life: it takes the first message, opens a session for it, carries what comes, and begins again.
+//!
+//! It ends when the queue has nothing for it, or rests. A next hop that cannot be reached, or that ends a session
+//! without having answered for a single message, puts the whole queue to rest. When DNS says that there is no next hop
+//! and never will be, the messages fail one by one, each with its own report.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Outbound;
+use super::carrier::{Carrier, Left, OpenedWith, Session};
+use super::hosts::{self, NextHop};
+use crate::config::{Snapshot, VirtualServer};
+use crate::model::failure::{Failure, Scope};
+use crate::model::spec::connector;
+use crate::net::client_driver::{Connection, Ended};
+use crate::net::connect::{Stream, Target};
+use crate::queue::{Attempt, AttemptResult, Hand};
+use crate::routing::Connector;
+use crate::smtp::client::{Hello, Settings, Timeouts};
+use crate::smtp::reply::EnhancedStatus;
+use crate::store::Leased;
+
+/// Longest wait for a TCP connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Works until the queue has nothing more for this hand.
+pub(super) async fn work(outbound: Arc<Outbound>, hand: Hand) {
+    let mut held: Option<Leased> = None;
+    let mut seed = 0;
+    loop {
+        let Some(first) = held.take().or_else(|| hand.try_take()) else { return };
+        seed = first.message.id.spread() ^ (seed << 1);
+        held = match round(&outbound, &hand, first, seed).await {
+            Round::Again(held) => held,
+            Round::Over(held) => {
+                if let Some(leased) = held {
+                    outbound.queue.give_back(leased);
+                }
+                return;
+            }
+        };
+    }
+}
+
+/// What came of one session.
+enum Round {
+    /// There may be more to do; a message may be in hand.
+    Again(Option<Leased>),
+    /// The queue rests.
+    Over(Option<Leased>),
+}
+
+/// One session: find the next hop, open, carry.
+async fn round(outbound: &Outbound, hand: &Hand, first: Leased, seed: u64) -> Round {
+    let snapshot = outbound.queue.snapshot();
+    let queue = &hand.link().name;
+    let connector = queue.connector().and_then(|name| snapshot.routes.connector(name)).cloned();
+    let Some(connector) = connector else {
+        // it is gone: the scheduler assigns its mail anew
+        outbound.queue.give_back(first);
+        return Round::Again(None);
+    };
+    let Some(server) = sender(&snapshot, &connector, &first) else {
+        let words = "there is no virtual server that could send";
+        let failure = Failure::new(Scope::Host, EnhancedStatus::transient(3, 5), words);
+        outbound.queue.next_hop_failed(hand, &first.message.origin.virtual_server, failure);
+        return Round::Over(Some(first));
+    };
+    let limits = [
+        (format!("server {}", server.name), server.spec.outbound.max_connections as usize),
+        (
+            format!("connector {}", connector.name),
+            connector.spec.limits.max_connections.map_or(usize::MAX, |limit| limit as usize),
+        ),
+    ];
+    let slot = outbound.slots.take(&limits).await;
+    let hops = match hosts::find(&outbound.resolvers, &snapshot, &outbound.listeners, &server, &connector, queue, seed)
+        .await
+    {
+        Ok(hops) => hops,
+        Err(failure) if failure.is_permanent() => {
+            return Round::Again(fail_all(outbound, hand, &snapshot, &connector, &server, first, failure).await);
+        }
+        Err(failure) => {
+            outbound.queue.next_hop_failed(hand, &server.name, failure);
+            return Round::Over(Some(first));
+        }
+    };
+    let result = carry(outbound, hand, &server, &connector, &hops, first).await;
+    drop(slot);
+    result
+}
+
+/// Sessions with one host after the other, until one of them answers for a message.
+async fn carry(
+    outbound: &Outbound,
+    hand: &Hand,
+    server: &Arc<VirtualServer>,
+    connector: &Arc<Connector>,
+    hops: &[NextHop],
+    first: Leased,
+) -> Round {
+    let mut first = Some(first);
+    let mut rest = hops;
+    loop {
+        let (connection, at) = match open(outbound, server, connector, rest).await {
+            Ok(opened) => opened,
+            Err(failure) => {
+                outbound.queue.next_hop_failed(hand, &server.name, failure);
+                return Round::Over(first);
+            }
+        };
+        let hop = label(&rest[at]);
+        rest = &rest[at + 1..];
+        outbound.metrics.outbound_connections.inc();
+        outbound.queue.session_opened(hand);
+        let spec = &connector.spec;
+        let budget = spec.limits.messages_per_connection.unwrap_or(server.spec.outbound.messages_per_connection);
+        // without bridgeheads each message goes out by the server that took it
+        let taken_by = first.as_ref().map(|leased| leased.message.origin.virtual_server.clone());
+        let only_from = taken_by.filter(|_| spec.bridgeheads.is_empty());
+        let opened_with = OpenedWith {
+            connector: (connector.name.clone(), connector.generation),
+            server: (server.name.clone(), server.generation),
+        };
+        let passes_dsn_on = connection.extensions().dsn;
+        let session = Session { opened_with, only_from, next_hop: hop.clone(), passes_dsn_on, budget };
+        let mut carrier = Carrier::new(outbound, hand, session, first.take());
+        let ended = connection.run(&mut carrier, &*outbound.clock).await;
+        let left = carrier.leave();
+        outbound.queue.session_closed(hand, left.answered);
+        match (ended, left) {
+            (Ended::Broken { .. }, Left { first: untouched, answered: false, host_failure }) => {
+                let failure = host_failure.unwrap_or_else(|| {
+                    Failure::new(Scope::Host, EnhancedStatus::transient(4, 2), "the session was cut").by(&hop)
+                });
+                first = untouched;
+                if rest.is_empty() || first.is_none() {
+                    outbound.queue.next_hop_failed(hand, &server.name, failure);
+                    return Round::Over(first);
+                }
+                tracing::info!(connector = %connector.name, next_hop = %hop, failure = %failure, "the next host is tried");
+            }
+            (_, left) => return Round::Again(left.first),
+        }
+    }
+}
+
+fn label(hop: &NextHop) -> String {
+    format!("{} ({})", hop.name, hop.address)
+}
+
+/// The server under whose name and limits the session runs: the connector's bridgehead, else the one that took the message, else
+/// the default one.
+fn sender(snapshot: &Snapshot, connector: &Connector, first: &Leased) -> Option<Arc<VirtualServer>> {
+    let there: Vec<_> =
+        connector.spec.bridgeheads.iter().filter_map(|name| snapshot.virtual_servers.get(name)).collect();
+    let turn = first.message.id.spread() % there.len().max(1) as u64;
+    let bridgehead = there.get(usize::try_from(turn).unwrap_or_default()).copied();
+    bridgehead.or_else(|| snapshot.delivery_server(&first.message.origin.virtual_server)).cloned()
+}
+
+/// A session with the first host that gives one, and which one that is.
+async fn open(
+    outbound: &Outbound,
+    server: &VirtualServer,
+    connector: &Connector,
+    hops: &[NextHop],
+) -> Result<(Connection<Box<dyn Stream>>, usize), Failure> {
+    let timeout = server.spec.outbound.timeout.std();
+    let mut last = None;
+    for (at, hop) in hops.iter().enumerate() {
+        let target = Target { address: hop.address, source: None, timeout: timeout.min(CONNECT_LIMIT) };
+        let label = label(hop);
+        let failure = match outbound.connect.connect(&target).await {
+            Err(error) => Failure::of_connect(&error, &label),
+            Ok(connected) => {
+                let settings = settings(server, connector, timeout);
+                match Connection::open(connected.stream, settings, &*outbound.clock).await {
+                    Ok(connection) => return Ok((connection, at)),
+                    Err(error) => Failure::of_open(&error, &label),
+                }
+            }
+        };
+        tracing::info!(connector = %connector.name, next_hop = %label, failure = %failure, "no session");
+        last = Some(failure);
+    }
+    Err(last.unwrap_or_else(|| Failure::new(Scope::Host, EnhancedStatus::transient(4, 4), "no host to try")))
+}
+
+fn settings(server: &VirtualServer, connector: &Connector, timeout: Duration) -> Settings {
+    Settings {
+        hello: match connector.spec.hello {
+            connector::Hello::Ehlo => Hello::Ehlo,
+            connector::Hello::Helo => Hello::Helo,
+        },
+        timeouts: Timeouts::default().at_most(timeout),
+        ..Settings::new(server.fqdn.as_str())
+    }
+}
+
+/// DNS says that nothing will ever take this mail. It is the DNS of one server: a message that another one would send
+/// comes back.
+async fn fail_all(
+    outbound: &Outbound,
+    hand: &Hand,
+    snapshot: &Snapshot,
+    connector: &Connector,
+    server: &VirtualServer,
+    first: Leased,
+    failure: Failure,
+) -> Option<Leased> {
+    let mut next = Some(first);
+    while let Some(leased) = next {
+        if sender(snapshot, connector, &leased).is_none_or(|sender| sender.name != server.name) {
+            return Some(leased);
+        }
+        let results = (0u32..)
+            .zip(&leased.message.recipients)
+            .filter(|(_, recipient)| recipient.waits.as_ref().is_some_and(|waits| waits.queue == hand.link().name))
+            .map(|(index, _)| (index, AttemptResult::Failed(failure.clone())))
+            .collect();
+        let attempt = Attempt { leased, results, next_hop: None, duration: Duration::ZERO };
+        outbound.queue.settle(attempt).await;
+        next = hand.try_take();
+    }
+    None
+}

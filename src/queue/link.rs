@@ -1,0 +1,362 @@
+//! A link queue in memory: what is ready to go to one next hop, and how that next hop is doing.
+//!
+//! It holds a bounded window of leased messages; the rest waits in the store. Workers take from it; the scheduler and
+//! the hand-off from acceptance put into it. What does not fit, or comes while the queue rests (frozen, or its next hop
+//! failed), is given back to whoever offered it, who releases the lease: the store keeps it.
+//!
+//! States, as an operator sees them: *frozen* (by command; still accepts), *retry* (the next hop failed; everything
+//! waits until the next try), *active* (a worker is on it), *ready*.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::agenda::Agenda;
+use crate::model::failure::Failure;
+use crate::model::mail::MessageId;
+use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
+use crate::store::Leased;
+
+/// Most messages that one link queue holds in memory.
+pub const WINDOW: usize = 2_000;
+/// How long a limit of sessions that a next hop has shown is respected.
+const CAP_HOLDS: Duration = Duration::from_secs(60);
+
+/// A link queue.
+#[derive(Debug)]
+pub struct Link {
+    /// Its name.
+    pub name: QueueName,
+    inner: Mutex<Inner>,
+    arrived: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    ready: VecDeque<Leased>,
+    workers: usize,
+    /// Workers that wait for a message with an open connection.
+    idle: usize,
+    frozen: bool,
+    stopping: bool,
+    rest: Option<Rest>,
+    failures: u32,
+    last_failure: Option<Failure>,
+    /// A session was opened since the last failure: more than one worker may try.
+    proven: bool,
+    /// Sessions that are open with the next hop.
+    sessions: usize,
+    /// The next hop refused one more session than this; until when that is respected.
+    cap: Option<(usize, Timestamp)>,
+    /// Due mail was left in the store because the window was full.
+    more: bool,
+}
+
+/// The next hop failed; nothing is tried before this time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Rest {
+    until: Timestamp,
+}
+
+/// What an operator sees of a link queue.
+#[derive(Debug, Clone, Default)]
+pub struct LinkView {
+    /// Frozen by command.
+    pub frozen: bool,
+    /// Workers on it.
+    pub workers: usize,
+    /// When the next hop is tried again, if it failed.
+    pub resting_until: Option<Timestamp>,
+    /// The last failure.
+    pub last_failure: Option<Failure>,
+}
+
+/// What came of an offer.
+#[derive(Debug)]
+pub enum Offer {
+    /// Taken, and the workers that are there will do.
+    Taken,
+    /// Taken, and one more worker is wanted.
+    WorkerWanted,
+    /// Not taken: the window is full or the queue rests.
+    Refused(Leased),
+}
+
+impl Link {
+    /// An empty link queue.
+    pub fn new(name: QueueName, frozen: bool) -> Self {
+        Link { name, inner: Mutex::new(Inner { frozen, ..Inner::default() }), arrived: Notify::new() }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Offers a leased message. `max_workers` bounds how many workers are asked for.
+    pub fn offer(&self, leased: Leased, now: Timestamp, max_workers: usize) -> Offer {
+        let mut inner = self.inner();
+        if inner.rests(now) || inner.ready.len() >= WINDOW {
+            inner.more = true;
+            return Offer::Refused(leased);
+        }
+        // the time to rest is over, or it would have been refused
+        inner.rest = None;
+        inner.ready.push_back(leased);
+        if inner.idle > 0 {
+            drop(inner);
+            self.arrived.notify_one();
+            return Offer::Taken;
+        }
+        if inner.workers < inner.workers_wanted(now).min(max_workers) {
+            inner.workers += 1;
+            return Offer::WorkerWanted;
+        }
+        Offer::Taken
+    }
+
+    /// Room in the window; 0 while the queue rests.
+    pub fn room(&self, now: Timestamp) -> usize {
+        let inner = self.inner();
+        if inner.rests(now) { 0 } else { WINDOW - inner.ready.len().min(WINDOW) }
+    }
+
+    /// Remembers whether the store holds more due mail than the window took.
+    pub fn set_more(&self, more: bool) {
+        self.inner().more = more;
+    }
+
+    /// When the next hop may be tried again, if it rests now.
+    pub fn resting_until(&self, now: Timestamp) -> Option<Timestamp> {
+        self.inner().rest.as_ref().map(|rest| rest.until).filter(|until| *until > now)
+    }
+
+    /// Frozen by command.
+    pub fn is_frozen(&self) -> bool {
+        self.inner().frozen
+    }
+
+    /// A session with the next hop was opened.
+    pub fn session_opened(&self) {
+        let mut inner = self.inner();
+        inner.proven = true;
+        inner.sessions += 1;
+    }
+
+    /// A session has ended. Only one that answered for a message proves that the next hop works.
+    pub fn session_closed(&self, answered: bool) {
+        let mut inner = self.inner();
+        inner.sessions = inner.sessions.saturating_sub(1);
+        if answered {
+            inner.failures = 0;
+            inner.rest = None;
+        }
+    }
+
+    /// The next hop failed. Rests until `until(failures)`, where the first failure in a row is 1; gives back what was ready.
+    /// Workers that fail together count once. While other sessions go on, it is only one session too many: no rest,
+    /// but no more sessions than these for a while.
+    pub fn failed(
+        &self,
+        failure: Failure,
+        now: Timestamp,
+        until: impl FnOnce(u32) -> Timestamp,
+    ) -> (Vec<Leased>, Timestamp) {
+        let mut inner = self.inner();
+        if let Some(rest) = inner.rest.as_ref().filter(|rest| rest.until > now) {
+            let until = rest.until;
+            return (inner.give_back(), until);
+        }
+        if inner.sessions > 0 {
+            inner.cap = Some((inner.sessions, now + CAP_HOLDS));
+            inner.last_failure = Some(failure);
+            return (Vec::new(), now + CAP_HOLDS);
+        }
+        inner.proven = false;
+        inner.failures = inner.failures.saturating_add(1);
+        let until = until(inner.failures);
+        inner.rest = Some(Rest { until });
+        inner.last_failure = Some(failure);
+        let ready = inner.give_back();
+        drop(inner);
+        self.arrived.notify_waiters();
+        (ready, until)
+    }
+
+    /// Remembers a failure of one message for the eyes of an operator.
+    pub fn note_failure(&self, failure: &Failure) {
+        self.inner().last_failure = Some(failure.clone());
+    }
+
+    /// Tries at once, whatever failed before.
+    pub fn wake(&self) {
+        self.inner().rest = None;
+    }
+
+    /// Freezes or thaws; gives back what was ready when it freezes.
+    pub fn set_frozen(&self, frozen: bool) -> Vec<Leased> {
+        let mut inner = self.inner();
+        inner.frozen = frozen;
+        let ready = if frozen { inner.give_back() } else { Vec::new() };
+        drop(inner);
+        self.arrived.notify_waiters();
+        ready
+    }
+
+    /// The process ends: workers get no more, what was ready is given back.
+    pub fn stop(&self) -> Vec<Leased> {
+        let mut inner = self.inner();
+        inner.stopping = true;
+        let ready = inner.give_back();
+        drop(inner);
+        self.arrived.notify_waiters();
+        ready
+    }
+
+    /// Takes one message out of the window before a worker has it.
+    pub fn withdraw(&self, id: MessageId) -> Option<Leased> {
+        let mut inner = self.inner();
+        let at = inner.ready.iter().position(|leased| leased.message.id == id)?;
+        inner.ready.remove(at)
+    }
+
+    /// Whether mail is ready that the workers who are there will not do; counts one more worker if so.
+    pub fn wants_worker(&self, now: Timestamp, max_workers: usize) -> bool {
+        let mut inner = self.inner();
+        let wanted = !inner.ready.is_empty()
+            && !inner.rests(now)
+            && inner.idle == 0
+            && inner.workers < inner.workers_wanted(now).min(max_workers);
+        if wanted {
+            inner.workers += 1;
+        }
+        wanted
+    }
+
+    /// How it is.
+    pub fn view(&self, now: Timestamp) -> LinkView {
+        let inner = self.inner();
+        LinkView {
+            frozen: inner.frozen,
+            workers: inner.workers - inner.idle,
+            resting_until: inner.rest.as_ref().map(|rest| rest.until).filter(|until| *until > now),
+            last_failure: inner.last_failure.clone(),
+        }
+    }
+
+    /// Nothing ready, nobody on it, nothing remembered: it can be forgotten.
+    pub fn is_idle(&self, now: Timestamp) -> bool {
+        let inner = self.inner();
+        inner.ready.is_empty() && inner.workers == 0 && !inner.rests(now) && !inner.more
+    }
+}
+
+impl Inner {
+    fn rests(&self, now: Timestamp) -> bool {
+        self.frozen || self.stopping || self.rest.as_ref().is_some_and(|rest| rest.until > now)
+    }
+
+    /// One worker until a session was opened, then a few at once, then one per sixteen messages that wait; no more than
+    /// the next hop has shown that it takes.
+    fn workers_wanted(&self, now: Timestamp) -> usize {
+        let wanted = if self.proven { self.ready.len().min(2) + self.ready.len() / 16 } else { 1 };
+        match self.cap {
+            Some((cap, until)) if until > now => wanted.min(cap),
+            _ => wanted,
+        }
+    }
+
+    fn give_back(&mut self) -> Vec<Leased> {
+        if !self.ready.is_empty() {
+            self.more = true;
+        }
+        self.ready.drain(..).collect()
+    }
+}
+
+/// A worker's hold on a link queue; dropping it says that the worker is gone.
+#[derive(Debug)]
+pub struct Hand {
+    link: Arc<Link>,
+    agenda: Arc<Agenda>,
+}
+
+impl Hand {
+    /// For a worker that was counted by [`Offer::WorkerWanted`] or [`Link::wants_worker`].
+    pub(super) fn new(link: Arc<Link>, agenda: Arc<Agenda>) -> Self {
+        Hand { link, agenda }
+    }
+
+    /// The queue.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// The next message, if one is ready.
+    pub fn try_take(&self) -> Option<Leased> {
+        let mut inner = self.link.inner();
+        if inner.frozen || inner.stopping {
+            return None;
+        }
+        let taken = inner.ready.pop_front();
+        let low = inner.more && inner.ready.len() < WINDOW / 2;
+        if low {
+            inner.more = false;
+        }
+        // what stays ready while nobody waits for it may want one more worker
+        let stays = !inner.ready.is_empty() && inner.idle == 0 && inner.workers == 1 && inner.proven;
+        drop(inner);
+        if low || stays {
+            self.agenda.look_at_once(&self.link.name);
+        }
+        taken
+    }
+
+    /// Waits for a message, at most `wait`. False when none came or the queue rests: the worker may go.
+    pub async fn wait(&self, wait: Duration) -> bool {
+        let arrived = self.link.arrived.notified();
+        tokio::pin!(arrived);
+        arrived.as_mut().enable();
+        {
+            let mut inner = self.link.inner();
+            if inner.frozen || inner.stopping || inner.rest.is_some() {
+                return false;
+            }
+            if !inner.ready.is_empty() {
+                return true;
+            }
+            inner.idle += 1;
+        }
+        let idle = Idle(&self.link);
+        let _ = tokio::time::timeout(wait, arrived).await;
+        drop(idle);
+        let inner = self.link.inner();
+        !inner.ready.is_empty() && !inner.stopping && !inner.frozen && inner.rest.is_none()
+    }
+}
+
+/// Counts a waiting worker, also when its wait is cancelled.
+struct Idle<'a>(&'a Link);
+
+impl Drop for Idle<'_> {
+    fn drop(&mut self) {
+        self.0.inner().idle -= 1;
+    }
+}
+
+/// A message may have come in while this worker was on its way out: the scheduler looks again.
+impl Drop for Hand {
+    fn drop(&mut self) {
+        let mut inner = self.link.inner();
+        inner.workers -= 1;
+        // also when it was the last one: the scheduler forgets a link that nobody needs
+        let look = !inner.ready.is_empty() || inner.workers == 0;
+        drop(inner);
+        if look {
+            self.agenda.look_at_once(&self.link.name);
+        }
+        self.agenda.worker_left();
+    }
+}

@@ -1,0 +1,274 @@
+//! The queue: what is kept goes out, again and again if need be, until it is delivered, reported or given up.
+//!
+//! ```text
+//!   intake ── enqueue ──▶ link (window in memory) ──▶ worker (outbound, local) ──▶ outcome ──▶ store
+//!                │ full, frozen, resting                                              │
+//!                ▼                                                                    ▼ a notification is
+//!              store ◀───────────────── released, deferred ───────────────────────  enqueued like any mail
+//!                └── scheduler (agenda: when to look at which queue) ──▶ assign again ──▶ link
+//! ```
+//!
+//! * [`enqueue`](Queue::enqueue): mail that has just become durable goes to its link queues from memory.
+//! * `link`: one queue per next hop, a bounded window of leased messages; the rest waits in the store.
+//! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
+//! * `assign`: which queue a recipient waits in: directory, then routing.
+//! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
+//! * `operate`: what a person sees and does.
+//!
+//! **What happens on failure.** After a crash every message is due as before. A failure of the host puts the link queue to rest, not its messages; a failure of a message defers
+//! that message. An outcome that the store cannot record is kept in hand, with its lease, until it can: mail that was delivered
+//! is not delivered again because a disk was full. Nothing leaves the queue but by a recorded outcome.
+
+mod agenda;
+mod assign;
+mod link;
+pub mod operate;
+mod operations;
+mod operator;
+mod outcome;
+mod report;
+mod scheduler;
+mod settings;
+mod track;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use crate::config::{Live, Snapshot};
+use crate::directory::Recipients;
+use crate::model::failure::Failure;
+use crate::model::mail::Message;
+use crate::model::name::Name;
+use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
+use crate::net::clock::Clock;
+use crate::observe::EventKind;
+use crate::observe::metrics::Metrics;
+use crate::store::{Lease, Leased, Store, StoreError};
+use agenda::Agenda;
+use link::{Link, Offer};
+
+pub use assign::{Assignment, assign};
+pub use link::Hand;
+pub use operate::{
+    ActionError, AddressFilter, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
+};
+pub use operator::Operator;
+pub use outcome::{Attempt, AttemptResult};
+
+/// Who does the work of a link queue: `outbound` and `local` implement it, `boot` wires them.
+pub trait Workforce: Send + Sync {
+    /// Puts one more worker on a queue: a task that takes from the hand until it is empty, then drops it.
+    fn employ(&self, hand: Hand);
+}
+
+/// Prefix of the control keys that keep a queue frozen over a restart.
+const FROZEN_KEY: &str = "queue-frozen/";
+
+/// The queue. One per process.
+pub struct Queue {
+    store: Arc<dyn Store>,
+    live: Live,
+    recipients: Arc<dyn Recipients>,
+    clock: Arc<dyn Clock>,
+    metrics: Metrics,
+    links: Mutex<HashMap<QueueName, Arc<Link>>>,
+    frozen: Mutex<HashSet<QueueName>>,
+    agenda: Arc<Agenda>,
+    workforce: OnceLock<Arc<dyn Workforce>>,
+    stopping: AtomicBool,
+}
+
+impl Queue {
+    /// A queue over a store. Nothing moves before [`Queue::run`].
+    pub fn new(
+        store: Arc<dyn Store>,
+        live: Live,
+        recipients: Arc<dyn Recipients>,
+        clock: Arc<dyn Clock>,
+        metrics: Metrics,
+    ) -> Arc<Self> {
+        let frozen = store
+            .all(FROZEN_KEY)
+            .into_iter()
+            .filter_map(|(key, _)| key.strip_prefix(FROZEN_KEY)?.parse().ok())
+            .collect();
+        Arc::new(Queue {
+            store,
+            live,
+            recipients,
+            clock,
+            metrics,
+            links: Mutex::default(),
+            frozen: Mutex::new(frozen),
+            agenda: Arc::default(),
+            workforce: OnceLock::new(),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// Runs until [`Queue::stop`]: looks at queues when their time comes.
+    pub async fn run(self: Arc<Self>, workforce: Arc<dyn Workforce>) {
+        // a second run would be a mistake of boot; the first workforce stays
+        let _ = self.workforce.set(workforce);
+        scheduler::run(&self).await;
+    }
+
+    /// No new work; what is ready goes back to the store. Returns when the last worker has recorded its outcome.
+    pub async fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.agenda.nudge();
+        let links: Vec<Arc<Link>> = self.links().values().cloned().collect();
+        for link in links {
+            self.release(link.stop());
+        }
+        self.agenda.workers_gone().await;
+    }
+
+    /// Takes mail that has just become durable, with its leases.
+    pub fn enqueue(&self, leased: Leased) {
+        let Leased { message, leases, content } = leased;
+        for lease in leases {
+            let link = self.link(&lease.queue);
+            self.offer(&link, Leased { message: message.clone(), leases: vec![lease], content: content.clone() });
+        }
+    }
+
+    /// A worker opened a session: more workers may try.
+    pub fn session_opened(&self, hand: &Hand) {
+        hand.link().session_opened();
+        self.agenda.look_at_once(&hand.link().name);
+    }
+
+    /// A session has ended; whether the next hop answered for a message in it.
+    pub fn session_closed(&self, hand: &Hand, answered: bool) {
+        hand.link().session_closed(answered);
+    }
+
+    /// The next hop of a queue failed: everything for it rests until the next retry interval of the server that sends has passed.
+    pub fn next_hop_failed(&self, hand: &Hand, server: &Name, failure: Failure) {
+        let link = hand.link();
+        let now = self.now();
+        tracing::warn!(queue = %link.name, failure = %failure, "next hop failed");
+        let snapshot = self.live.current();
+        let delivery = settings::delivery(&snapshot, server);
+        let (ready, until) = link
+            .failed(failure, now, |failures| now + settings::retry_after(&snapshot, &link.name, delivery, failures));
+        self.release(ready);
+        self.agenda.look(&link.name, until);
+    }
+
+    /// Gives a message back untouched; its queues are looked at again in a moment.
+    pub fn give_back(&self, leased: Leased) {
+        let soon = self.now() + Duration::from_millis(100);
+        let queues: Vec<QueueName> = leased.leases.iter().map(|lease| lease.queue.clone()).collect();
+        self.release(vec![leased]);
+        for queue in queues {
+            self.agenda.look(&queue, soon);
+        }
+    }
+
+    /// The configuration in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.live.current()
+    }
+
+    /// The store, for reading content.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.clock.unix_millis())
+    }
+
+    fn links(&self) -> MutexGuard<'_, HashMap<QueueName, Arc<Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn frozen(&self) -> MutexGuard<'_, HashSet<QueueName>> {
+        self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn link(&self, queue: &QueueName) -> Arc<Link> {
+        if let Some(link) = self.links().get(queue) {
+            return link.clone();
+        }
+        let frozen = self.frozen().contains(queue);
+        self.links().entry(queue.clone()).or_insert_with(|| Arc::new(Link::new(queue.clone(), frozen))).clone()
+    }
+
+    fn offer(&self, link: &Arc<Link>, leased: Leased) {
+        let carried = !matches!(link.name, QueueName::Unrouted | QueueName::DeadLetter);
+        if !carried || self.stopping.load(Ordering::Acquire) {
+            return self.release_now(link, leased);
+        }
+        match link.offer(leased, self.now(), self.max_workers(&link.name)) {
+            Offer::Taken => {}
+            Offer::WorkerWanted => self.employ(link),
+            Offer::Refused(leased) => self.release_now(link, leased),
+        }
+    }
+
+    fn release_now(&self, link: &Link, leased: Leased) {
+        self.release(vec![leased]);
+        self.agenda.look_at_once(&link.name);
+    }
+
+    fn release(&self, leased: Vec<Leased>) {
+        let leases: Vec<Lease> = leased.into_iter().flat_map(|leased| leased.leases).collect();
+        if !leases.is_empty() {
+            self.store.release(leases);
+        }
+    }
+
+    /// For a worker that the link has counted.
+    fn employ(&self, link: &Arc<Link>) {
+        self.agenda.worker_came();
+        let hand = Hand::new(link.clone(), self.agenda.clone());
+        match self.workforce.get() {
+            Some(workforce) => workforce.employ(hand),
+            None => drop(hand),
+        }
+    }
+
+    fn max_workers(&self, queue: &QueueName) -> usize {
+        settings::max_sessions(&self.live.current(), queue)
+    }
+
+    fn track(
+        &self,
+        event: EventKind,
+        message: &Message,
+        recipients: impl ExactSizeIterator<Item = String>,
+        detail: track::Detail<'_>,
+    ) {
+        track::track(&*self.store, self.now(), event, message.id, recipients, detail);
+    }
+
+    /// Writes the first event of a message: who brought it, for whom.
+    pub fn track_received(&self, message: &Message) {
+        self.track(
+            EventKind::Received,
+            message,
+            message.recipients.iter().map(|recipient| recipient.forward_path.to_string()),
+            track::Detail {
+                sender: Some(message.reverse_path.to_string()),
+                message_id: message.message_id_header.as_deref(),
+                size: Some(message.size),
+                client: message.origin.client,
+                virtual_server: Some(message.origin.virtual_server.as_str()),
+                ..track::Detail::default()
+            },
+        );
+    }
+}
+
+fn log_store_error(what: &'static str, error: &StoreError) {
+    tracing::error!(error = %error, "{what}");
+}
+
+#[cfg(test)]
+mod tests;

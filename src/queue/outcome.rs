@@ -1,0 +1,399 @@
+//! What an attempt's results mean, and the one step that records it.
+//!
+//! Results become *conclusions*, one per recipient; conclusions become states, notifications and tracking events; states
+//! and notifications are recorded together ([`QueueStore::record`](crate::store::QueueStore::record)). Nobody else
+//! changes recipients.
+//!
+//! | result | conclusion |
+//! |---|---|
+//! | taken by store or next hop | done; a success report if it was asked for and nobody further on will send it |
+//! | permanent failure | failed: non-delivery report, or dead letter where nobody can be told |
+//! | transient failure, too old | expired: the same |
+//! | transient failure | deferred to the next retry interval; a delay report once |
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::{Queue, log_store_error, settings, track};
+use crate::config::Snapshot;
+use crate::model::failure::{Failure, Scope};
+use crate::model::mail::{Change, Message, Recipient, RecipientState, RecipientStatus, Waits};
+use crate::model::name::Name;
+use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
+use crate::observe::EventKind;
+use crate::smtp::reply::EnhancedStatus;
+use crate::store::{Caused, Lease, Leased, StoreError};
+
+/// How long until an outcome that could not be recorded is tried again.
+const RECORD_AGAIN: Duration = Duration::from_millis(500);
+/// When the queues of a message are looked at again after a record.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The same after a record that failed.
+const LOOK_AFTER_ERROR: Duration = Duration::from_secs(10);
+
+/// What became of one recipient in an attempt.
+#[derive(Debug, Clone)]
+pub enum AttemptResult {
+    /// In its mailbox store.
+    Delivered,
+    /// Taken by the next hop with this reply.
+    Relayed {
+        /// The reply, for the operator.
+        reply: String,
+        /// The next hop offers DSN: it was told what the sender wants and reports itself.
+        passed_on: bool,
+    },
+    /// Not.
+    Failed(Failure),
+}
+
+/// One attempt to deliver one message, done.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The message and the lease.
+    pub leased: Leased,
+    /// A result per recipient that was tried, by index.
+    pub results: Vec<(u32, AttemptResult)>,
+    /// The host that was spoken to.
+    pub next_hop: Option<String>,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// What is concluded about one recipient.
+#[derive(Debug, Clone)]
+pub(super) enum Conclusion {
+    Delivered,
+    Relayed {
+        reply: String,
+        passed_on: bool,
+    },
+    Failed(Failure),
+    Expired(Option<Failure>),
+    Deferred {
+        failure: Failure,
+        attempts: u32,
+        until: Timestamp,
+    },
+    /// Still waiting; only the sender is told so.
+    Delayed,
+    /// Waits in another queue now.
+    Moved(QueueName, Option<Name>),
+    /// An operator, or the end of a retention, removed it; with a report or without.
+    Removed {
+        report: bool,
+    },
+    /// An operator wants it tried now.
+    Retried,
+}
+
+/// How hard a conclusion is tried to be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Persistence {
+    /// It is the outcome of an attempt: it is kept in hand until the store has it.
+    UntilItIsThere,
+    /// Once; whoever asked hears of an error. Synced when a person asked.
+    Once { synced: bool },
+}
+
+/// Facts of an attempt for logs and tracking.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Facts<'a> {
+    pub next_hop: Option<&'a str>,
+    pub duration: Option<Duration>,
+}
+
+impl Queue {
+    /// Records what became of an attempt.
+    pub async fn settle(&self, attempt: Attempt) {
+        let Attempt { leased, results, next_hop, duration } = attempt;
+        let now = self.now();
+        let snapshot = self.live.current();
+        let some_went = results.iter().any(|(_, result)| matches!(result, AttemptResult::Relayed { .. }));
+        let conclusions = results
+            .into_iter()
+            .filter_map(|(index, result)| {
+                let recipient = leased.message.recipients.get(index as usize)?;
+                let conclusion = match result {
+                    // one recipient more than the next hop takes at once: no failure, it goes with the next transaction
+                    AttemptResult::Failed(failure) if some_went && is_too_many_recipients(&failure) => {
+                        Conclusion::Deferred { failure, attempts: recipient.attempts, until: now }
+                    }
+                    result => conclude_result(&snapshot, &leased.message, recipient, result, now),
+                };
+                Some((index, conclusion))
+            })
+            .collect();
+        let facts = Facts { next_hop: next_hop.as_deref(), duration: Some(duration) };
+        if let Err(error) = self.conclude(leased, conclusions, facts, Persistence::UntilItIsThere).await {
+            // the leases died with the record: the message is due again, and may arrive twice
+            log_store_error("an outcome could not be recorded; the message will be tried again", &error);
+        }
+    }
+
+    /// Turns conclusions into states and reports, and records them in one step.
+    pub(super) async fn conclude(
+        &self,
+        leased: Leased,
+        conclusions: Vec<(u32, Conclusion)>,
+        facts: Facts<'_>,
+        persistence: Persistence,
+    ) -> Result<(), StoreError> {
+        let now = self.now();
+        let snapshot = self.live.current();
+        let Leased { message, leases, content } = leased;
+        let mut after = Message::clone(&message);
+        let mut change = Change::default();
+        let retention = now + snapshot.settings.retention.dead_letter.std();
+        for (index, conclusion) in &conclusions {
+            if let Some(recipient) = after.recipients.get_mut(*index as usize) {
+                conclusion.apply(recipient, now);
+            }
+        }
+        let reports = self.reports(&snapshot, &after, &conclusions, content.as_ref()).await;
+        for (index, conclusion) in &conclusions {
+            let Some(recipient) = after.recipients.get_mut(*index as usize) else { continue };
+            // nobody is told: it must stay visible
+            if reports.dead_letters.contains(index) && !matches!(conclusion, Conclusion::Removed { .. }) {
+                recipient.waits = Some(Waits { queue: QueueName::DeadLetter, due: retention });
+            }
+            if matches!(conclusion, Conclusion::Delayed) || reports.delayed.contains(index) {
+                recipient.delay_notified = true;
+            }
+            change.recipients.push((*index, recipient.state()));
+        }
+        let caused_ids: Vec<_> = reports.caused.iter().map(|caused: &Caused| caused.message.id).collect();
+        let held: Vec<QueueName> = leases.iter().map(|lease| lease.queue.clone()).collect();
+        let recorded = match persistence {
+            Persistence::UntilItIsThere => self.record(leases, change, reports.caused).await,
+            Persistence::Once { synced } => self.store.record(leases, change, reports.caused, synced).await,
+        };
+        // others may have changed the same message meanwhile: its queues are looked at again in any case
+        let again = now + if recorded.is_ok() { LOOK_AGAIN } else { LOOK_AFTER_ERROR };
+        for queue in &held {
+            self.agenda.look(queue, again);
+        }
+        let caused = recorded?;
+        self.tell(&after, &conclusions, facts, &caused_ids, now);
+        for leased in caused {
+            self.metrics.notifications.inc();
+            self.track_received(&leased.message);
+            self.enqueue(leased);
+        }
+        for (queue, due) in after.waiting() {
+            self.agenda.look(&queue, due);
+        }
+        Ok(())
+    }
+
+    /// Records, and goes on trying while the store heals itself: what was delivered must not be delivered again.
+    async fn record(
+        &self,
+        mut leases: Vec<Lease>,
+        change: Change,
+        caused: Vec<Caused>,
+    ) -> Result<Vec<Leased>, StoreError> {
+        let Some(id) = leases.first().map(|lease| lease.id) else { return Err(StoreError::Leased) };
+        loop {
+            let error = match self.store.record(leases, change.clone(), caused.clone(), false).await {
+                Ok(caused) => return Ok(caused),
+                Err(error) => error,
+            };
+            if matches!(error, StoreError::NotFound | StoreError::Closed) {
+                return Err(error);
+            }
+            // the leases ended with the attempt to record: take them again before anybody else does
+            leases = loop {
+                match self.store.lease_message(id).await {
+                    Ok(leased) => break leased.leases,
+                    Err(StoreError::Leased) if !self.stopping.load(Ordering::Acquire) => {}
+                    Err(error) => return Err(error),
+                }
+                tokio::time::sleep(RECORD_AGAIN).await;
+            };
+            log_store_error(
+                "an outcome could not be recorded yet; it is kept and recorded as soon as possible",
+                &error,
+            );
+            tokio::time::sleep(RECORD_AGAIN).await;
+            if self.stopping.load(Ordering::Acquire) {
+                self.store.release(leases);
+                return Err(error);
+            }
+        }
+    }
+
+    /// Tracking, logs and counters: after the record, so that they only tell what holds.
+    fn tell(
+        &self,
+        after: &Message,
+        conclusions: &[(u32, Conclusion)],
+        facts: Facts<'_>,
+        caused: &[crate::model::mail::MessageId],
+        now: Timestamp,
+    ) {
+        for (index, conclusion) in conclusions {
+            let Some(recipient) = after.recipients.get(*index as usize) else { continue };
+            let dead = recipient.waits.as_ref().is_some_and(|waits| waits.queue == QueueName::DeadLetter);
+            let (event, word) = conclusion.event();
+            if let Some(link) = recipient.waits.as_ref().and_then(|waits| self.links().get(&waits.queue).cloned())
+                && let Some(failure) = &recipient.last_failure
+            {
+                link.note_failure(failure);
+            }
+            self.metrics.outcome(word, 1);
+            let detail = track::Detail {
+                queue: recipient.waits.as_ref().map(|waits| &waits.queue),
+                next_hop: facts.next_hop,
+                reply: conclusion.reply(),
+                failure: recipient.last_failure.as_ref().filter(|_| conclusion.tells_failure()),
+                next_attempt: recipient.waits.as_ref().filter(|_| !dead).map(|waits| waits.due),
+                duration_ms: facts.duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+                ..track::Detail::default()
+            };
+            log(after, recipient, word, &detail);
+            let to = recipient.forward_path.to_string();
+            self.track(event, after, std::iter::once(to.clone()), detail.clone());
+            if dead {
+                self.metrics.outcome("deadLettered", 1);
+                self.track(EventKind::DeadLettered, after, std::iter::once(to), track::Detail::default());
+            }
+        }
+        for id in caused {
+            let detail = track::Detail { related: Some(*id), ..track::Detail::default() };
+            track::track(&*self.store, now, EventKind::Dsn, after.id, std::iter::empty(), detail);
+        }
+    }
+}
+
+fn log(message: &Message, recipient: &Recipient, outcome: &str, detail: &track::Detail<'_>) {
+    tracing::info!(
+        message.id = %message.id,
+        recipient = %recipient.forward_path,
+        sender = %message.reverse_path,
+        outcome,
+        queue = detail.queue.map(tracing::field::display),
+        next_hop = detail.next_hop,
+        smtp.reply = detail.reply,
+        failure = detail.failure.map(tracing::field::display),
+        next_attempt = detail.next_attempt.map(tracing::field::display),
+        duration_ms = detail.duration_ms,
+        "recipient"
+    );
+}
+
+/// What one result means for one recipient, by the delivery settings of the message's virtual server.
+fn conclude_result(
+    snapshot: &Arc<Snapshot>,
+    message: &Message,
+    recipient: &Recipient,
+    result: AttemptResult,
+    now: Timestamp,
+) -> Conclusion {
+    let failure = match result {
+        AttemptResult::Delivered => return Conclusion::Delivered,
+        AttemptResult::Relayed { reply, passed_on } => return Conclusion::Relayed { reply, passed_on },
+        AttemptResult::Failed(failure) => failure,
+    };
+    if failure.is_permanent() {
+        return Conclusion::Failed(failure);
+    }
+    let delivery = settings::delivery(snapshot, &message.origin.virtual_server);
+    let expires = message.received_at + delivery.expire_after.std();
+    if now >= expires {
+        return Conclusion::Expired(Some(failure));
+    }
+    let attempts = recipient.attempts.saturating_add(1);
+    let wait = match &recipient.waits {
+        Some(waits) => settings::retry_after(snapshot, &waits.queue, delivery, attempts),
+        None => Duration::from_secs(60),
+    };
+    // not behind its end: it shall expire in time, with a last attempt
+    Conclusion::Deferred { failure, attempts, until: (now + wait).min(expires) }
+}
+
+impl Conclusion {
+    /// The recipient after it. Notified delays and dead letters are added by the caller, who knows the reports.
+    fn apply(&self, recipient: &mut Recipient, now: Timestamp) {
+        let state = match self {
+            Conclusion::Delivered => done(recipient, RecipientStatus::Delivered, None),
+            Conclusion::Relayed { .. } => done(recipient, RecipientStatus::Relayed, None),
+            Conclusion::Failed(failure) => done(recipient, RecipientStatus::Failed, Some(failure.clone())),
+            Conclusion::Expired(failure) => {
+                let last = failure.clone().or_else(|| recipient.last_failure.clone());
+                done(recipient, RecipientStatus::Expired, last)
+            }
+            Conclusion::Removed { .. } => match recipient.status {
+                // a dead letter keeps what became of it
+                RecipientStatus::Failed | RecipientStatus::Expired => {
+                    done(recipient, recipient.status, recipient.last_failure.clone())
+                }
+                _ => done(recipient, RecipientStatus::Failed, Some(removed())),
+            },
+            Conclusion::Deferred { failure, attempts, until } => RecipientState {
+                waits: recipient.waits.clone().map(|waits| Waits { due: *until, ..waits }),
+                attempts: *attempts,
+                last_failure: Some(failure.clone()),
+                ..recipient.state()
+            },
+            Conclusion::Delayed => recipient.state(),
+            Conclusion::Moved(queue, directory_name) => RecipientState {
+                // out of the dead-letter queue it is to be delivered again
+                status: RecipientStatus::Pending,
+                waits: Some(Waits { queue: queue.clone(), due: now }),
+                directory_name: directory_name.clone(),
+                ..recipient.state()
+            },
+            Conclusion::Retried => RecipientState {
+                waits: recipient.waits.clone().map(|waits| Waits { due: now, ..waits }),
+                ..recipient.state()
+            },
+        };
+        recipient.replace_state(state);
+    }
+
+    /// Ends the recipient without delivery, and the sender should know.
+    pub(super) fn is_failure(&self) -> bool {
+        matches!(self, Conclusion::Failed(_) | Conclusion::Expired(_) | Conclusion::Removed { report: true })
+    }
+
+    fn event(&self) -> (EventKind, &'static str) {
+        match self {
+            Conclusion::Delivered => (EventKind::Delivered, "delivered"),
+            Conclusion::Relayed { .. } => (EventKind::Relayed, "relayed"),
+            Conclusion::Failed(_) => (EventKind::Failed, "failed"),
+            Conclusion::Expired(_) => (EventKind::Expired, "expired"),
+            Conclusion::Deferred { .. } | Conclusion::Delayed => (EventKind::Deferred, "deferred"),
+            Conclusion::Moved(..) => (EventKind::Rerouted, "rerouted"),
+            Conclusion::Removed { .. } => (EventKind::Removed, "removed"),
+            Conclusion::Retried => (EventKind::Retried, "retried"),
+        }
+    }
+
+    fn reply(&self) -> Option<&str> {
+        match self {
+            Conclusion::Relayed { reply, .. } => Some(reply),
+            _ => None,
+        }
+    }
+
+    fn tells_failure(&self) -> bool {
+        matches!(self, Conclusion::Failed(_) | Conclusion::Expired(_) | Conclusion::Deferred { .. })
+    }
+}
+
+/// RFC 5321, 4.5.3.1.10: 452 to RCPT, in old servers 552.
+fn is_too_many_recipients(failure: &Failure) -> bool {
+    let says_so = (failure.status.subject, failure.status.detail) == (5, 3);
+    failure.scope == Scope::Recipient && matches!((failure.remote_code, says_so), (Some(452), _) | (Some(552), true))
+}
+
+fn done(recipient: &Recipient, status: RecipientStatus, last_failure: Option<Failure>) -> RecipientState {
+    RecipientState { status, waits: None, last_failure, ..recipient.state() }
+}
+
+fn removed() -> Failure {
+    Failure::new(Scope::Message, EnhancedStatus::permanent(7, 0), "removed from the queue by an administrator")
+}

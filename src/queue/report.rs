@@ -1,0 +1,219 @@
+//! Who is told what: from conclusions to notifications, or to the dead-letter queue where nobody can be told.
+//!
+//! A notification always has the null reverse-path and is never about mail that has it itself (RFC 3464, section 2). What
+//! failed and causes no notification (null reverse-path, NOTIFY without FAILURE, a local sender who does not exist) stays
+//! visible as a dead letter until its retention ends: nothing that was accepted just goes away.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::outcome::Conclusion;
+use super::{Assignment, Queue, assign, settings};
+use crate::config::Snapshot;
+use crate::dsn::{self, Original, Report};
+use crate::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
+use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
+use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
+use crate::smtp::parameters::{Body, MailParameters, Notify, RcptParameters, Ret};
+use crate::store::Caused;
+
+/// What is written about one attempt.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    /// The notifications.
+    pub caused: Vec<Caused>,
+    /// Recipients whose delay is told in one of them.
+    pub delayed: Vec<u32>,
+    /// Recipients that failed without anybody being told.
+    pub dead_letters: Vec<u32>,
+}
+
+/// Recipients by what is to be said about them.
+#[derive(Debug, Default)]
+struct Groups {
+    failed: Vec<u32>,
+    delayed: Vec<u32>,
+    delivered: Vec<u32>,
+    relayed: Vec<u32>,
+}
+
+impl Queue {
+    /// Writes the notifications that the conclusions call for. `after` holds the states that they report.
+    pub(super) async fn reports(
+        &self,
+        snapshot: &Arc<Snapshot>,
+        after: &Message,
+        conclusions: &[(u32, Conclusion)],
+        content: Option<&Bytes>,
+    ) -> Reports {
+        let mut reports = Reports::default();
+        let now = self.now();
+        let (groups, silent) = groups(snapshot, after, conclusions, now);
+        reports.dead_letters = silent;
+        if groups.is_empty() {
+            return reports;
+        }
+        let target = after.reverse_path.mailbox().and_then(|sender| self.target(snapshot, after, sender, 0));
+        let (Some((to, _, directory_name)), Some(postmaster)) = (target, &snapshot.postmaster) else {
+            reports.dead_letters.extend(groups.failed);
+            return reports;
+        };
+        let delivery = settings::delivery(snapshot, &after.origin.virtual_server);
+        let full = after.parameters.ret == Some(Ret::Full) && after.size <= dsn::MAX_RETURNED as u64;
+        let original = self.original(after.id, content, full).await;
+        let headers = original.headers_only();
+        let groups_and_originals = [
+            (&groups.failed, &original),
+            (&groups.delayed, &headers),
+            (&groups.delivered, &headers),
+            (&groups.relayed, &headers),
+        ];
+        for (indexes, original) in groups_and_originals.into_iter().filter(|(indexes, _)| !indexes.is_empty()) {
+            let about = indexes.iter().filter_map(|index| after.recipients.get(*index as usize)).collect();
+            let id = MessageId::generate();
+            let report = Report {
+                about: after,
+                recipients: about,
+                original: original.clone(),
+                id,
+                reporting_mta: settings::fqdn(snapshot, &after.origin.virtual_server),
+                postmaster,
+                to,
+                now,
+                retry_until: Some(after.received_at + delivery.expire_after.std()),
+            };
+            let content = report.compose();
+            let Some((_, waits, _)) = self.target(snapshot, after, to, content.len() as u64) else { continue };
+            let recipient = Recipient {
+                forward_path: ForwardPath::Mailbox(to.clone()),
+                parameters: RcptParameters { notify: Some(Notify::Never), orcpt: None },
+                directory_name: directory_name.clone(),
+                status: RecipientStatus::Pending,
+                waits: Some(waits),
+                attempts: 0,
+                delay_notified: false,
+                last_failure: None,
+            };
+            let message = notification(&report, after, recipient, content.len() as u64);
+            reports.caused.push(Caused { message, content });
+        }
+        reports.delayed = groups.delayed;
+        reports
+    }
+
+    /// Where the sender lives; `None` when it is one of ours that does not exist.
+    fn target<'a>(
+        &self,
+        snapshot: &Snapshot,
+        about: &Message,
+        sender: &'a Mailbox,
+        size: u64,
+    ) -> Option<(&'a Mailbox, Waits, Option<crate::model::name::Name>)> {
+        let path = ForwardPath::Mailbox(sender.clone());
+        let spread = about.id.spread();
+        match assign(snapshot, &*self.recipients, &path, &ReversePath::Null, size, spread) {
+            Assignment::Unknown => None,
+            Assignment::TryLater => Some((sender, Waits { queue: QueueName::Unrouted, due: self.now() }, None)),
+            Assignment::Queue(queue, name) => Some((sender, Waits { queue, due: self.now() }, name)),
+        }
+    }
+
+    /// The original, or its headers; empty headers when it cannot be read.
+    async fn original(&self, id: MessageId, content: Option<&Bytes>, full: bool) -> Original {
+        let most = if full { dsn::MAX_RETURNED } else { dsn::MAX_RETURNED_HEADERS };
+        let content = match content {
+            Some(content) => content.clone(),
+            None => self.read(id, most, full).await,
+        };
+        if full { Original::Full(content) } else { Original::Headers(dsn::headers_of(&content)) }
+    }
+
+    async fn read(&self, id: MessageId, most: usize, full: bool) -> Bytes {
+        let mut content = BytesMut::new();
+        let Ok(mut reader) = self.store.content(id).await else { return Bytes::new() };
+        while let Ok(Some(chunk)) = reader.next().await {
+            content.extend_from_slice(&chunk);
+            let headers_complete = !full && memchr::memmem::find(&content, b"\r\n\r\n").is_some();
+            if headers_complete || content.len() >= most {
+                break;
+            }
+        }
+        content.freeze()
+    }
+}
+
+impl Groups {
+    fn is_empty(&self) -> bool {
+        self.failed.is_empty() && self.delayed.is_empty() && self.delivered.is_empty() && self.relayed.is_empty()
+    }
+}
+
+impl Original {
+    fn headers_only(&self) -> Original {
+        match self {
+            Original::Headers(content) | Original::Full(content) => Original::Headers(dsn::headers_of(content)),
+        }
+    }
+}
+
+/// Sorts recipients; the second list failed, but its senders asked not to be told.
+fn groups(
+    snapshot: &Snapshot,
+    after: &Message,
+    conclusions: &[(u32, Conclusion)],
+    now: Timestamp,
+) -> (Groups, Vec<u32>) {
+    let delay_after = settings::delivery(snapshot, &after.origin.virtual_server).delay_notification_after.std();
+    let is_late = now.since(after.received_at) >= delay_after;
+    let mut groups = Groups::default();
+    let mut silent = Vec::new();
+    for (index, conclusion) in conclusions {
+        let Some(recipient) = after.recipients.get(*index as usize) else { continue };
+        let notify = recipient.parameters.notify;
+        match conclusion {
+            failure if failure.is_failure() && Notify::wants_failure(notify) => groups.failed.push(*index),
+            failure if failure.is_failure() => silent.push(*index),
+            Conclusion::Deferred { .. } | Conclusion::Delayed
+                if is_late && !recipient.delay_notified && Notify::wants_delay(notify) =>
+            {
+                groups.delayed.push(*index);
+            }
+            Conclusion::Delivered if Notify::wants_success(notify) => groups.delivered.push(*index),
+            Conclusion::Relayed { passed_on: false, .. } if Notify::wants_success(notify) => {
+                groups.relayed.push(*index)
+            }
+            _ => {}
+        }
+    }
+    (groups, silent)
+}
+
+/// The notification as a message: null reverse-path, the same virtual server.
+fn notification(report: &Report<'_>, about: &Message, recipient: Recipient, size: u64) -> Message {
+    let utf8 = report.needs_utf8();
+    Message {
+        id: report.id,
+        received_at: report.now,
+        origin: Origin {
+            protocol: Protocol::Dsn,
+            virtual_server: about.origin.virtual_server.clone(),
+            client: None,
+            helo: None,
+            account: None,
+        },
+        reverse_path: ReversePath::Null,
+        parameters: MailParameters {
+            size: None,
+            body: if utf8 || about.parameters.body == Body::EightBitMime { Body::EightBitMime } else { Body::SevenBit },
+            smtputf8: utf8,
+            ret: None,
+            envid: None,
+        },
+        size,
+        message_id_header: Some(format!("{}@{}", report.id, report.reporting_mta)),
+        frozen: false,
+        recipients: vec![recipient],
+    }
+}

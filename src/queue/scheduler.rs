@@ -1,0 +1,274 @@
+//! Looks at queues when their time comes: leases what is due, assigns it anew, offers it to the link.
+//!
+//! Configuration may have changed since a message was assigned, so everything that comes from the store is assigned
+//! again (a pure function over the snapshot); what belongs elsewhere is moved. Age is looked at apart from attempts, so that mail
+//! behind a dead host is reported and expires in time: a cursor walks the oldest messages in bounded steps.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::outcome::{Conclusion, Facts, Persistence};
+use super::{Assignment, Queue, assign, log_store_error, settings};
+use crate::config::Snapshot;
+use crate::model::failure::{Failure, Scope};
+use crate::model::mail::{Message, RecipientStatus};
+use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
+use crate::smtp::reply::EnhancedStatus;
+use crate::store::{Leased, PageKey};
+
+/// Most messages leased in one look at a queue.
+const BATCH: usize = 500;
+/// Most messages whose age is looked at in one step.
+const AGE_ROWS: usize = 500;
+/// Longest sleep: a clock that was set is noticed after this.
+const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+
+/// Runs until the queue stops.
+pub(super) async fn run(queue: &Arc<Queue>) {
+    for count in queue.store.queues() {
+        queue.agenda.look_at_once(&count.queue);
+    }
+    let mut aging = Aging { cursor: None, next: queue.now(), began: queue.now() };
+    while !queue.stopping.load(Ordering::Acquire) {
+        let now = queue.now();
+        let (due, next) = queue.agenda.due(now, 64);
+        for name in &due {
+            queue.look(name).await;
+        }
+        aging.step(queue).await;
+        if !due.is_empty() {
+            tokio::task::yield_now().await;
+            continue;
+        }
+        let until = next.map_or(aging.next, |next| next.min(aging.next));
+        let sleep = until.since(queue.now()).clamp(Duration::from_millis(1), LONGEST_SLEEP);
+        let _ = tokio::time::timeout(sleep, queue.agenda.changed()).await;
+    }
+}
+
+impl Queue {
+    /// One look at one queue.
+    async fn look(&self, name: &QueueName) {
+        let link = self.link(name);
+        let now = self.now();
+        if link.is_frozen() {
+            return;
+        }
+        if let Some(until) = link.resting_until(now) {
+            self.agenda.look(name, until);
+            return;
+        }
+        if link.wants_worker(now, self.max_workers(name)) {
+            self.employ(&link);
+        }
+        let room = link.room(now).min(BATCH);
+        if room == 0 {
+            link.set_more(true);
+            return;
+        }
+        let batch = match self.store.lease(name, now, room).await {
+            Ok(batch) => batch,
+            Err(error) => {
+                log_store_error("due mail could not be read", &error);
+                self.agenda.look(name, now + Duration::from_secs(10));
+                return;
+            }
+        };
+        let full = batch.len() == room;
+        for leased in batch {
+            self.dispatch(name, leased).await;
+        }
+        if full {
+            self.agenda.look_at_once(name);
+            return;
+        }
+        link.set_more(false);
+        match self.store.next_due(name).await {
+            Ok(Some(due)) => self.agenda.look(name, due.max(now + Duration::from_millis(20))),
+            Ok(None) => {
+                let mut links = self.links();
+                if link.is_idle(now) && Arc::strong_count(&link) == 2 {
+                    links.remove(name);
+                }
+            }
+            Err(error) => {
+                log_store_error("the next due time could not be read", &error);
+                self.agenda.look(name, now + Duration::from_secs(10));
+            }
+        }
+    }
+
+    /// What a due message does: purge, move, wait, or go to its link.
+    async fn dispatch(&self, name: &QueueName, leased: Leased) {
+        if *name == QueueName::DeadLetter {
+            let ended = due_here(&leased.message, name, self.now());
+            let all = ended.map(|index| (index, Conclusion::Removed { report: false })).collect();
+            return self.conclude_logged(leased, all).await;
+        }
+        let conclusions = self.assign_again(name, &leased.message);
+        if conclusions.is_empty() {
+            let link = self.link(name);
+            self.offer(&link, leased);
+        } else {
+            self.conclude_logged(leased, conclusions).await;
+        }
+    }
+
+    /// What changes when the recipients that wait here are assigned anew; nothing, as a rule.
+    fn assign_again(&self, name: &QueueName, message: &Message) -> Vec<(u32, Conclusion)> {
+        let snapshot = self.live.current();
+        let now = self.now();
+        let delivery = settings::delivery(&snapshot, &message.origin.virtual_server);
+        let expires = message.received_at + delivery.expire_after.std();
+        let mut conclusions = Vec::new();
+        for index in due_here(message, name, now) {
+            let Some(recipient) = message.recipients.get(index as usize) else { continue };
+            let path = &recipient.forward_path;
+            let spread = message.id.spread();
+            match assign(&snapshot, &*self.recipients, path, &message.reverse_path, message.size, spread) {
+                Assignment::Queue(queue, directory_name) if queue != *name => {
+                    conclusions.push((index, Conclusion::Moved(queue, directory_name)));
+                }
+                Assignment::Queue(queue, _) if queue != QueueName::Unrouted => {}
+                // these wait: somebody may bring the connector or the mailbox back
+                nowhere => {
+                    let failure = nowhere_to_go(&nowhere);
+                    let attempts = recipient.attempts.saturating_add(1);
+                    let until = now + settings::retry_after(&snapshot, name, delivery, attempts);
+                    conclusions.push((
+                        index,
+                        if now >= expires {
+                            Conclusion::Expired(Some(failure))
+                        } else {
+                            Conclusion::Deferred { failure, attempts, until: until.min(expires) }
+                        },
+                    ));
+                }
+            }
+        }
+        conclusions
+    }
+
+    pub(super) async fn conclude_logged(&self, leased: Leased, conclusions: Vec<(u32, Conclusion)>) {
+        let once = Persistence::Once { synced: false };
+        if let Err(error) = self.conclude(leased, conclusions, Facts::default(), once).await {
+            log_store_error("a change of the queue could not be recorded", &error);
+        }
+    }
+}
+
+/// Why a recipient has no queue to go to now.
+fn nowhere_to_go(assignment: &Assignment) -> Failure {
+    let (status, words) = match assignment {
+        Assignment::Queue(..) => (EnhancedStatus::transient(4, 4), "no connector carries mail for this recipient"),
+        Assignment::Unknown => (EnhancedStatus::transient(1, 1), "the recipient is no longer in the directory"),
+        Assignment::TryLater => (EnhancedStatus::transient(3, 0), "the directory cannot be read now"),
+    };
+    Failure::new(Scope::Recipient, status, words)
+}
+
+/// Indexes of the recipients that wait in this queue and are due.
+fn due_here(message: &Message, queue: &QueueName, now: Timestamp) -> impl Iterator<Item = u32> {
+    waiting_here(message, queue).filter(move |index| {
+        let waits = message.recipients.get(*index as usize).and_then(|recipient| recipient.waits.as_ref());
+        waits.is_some_and(|waits| waits.due <= now)
+    })
+}
+
+/// Indexes of the recipients that wait in this queue.
+pub(super) fn waiting_here(message: &Message, queue: &QueueName) -> impl Iterator<Item = u32> {
+    (0u32..)
+        .zip(&message.recipients)
+        .filter(move |(_, recipient)| recipient.waits.as_ref().is_some_and(|waits| waits.queue == *queue))
+        .map(|(index, _)| index)
+}
+
+/// The walk over the oldest messages.
+struct Aging {
+    cursor: Option<PageKey>,
+    next: Timestamp,
+    /// When this walk began.
+    began: Timestamp,
+}
+
+impl Aging {
+    async fn step(&mut self, queue: &Arc<Queue>) {
+        let now = queue.now();
+        if now < self.next {
+            return;
+        }
+        let snapshot = queue.live.current();
+        let young = settings::first_age(&snapshot);
+        let page = match queue.store.page(None, self.cursor, AGE_ROWS).await {
+            Ok(page) => page,
+            Err(error) => {
+                log_store_error("old mail could not be looked at", &error);
+                self.next = now + Duration::from_secs(10);
+                return;
+            }
+        };
+        let full = page.len() == AGE_ROWS;
+        if self.cursor.is_none() {
+            self.began = now;
+        }
+        self.cursor = page.last().map(|(key, _)| *key);
+        for (key, message) in page {
+            if now.since(key.received_at) < young {
+                self.rest(now, young);
+                return;
+            }
+            if aged(&snapshot, &message, now).is_empty() {
+                continue;
+            }
+            // one that a worker has gets its due by the outcome
+            if let Ok(leased) = queue.lease_for_operator(message.id).await {
+                // it may have moved on since the page was read
+                let conclusions = aged(&snapshot, &leased.message, now);
+                if conclusions.is_empty() {
+                    queue.give_back(leased);
+                } else {
+                    queue.conclude_logged(leased, conclusions).await;
+                }
+            }
+        }
+        if full {
+            self.next = now;
+        } else {
+            self.rest(now, young);
+        }
+    }
+
+    fn rest(&mut self, now: Timestamp, young: Duration) {
+        self.cursor = None;
+        // a long walk earns a long rest
+        let rest = (young / 10).clamp(Duration::from_millis(200), Duration::from_secs(60));
+        self.next = now + rest.max(now.since(self.began) * 10);
+    }
+}
+
+/// What age alone does to a message. A frozen one does not age.
+fn aged(snapshot: &Snapshot, message: &Message, now: Timestamp) -> Vec<(u32, Conclusion)> {
+    if message.frozen {
+        return Vec::new();
+    }
+    let delivery = settings::delivery(snapshot, &message.origin.virtual_server);
+    let age = now.since(message.received_at);
+    let expired = age >= delivery.expire_after.std();
+    let late = age >= delivery.delay_notification_after.std();
+    let pending = |status| matches!(status, RecipientStatus::Pending);
+    (0u32..)
+        .zip(&message.recipients)
+        .filter(|(_, recipient)| recipient.waits.is_some() && pending(recipient.status))
+        .filter_map(|(index, recipient)| {
+            if expired {
+                Some((index, Conclusion::Expired(None)))
+            } else if late && !recipient.delay_notified && message.reverse_path.mailbox().is_some() {
+                Some((index, Conclusion::Delayed))
+            } else {
+                None
+            }
+        })
+        .collect()
+}

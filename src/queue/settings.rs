@@ -1,0 +1,85 @@
+//! The delivery settings in force: of the virtual server that took the message, else of the default one, else built in.
+//! Where a connector says something, it goes first.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use crate::config::{Snapshot, VirtualServer};
+use crate::model::name::Name;
+use crate::model::queue_name::QueueName;
+use crate::model::spec::connector::RouteSpec;
+use crate::model::spec::virtual_server::{Delivery, Outbound};
+
+static DELIVERY: LazyLock<Delivery> = LazyLock::new(Delivery::default);
+static OUTBOUND: LazyLock<Outbound> = LazyLock::new(Outbound::default);
+
+/// Retry intervals and ends for mail of this server.
+pub(super) fn delivery<'a>(snapshot: &'a Snapshot, server: &Name) -> &'a Delivery {
+    snapshot.delivery_server(server).map_or(&DELIVERY, |server| &server.spec.delivery)
+}
+
+/// Outbound limits of this server.
+pub(super) fn outbound<'a>(snapshot: &'a Snapshot, server: Option<&'a VirtualServer>) -> &'a Outbound {
+    let default = || snapshot.default_virtual_server.as_ref().and_then(|name| snapshot.virtual_servers.get(name));
+    server.or_else(|| default().map(|server| &**server)).map_or(&OUTBOUND, |server| &server.spec.outbound)
+}
+
+/// The name that notifications about mail of this server carry.
+pub(super) fn fqdn<'a>(snapshot: &'a Snapshot, server: &Name) -> &'a str {
+    snapshot.delivery_server(server).map_or("localhost", |server| server.fqdn.as_str())
+}
+
+/// How long to wait after the `failures`-th failure in a row (from 1): glitch retries, then the intervals, the last one
+/// again and again.
+pub(super) fn retry_after(snapshot: &Snapshot, queue: &QueueName, delivery: &Delivery, failures: u32) -> Duration {
+    let glitch = &delivery.glitch_retry;
+    if failures <= glitch.times {
+        return glitch.after.std();
+    }
+    let connector = queue.connector().and_then(|name| snapshot.routes.connector(name));
+    let own = connector.map(|connector| connector.spec.retry_intervals.as_slice()).filter(|own| !own.is_empty());
+    let intervals = own.unwrap_or(&delivery.retry_intervals);
+    let step = (failures - glitch.times - 1) as usize;
+    intervals.get(step).or(intervals.last()).map_or(Duration::from_secs(900), |interval| interval.std())
+}
+
+/// Most sessions with the next hop of this queue at once.
+pub(super) fn max_sessions(snapshot: &Snapshot, queue: &QueueName) -> usize {
+    match queue {
+        QueueName::Local(_) => 4,
+        QueueName::Unrouted | QueueName::DeadLetter => 0,
+        QueueName::SmartHost(name) | QueueName::Dns(name, _) => {
+            let connector = snapshot.routes.connector(name);
+            let server = connector.and_then(|connector| connector.spec.bridgeheads.first());
+            let server = server.and_then(|name| snapshot.virtual_servers.get(name));
+            let outbound = outbound(snapshot, server.map(|server| &**server));
+            let own = connector.and_then(|connector| connector.spec.limits.max_connections_per_host);
+            own.unwrap_or(outbound.max_connections_per_domain) as usize
+        }
+    }
+}
+
+/// The age at which something happens to mail for its age alone, in whichever server's settings it comes first.
+pub(super) fn first_age(snapshot: &Snapshot) -> Duration {
+    let servers = snapshot.virtual_servers.values().map(|server| &server.spec.delivery);
+    servers
+        .map(|delivery| delivery.delay_notification_after.std().min(delivery.expire_after.std()))
+        .min()
+        .unwrap_or(DELIVERY.delay_notification_after.std())
+}
+
+/// Where the mail of a queue goes, in words.
+pub(super) fn next_hop(snapshot: &Snapshot, queue: &QueueName) -> Option<String> {
+    match queue {
+        QueueName::Dns(_, domain) => Some(domain.to_string()),
+        QueueName::SmartHost(name) => match &snapshot.routes.connector(name)?.spec.route {
+            RouteSpec::SmartHosts(hosts) => {
+                let hosts: Vec<String> = hosts.iter().map(|host| format!("{}:{}", host.host, host.port)).collect();
+                Some(hosts.join(", "))
+            }
+            RouteSpec::Dns(_) => None,
+        },
+        QueueName::Local(store) => Some(format!("mailbox store {store}")),
+        QueueName::Unrouted | QueueName::DeadLetter => None,
+    }
+}

@@ -1,0 +1,444 @@
+//! The queue in virtual time: a workforce that answers as the test says, a store in memory, days in milliseconds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::config::{Actor, Configuration, FirstStart, OpenOptions, Precondition, StoredRecipients};
+use crate::model::failure::Scope;
+use crate::model::mail::{MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
+use crate::model::spec::Collection;
+use crate::net::clock::ManualClock;
+use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::smtp::parameters::{MailParameters, Notify, RcptParameters};
+use crate::smtp::reply::EnhancedStatus;
+use crate::store::Spool;
+use crate::store::memory::MemoryStore;
+
+const START: i64 = 1_795_000_000_000;
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// What the next hop does with everything.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum NextHop {
+    Takes,
+    Dead,
+    Defers,
+    Refuses,
+}
+
+struct Fixture {
+    store: MemoryStore,
+    queue: Arc<Queue>,
+    configuration: Arc<Configuration>,
+    clock: Arc<ManualClock>,
+    next_hop: Arc<Mutex<NextHop>>,
+    attempts: Arc<Mutex<Vec<(Timestamp, String)>>>,
+    _running: JoinHandle<()>,
+}
+
+struct Scripted {
+    queue: Arc<Queue>,
+    clock: Arc<ManualClock>,
+    next_hop: Arc<Mutex<NextHop>>,
+    attempts: Arc<Mutex<Vec<(Timestamp, String)>>>,
+}
+
+impl Workforce for Scripted {
+    fn employ(&self, hand: Hand) {
+        let (queue, clock) = (self.queue.clone(), self.clock.clone());
+        let (next_hop, attempts) = (self.next_hop.clone(), self.attempts.clone());
+        tokio::spawn(async move {
+            let name = hand.link().name.clone();
+            while let Some(leased) = hand.try_take() {
+                let now = Timestamp::from_millis(clock.unix_millis());
+                let does = *next_hop.lock().unwrap();
+                let local = matches!(name, QueueName::Local(_));
+                let results: Vec<(u32, AttemptResult)> = scheduler::waiting_here(&leased.message, &name)
+                    .map(|index| (index, result(if local { NextHop::Takes } else { does }, local)))
+                    .collect();
+                for (index, _) in &results {
+                    let to = leased.message.recipients[*index as usize].forward_path.to_string();
+                    attempts.lock().unwrap().push((now, to));
+                }
+                if does == NextHop::Dead && !local {
+                    let failure = Failure::new(Scope::Host, EnhancedStatus::transient(4, 1), "no connection");
+                    queue.next_hop_failed(&hand, &"default".parse().unwrap(), failure);
+                    queue.give_back(leased);
+                    return;
+                }
+                queue.session_opened(&hand);
+                let duration = Duration::from_millis(5);
+                queue.settle(Attempt { leased, results, next_hop: Some("mx".into()), duration }).await;
+                queue.session_closed(&hand, true);
+            }
+        });
+    }
+}
+
+fn result(does: NextHop, local: bool) -> AttemptResult {
+    let failure = |status| AttemptResult::Failed(Failure::new(Scope::Recipient, status, "words of the next hop"));
+    match does {
+        NextHop::Takes if local => AttemptResult::Delivered,
+        NextHop::Takes | NextHop::Dead => AttemptResult::Relayed { reply: "250 ok".into(), passed_on: false },
+        NextHop::Defers => failure(EnhancedStatus::transient(2, 0)),
+        NextHop::Refuses => failure(EnhancedStatus::permanent(1, 1)),
+    }
+}
+
+impl Fixture {
+    async fn new(next_hop: NextHop) -> Self {
+        let store = MemoryStore::default();
+        let clock = Arc::new(ManualClock::new(START));
+        let wall = clock.clone();
+        let options = OpenOptions {
+            host_name: "mail.local.example".parse().unwrap(),
+            now: Arc::new(move || Timestamp::from_millis(wall.unix_millis())),
+        };
+        let configuration = Configuration::open(Arc::new(store.clone()), options).await.unwrap();
+        configuration.first_start(&FirstStart { smtp_listen: "127.0.0.1:0".parse().unwrap() }).await.unwrap();
+        let mut registry = Registry::default();
+        let queue = Queue::new(
+            Arc::new(store.clone()),
+            configuration.live().clone(),
+            Arc::new(StoredRecipients(Arc::new(store.clone()))),
+            clock.clone(),
+            Metrics::new(&mut registry),
+        );
+        let next_hop = Arc::new(Mutex::new(next_hop));
+        let attempts = Arc::new(Mutex::new(Vec::new()));
+        let scripted = Scripted {
+            queue: queue.clone(),
+            clock: clock.clone(),
+            next_hop: next_hop.clone(),
+            attempts: attempts.clone(),
+        };
+        let running = tokio::spawn(queue.clone().run(Arc::new(scripted)));
+        let fixture = Fixture { store, queue, configuration, clock, next_hop, attempts, _running: running };
+        fixture.put(Collection::Recipients, "anna", json!({"type": "mailbox"})).await;
+        fixture
+    }
+
+    async fn put(&self, collection: Collection, name: &str, spec: Value) {
+        let actor = Actor { key: "test".into(), client: None, request_id: None };
+        let body = json!({"spec": spec});
+        self.configuration.put(collection, name, &body, &Precondition::default(), &actor, false).await.unwrap();
+    }
+
+    fn default_domain(&self) -> String {
+        self.configuration.live().current().domains.default_domain().unwrap().to_string()
+    }
+
+    /// A message from local Anna to a recipient elsewhere, as intake would hand it in.
+    async fn send(&self, from: &str, to: &str, notify: Option<Notify>) -> MessageId {
+        let mut draft = self.store.begin().unwrap();
+        draft.append(Bytes::from_static(b"Subject: hello\r\n\r\nbody\r\n")).await.unwrap();
+        let path: ForwardPath = to.parse().unwrap();
+        let sender: ReversePath = from.parse().unwrap();
+        let snapshot = self.configuration.live().current();
+        let recipients = StoredRecipients(Arc::new(self.store.clone()));
+        let Assignment::Queue(queue, directory_name) = assign(&snapshot, &recipients, &path, &sender, 10, 1) else {
+            panic!("no queue for {to}");
+        };
+        let now = self.queue.now();
+        let message = Message {
+            id: draft.id(),
+            received_at: now,
+            origin: Origin {
+                protocol: Protocol::Esmtp,
+                virtual_server: "default".parse().unwrap(),
+                client: None,
+                helo: None,
+                account: None,
+            },
+            reverse_path: sender,
+            parameters: MailParameters::default(),
+            size: draft.size(),
+            message_id_header: None,
+            frozen: false,
+            recipients: vec![Recipient {
+                forward_path: path,
+                parameters: RcptParameters { notify, orcpt: None },
+                directory_name,
+                status: RecipientStatus::Pending,
+                waits: Some(Waits { queue, due: now }),
+                attempts: 0,
+                delay_notified: false,
+                last_failure: None,
+            }],
+        };
+        let leased = draft.commit(message).await.unwrap();
+        let id = leased.message.id;
+        self.queue.enqueue(leased);
+        id
+    }
+
+    fn anna(&self) -> String {
+        format!("anna@{}", self.default_domain())
+    }
+
+    async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+
+    fn attempts_of(&self, to: &str) -> Vec<Duration> {
+        let start = Timestamp::from_millis(START);
+        let attempts = self.attempts.lock().unwrap();
+        attempts.iter().filter(|(_, path)| path == to).map(|(time, _)| time.since(start)).collect()
+    }
+
+    async fn events(&self, id: MessageId) -> Vec<String> {
+        let events = self.queue.events(id).await.unwrap();
+        events.iter().map(|event| event["event"].as_str().unwrap().to_owned()).collect()
+    }
+
+    fn queued(&self) -> Vec<(String, u64)> {
+        QueueStore::queues(&self.store).iter().map(|count| (count.queue.to_string(), count.messages)).collect()
+    }
+}
+
+use crate::store::QueueStore;
+
+fn about(times: &[Duration], expected: &[u64]) {
+    let seconds: Vec<u64> = times.iter().map(Duration::as_secs).collect();
+    let close =
+        seconds.len() >= expected.len() && seconds.iter().zip(expected).all(|(is, should)| is.abs_diff(*should) <= 30);
+    assert!(close, "{seconds:?} should begin like {expected:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn mail_goes_out_at_once_and_is_gone() {
+    let f = Fixture::new(NextHop::Takes).await;
+    let id = f.send("s@src.example", "u@dst.example", None).await;
+    f.pass(Duration::from_secs(1)).await;
+    assert_eq!(f.attempts_of("u@dst.example").len(), 1);
+    assert!(f.store.messages().is_empty());
+    assert_eq!(f.events(id).await, ["relayed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_host_is_tried_by_the_intervals_and_mail_expires_with_a_report() {
+    let f = Fixture::new(NextHop::Dead).await;
+    let id = f.send(&f.anna(), "u@dst.example", None).await;
+    f.pass(49 * HOUR).await;
+    let minute = 60;
+    // three glitch retries, then 15 min, 30 min, 1 h, and every 4 h
+    let mut expected = vec![0, minute, 2 * minute, 3 * minute];
+    for interval in [15, 30, 60, 240, 240] {
+        expected.push(expected.last().unwrap() + interval * minute);
+    }
+    about(&f.attempts_of("u@dst.example"), &expected);
+    assert!(f.store.messages().is_empty(), "{:?}", f.queued());
+    let events = f.events(id).await;
+    assert_eq!(events.iter().filter(|event| *event == "dsn").count(), 2, "a delay and a failure: {events:?}");
+    assert_eq!(events.iter().filter(|event| *event == "expired").count(), 1);
+    assert_eq!(f.attempts_of(&f.anna()).len(), 2, "both reports reached Anna");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deferred_recipient_waits_alone() {
+    let f = Fixture::new(NextHop::Defers).await;
+    f.send("s@src.example", "u@dst.example", None).await;
+    f.pass(Duration::from_secs(5)).await;
+    *f.next_hop.lock().unwrap() = NextHop::Takes;
+    f.send("s@src.example", "v@dst.example", None).await;
+    f.pass(Duration::from_secs(5)).await;
+    assert_eq!(f.attempts_of("v@dst.example").len(), 1, "the host lives, others go on");
+    f.pass(Duration::from_secs(60)).await;
+    assert_eq!(f.attempts_of("u@dst.example").len(), 2);
+    assert!(f.store.messages().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_recipient_is_reported_once_and_never_about_a_report() {
+    let f = Fixture::new(NextHop::Refuses).await;
+    let id = f.send(&f.anna(), "u@dst.example", None).await;
+    f.pass(HOUR).await;
+    assert!(f.store.messages().is_empty());
+    assert_eq!(f.events(id).await, ["failed", "dsn"]);
+    // a report that is refused itself: dead letter
+    let id = f.send("<>", "u@dst.example", None).await;
+    f.pass(HOUR).await;
+    assert_eq!(f.events(id).await, ["failed", "deadLettered"]);
+    assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)]);
+    // until its retention ends
+    f.pass(15 * 24 * HOUR).await;
+    assert!(f.store.messages().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn notify_never_means_no_report_but_not_silence() {
+    let f = Fixture::new(NextHop::Refuses).await;
+    f.send(&f.anna(), "u@dst.example", Some(Notify::Never)).await;
+    f.pass(HOUR).await;
+    assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)]);
+    assert_eq!(f.attempts_of(&f.anna()).len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn success_is_reported_when_asked_for() {
+    let f = Fixture::new(NextHop::Takes).await;
+    let success = Some(Notify::On { success: true, failure: false, delay: false });
+    f.send(&f.anna(), "u@dst.example", success).await;
+    f.pass(Duration::from_secs(5)).await;
+    assert_eq!(f.attempts_of(&f.anna()).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_queue_accepts_and_holds_and_a_thawed_one_goes_on() {
+    let f = Fixture::new(NextHop::Takes).await;
+    let name: QueueName = "dns:default:dst.example".parse().unwrap();
+    f.queue.freeze_queue(&name).await.unwrap();
+    f.send("s@src.example", "u@dst.example", None).await;
+    f.pass(HOUR).await;
+    assert!(f.attempts_of("u@dst.example").is_empty());
+    assert_eq!(f.queue.queue(&name).await.unwrap().state, QueueState::Frozen);
+    f.queue.thaw_queue(&name).await.unwrap();
+    f.pass(Duration::from_secs(1)).await;
+    assert_eq!(f.attempts_of("u@dst.example").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_message_does_not_move_and_does_not_expire() {
+    let f = Fixture::new(NextHop::Dead).await;
+    let id = f.send("s@src.example", "u@dst.example", None).await;
+    f.pass(Duration::from_secs(10)).await;
+    f.queue.freeze(id).await.unwrap();
+    *f.next_hop.lock().unwrap() = NextHop::Takes;
+    f.pass(100 * HOUR).await;
+    assert_eq!(f.store.messages().len(), 1);
+    f.queue.thaw(id).await.unwrap();
+    f.pass(5 * HOUR).await;
+    assert!(f.store.messages().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_tries_a_resting_queue_now() {
+    let f = Fixture::new(NextHop::Dead).await;
+    f.send("s@src.example", "u@dst.example", None).await;
+    f.pass(HOUR).await;
+    let tried = f.attempts_of("u@dst.example").len();
+    *f.next_hop.lock().unwrap() = NextHop::Takes;
+    let name: QueueName = "dns:default:dst.example".parse().unwrap();
+    let view = f.queue.queue(&name).await.unwrap();
+    assert_eq!(view.state, QueueState::Retry);
+    assert!(view.next_retry.is_some() && view.last_error.is_some());
+    f.queue.retry_queue(&name).await.unwrap();
+    f.pass(Duration::from_secs(1)).await;
+    assert_eq!(f.attempts_of("u@dst.example").len(), tried + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_message_is_gone_with_a_report_or_without() {
+    let f = Fixture::new(NextHop::Dead).await;
+    let with = f.send(&f.anna(), "u@dst.example", None).await;
+    let without = f.send(&f.anna(), "v@dst.example", None).await;
+    f.pass(Duration::from_secs(10)).await;
+    f.queue.delete(with, true).await.unwrap();
+    f.queue.delete(without, false).await.unwrap();
+    f.pass(Duration::from_secs(10)).await;
+    assert!(f.store.messages().is_empty());
+    assert_eq!(f.attempts_of(&f.anna()).len(), 1);
+    assert!(matches!(f.queue.delete(with, false).await, Err(ActionError::NotFound)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn mail_follows_a_changed_route_when_it_comes_due() {
+    let f = Fixture::new(NextHop::Defers).await;
+    f.send("s@src.example", "u@dst.example", None).await;
+    f.pass(Duration::from_secs(10)).await;
+    let hub = json!({"addressSpaces": [{"pattern": "dst.example"}], "route": {"smartHosts": [{"host": "127.0.0.1"}]}});
+    f.put(Collection::Connectors, "hub", hub).await;
+    f.pass(Duration::from_secs(80)).await;
+    assert_eq!(f.queued(), [("smarthost:hub".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backlog_beyond_the_window_is_delivered_whole() {
+    let f = Fixture::new(NextHop::Dead).await;
+    let n = link::WINDOW * 2 + 100;
+    for index in 0..n {
+        f.send("s@src.example", &format!("u{index}@dst.example"), None).await;
+    }
+    f.pass(Duration::from_secs(5)).await;
+    *f.next_hop.lock().unwrap() = NextHop::Takes;
+    f.pass(Duration::from_secs(70)).await;
+    assert!(f.store.messages().is_empty(), "{:?}", f.queued());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_set_back_holds_nothing_up_for_long() {
+    let f = Fixture::new(NextHop::Takes).await;
+    f.clock.jump(-3_600_000);
+    f.send("s@src.example", "u@dst.example", None).await;
+    f.pass(Duration::from_secs(1)).await;
+    assert_eq!(f.attempts_of("u@dst.example").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_is_retried_goes_out_again_and_is_not_purged() {
+    let f = Fixture::new(NextHop::Refuses).await;
+    let id = f.send("<>", "u@dst.example", None).await;
+    f.pass(HOUR).await;
+    assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)]);
+    f.queue.retry_queue(&QueueName::DeadLetter).await.unwrap();
+    f.pass(HOUR).await;
+    assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)], "it was refused again");
+    *f.next_hop.lock().unwrap() = NextHop::Takes;
+    f.queue.retry(id).await.unwrap();
+    f.pass(Duration::from_secs(5)).await;
+    assert!(f.store.messages().is_empty());
+    assert_eq!(f.attempts_of("u@dst.example").len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removed_dead_letter_is_gone() {
+    let f = Fixture::new(NextHop::Refuses).await;
+    let id = f.send("<>", "u@dst.example", None).await;
+    f.pass(HOUR).await;
+    f.queue.delete(id, true).await.unwrap();
+    assert!(f.store.messages().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_recipient_that_left_the_directory_waits_and_expires_with_a_report() {
+    let f = Fixture::new(NextHop::Defers).await;
+    let id = f.send(&f.anna(), "u@dst.example", None).await;
+    f.pass(Duration::from_secs(5)).await;
+    // the domain becomes ours, and has no such recipient
+    let addresses = json!({"addresses": [
+        {"template": format!("@{}", f.default_domain()), "primary": true}, {"template": "@dst.example"}
+    ]});
+    f.put(Collection::RecipientPolicies, "default", addresses).await;
+    f.pass(HOUR).await;
+    assert_eq!(f.store.messages().len(), 1);
+    assert_eq!(f.attempts_of("u@dst.example").len(), 1, "it is not sent elsewhere");
+    f.pass(49 * HOUR).await;
+    assert!(f.store.messages().is_empty());
+    assert!(f.events(id).await.contains(&"expired".to_owned()));
+    assert_eq!(f.attempts_of(&f.anna()).len(), 2, "delay and failure");
+}
+
+#[test]
+fn workers_that_fail_together_count_once_and_one_session_too_many_is_no_rest() {
+    let link = link::Link::new(QueueName::Unrouted, false);
+    let at = Timestamp::from_millis;
+    let failure = || Failure::new(Scope::Host, EnhancedStatus::transient(4, 1), "no connection");
+    let until = |failures: u32| at(1_000 * i64::from(failures));
+    assert_eq!(link.failed(failure(), at(0), until).1, at(1_000));
+    assert_eq!(link.failed(failure(), at(1), until).1, at(1_000), "the same outage");
+    assert_eq!(link.failed(failure(), at(1_500), until).1, at(2_000), "the next one");
+    // a session that answered proves that the host works
+    link.session_opened();
+    link.session_closed(true);
+    assert_eq!(link.resting_until(at(1_600)), None);
+    // while one session goes on, a refused one is only one too many
+    link.session_opened();
+    let _ = link.failed(failure(), at(3_000), until);
+    assert_eq!(link.resting_until(at(3_001)), None);
+}
