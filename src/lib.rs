@@ -108,3 +108,7 @@ pub mod inbound;
 pub mod local;
 pub mod outbound;
 
+pub mod api;
+pub mod cli;
+
+pub mod boot;

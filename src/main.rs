@@ -1,2 +1,17 @@
-//! The appliance: its parts are put together in `boot`, which comes with REST.
-fn main() {}
+//! `bridgehead`: see the library's documentation for the map of the house.
+
+use bridgehead::boot;
+use bridgehead::cli::{Cli, Command};
+use clap::Parser;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    match cli.command {
+        Some(Command::Openapi) => boot::print_openapi(),
+        Some(Command::Serve(serve)) => boot::serve(*serve),
+        None => boot::serve(cli.serve),
+    }
+}

@@ -1,3 +1,12 @@
 //! Integration tests.
 
+mod api;
+mod api_configuration;
+mod api_house;
+mod api_mail;
+mod appliance;
 mod dialogs;
+mod dialogs_tcp;
+mod openapi;
+mod shape;
+mod way_of_a_message;

@@ -1,0 +1,179 @@
+//! Reading a JSON body, strictly: bounded in size, time and depth, no repeated keys, errors with line and column.
+//!
+//! A repeated key is an error and not "the last one wins": two parties that read the same document differently is
+//! how checks are passed by. serde_json's own recursion limit (128) is the bound of depth.
+
+use std::fmt;
+use std::time::Duration;
+
+use actix_web::http::header;
+use actix_web::{HttpRequest, web};
+use futures_util::StreamExt;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+
+use super::codes::RequestCode;
+use super::problem::{FieldError, Problem, ProblemKind};
+
+/// The largest body.
+pub const MAX_BODY: usize = 4 * 1024 * 1024;
+/// How long a body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The body as JSON, if it has one of the media types.
+pub async fn json(request: &HttpRequest, payload: web::Payload, types: &[&str]) -> Result<Value, Problem> {
+    require_type(request, types)?;
+    parse(&read(request, payload).await?)
+}
+
+/// 415 unless the media type is one of these and the content is not encoded.
+fn require_type(request: &HttpRequest, types: &[&str]) -> Result<(), Problem> {
+    let wrong = |detail: String| {
+        let problem = Problem::new(ProblemKind::UnsupportedMediaType, detail);
+        match types.contains(&"application/merge-patch+json") {
+            true => problem.with_header(header::HeaderName::from_static("accept-patch"), types.join(", ")),
+            false => problem.with_header(header::ACCEPT, types.join(", ")),
+        }
+    };
+    let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
+    let essence = given.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    if !types.contains(&essence.as_str()) {
+        let given = if given.is_empty() { "there is no Content-Type".to_owned() } else { format!("not {given:?}") };
+        return Err(wrong(format!("this operation reads {}; {given}", types.join(" or "))));
+    }
+    match request.headers().get(header::CONTENT_ENCODING) {
+        Some(encoding) if encoding != "identity" => Err(wrong("encoded bodies are not read; send it plain".into())),
+        _ => Ok(()),
+    }
+}
+
+async fn read(request: &HttpRequest, mut payload: web::Payload) -> Result<Vec<u8>, Problem> {
+    let too_large = || Problem::new(ProblemKind::TooLarge, format!("a body has at most {MAX_BODY} bytes"));
+    let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    if announced.and_then(|text| text.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {
+        return Err(too_large());
+    }
+    let all = async {
+        let mut body = Vec::new();
+        while let Some(chunk) = payload.next().await {
+            let chunk = chunk.map_err(|error| Problem::new(ProblemKind::Malformed, error.to_string()))?;
+            if body.len() + chunk.len() > MAX_BODY {
+                return Err(too_large());
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body)
+    };
+    match tokio::time::timeout(BODY_TIMEOUT, all).await {
+        Ok(body) => body,
+        Err(_) => Err(Problem::new(ProblemKind::RequestTimeout, "the body took more than 30 seconds")),
+    }
+}
+
+/// Strict JSON.
+fn parse(text: &[u8]) -> Result<Value, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = Strict.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
+    value.map_err(|error| {
+        let code =
+            if error.to_string().starts_with(REPEATED) { RequestCode::RepeatedField } else { RequestCode::Malformed };
+        let place = format!("line {}, column {}", error.line(), error.column());
+        let error = FieldError::at("", code, error.to_string());
+        Problem::new(ProblemKind::Malformed, format!("the body is not valid JSON at {place}")).with_errors(vec![error])
+    })
+}
+
+const REPEATED: &str = "repeated field ";
+
+/// Builds a [`Value`] and refuses repeated keys.
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = seq.next_element_seed(Strict)? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(key) = map.next_key::<String>()? {
+            if fields.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("{REPEATED}{key:?}")));
+            }
+            let value = map.next_value_seed(Strict)?;
+            fields.insert(key, value);
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        serde_json::to_string(&parse(text.as_bytes()).expect_err("refused")).unwrap()
+    }
+
+    #[test]
+    fn json_is_read_as_it_stands() {
+        let text = r#"{"a":[1,-2,3.5,true,null,"x\n"],"b":{"c":{}}}"#;
+        assert_eq!(parse(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn bombs_and_repetitions_are_refused_with_their_place() {
+        assert!(refused("{\n \"a\": 1,\n \"a\": 2}").contains("repeatedField"));
+        assert!(refused("{\n \"a\": }").contains("line 2, column"));
+        assert!(refused(&"[".repeat(100_000)).contains("recursion limit"));
+        assert!(refused(&"9".repeat(1_000_000)).contains("out of range"));
+        assert!(refused("{} {}").contains("trailing"));
+        assert!(refused("").contains("EOF"));
+        assert!(refused("\u{feff}{}").contains("malformed"));
+    }
+}

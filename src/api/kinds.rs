@@ -1,0 +1,425 @@
+//! The kinds of configuration: for each its types, as OpenAPI names them, and its five operations.
+//!
+//! utoipa cannot name generic types, so every kind has types of its own; the macro writes them, with the handlers, which
+//! all end in [`super::resources`].
+
+use actix_web::{HttpRequest, HttpResponse, delete, get, patch, put, web};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+
+use super::errors::{DeleteErrors, ListErrors, PatchErrors, PutErrors, ReadErrors};
+use super::etag::{CreateCondition, MatchCondition, ReadCondition};
+use super::problem::Problem;
+use super::query::{NoParams, Params};
+use super::resources::{self, ListParams, Resource, WriteParams};
+use super::server::State;
+use super::shapes::{MergePatch, ObjectStatus, RecipientStatus, VirtualServerStatus};
+use super::status;
+use crate::config::{Object, Warning};
+use crate::model::labels::Labels;
+use crate::model::spec::{
+    Collection, ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, VirtualServerSpec,
+};
+
+/// Types and operations of one kind.
+macro_rules! kind {
+    (
+        $module:ident = $collection:ident, $tag:literal, $path:tt, $item:tt;
+        $resource:ident, $list:ident, $input:ident, $spec:ident, $status:ident by $show:ident;
+        one $a:literal, many $many:literal, called $called:literal;
+        ids $list_id:literal, $get_id:literal, $put_id:literal, $patch_id:literal, $delete_id:literal;
+        list $params:ident $list_about:literal by $list_by:path;
+        put $put_about:literal;
+        delete $delete_about:literal;
+        spec $example:tt; status $example_status:tt; patch $example_patch:tt
+    ) => {
+        #[doc = concat!("`", $tag, "`.")]
+        pub mod $module {
+            use super::*;
+            use $list_by as list_objects;
+
+            #[doc = concat!("What is stored about ", $a, ", and how it is now.")]
+            #[derive(Debug, Serialize, ToSchema)]
+            #[serde(rename_all = "camelCase")]
+            #[schema(description = concat!("What is stored about ", $a, ", and how it is now."), example = example)]
+            pub struct $resource {
+                /// Its name, which never changes.
+                name: String,
+                /// Labels, for people and tools.
+                labels: Labels,
+                /// Who owns it: `api`, `file`, `system`, or the name that an apply gave.
+                owner: String,
+                /// Counts the changes of labels and spec; also the entity tag.
+                generation: u64,
+                /// What it shall be. Every field that has a default is shown with it.
+                #[schema(value_type = $spec)]
+                spec: Value,
+                /// How it is now. Does not count as a change.
+                status: $status,
+                /// Only in the answer to a write: what is allowed but may not be meant.
+                #[serde(skip_serializing_if = "Vec::is_empty")]
+                #[schema(required = false)]
+                warnings: Vec<Warning>,
+            }
+
+            /// A page of a listing.
+            #[derive(Debug, Serialize, ToSchema)]
+            #[serde(rename_all = "camelCase")]
+            #[allow(dead_code, reason = "the shape that resources::Page has, with its name in OpenAPI")]
+            pub struct $list {
+                /// The objects of this page, by name.
+                items: Vec<$resource>,
+                /// Give it as `cursor` to get the next page; absent on the last one.
+                #[serde(skip_serializing_if = "Option::is_none")]
+                #[schema(required = false, nullable = false)]
+                next_cursor: Option<String>,
+            }
+
+            #[doc = concat!("What to write to ", $a, ". Absent fields take their defaults.")]
+            #[derive(Debug, Deserialize, ToSchema)]
+            #[serde(rename_all = "camelCase", deny_unknown_fields)]
+            #[schema(description = concat!("What to write to ", $a, ". Absent fields take their defaults."), example = input_example)]
+            #[allow(dead_code, reason = "only described; config reads the JSON, to report everything that is wrong")]
+            pub struct $input {
+                /// Labels, for people and tools.
+                #[serde(default)]
+                labels: Labels,
+                /// What it shall be.
+                spec: $spec,
+            }
+
+            impl Resource for $resource {
+                const COLLECTION: Collection = Collection::$collection;
+
+                fn show(object: Object, warnings: Vec<Warning>, state: &State) -> Self {
+                    let status = status::$show(&object, state);
+                    $resource {
+                        name: object.name.to_string(),
+                        labels: object.labels,
+                        owner: object.owner,
+                        generation: object.generation,
+                        spec: object.spec,
+                        status,
+                        warnings,
+                    }
+                }
+            }
+
+            fn example() -> Value {
+                json!({
+                    "name": $called, "labels": {"team": "mail"}, "owner": "api", "generation": 7,
+                    "spec": json!($example), "status": json!($example_status)
+                })
+            }
+
+            fn list_example() -> Value {
+                json!({"items": [example()]})
+            }
+
+            fn input_example() -> Value {
+                json!({"labels": {"team": "mail"}, "spec": json!($example)})
+            }
+
+            fn patch_example() -> Value {
+                json!($example_patch)
+            }
+
+            #[utoipa::path(
+                tag = $tag,
+                operation_id = $list_id,
+                summary = concat!("List ", $many),
+                description = concat!($list_about, " Scope: `config:read`."),
+                params($params),
+                responses(
+                    (status = 200, description = "A page, by name.", body = $list, example = list_example),
+                    ListErrors,
+                ),
+                security(("key" = [])),
+                extensions(("x-scope" = json!("config:read")))
+            )]
+            #[get($path)]
+            #[doc = concat!("Lists ", $many, ".")]
+            pub async fn list(params: Params<$params>, state: web::Data<State>) -> Result<HttpResponse, Problem> {
+                list_objects::<$resource>(params.0, &state).await
+            }
+
+            #[utoipa::path(
+                tag = $tag,
+                operation_id = $get_id,
+                summary = concat!("Get ", $a),
+                description = "What is configured and how it is now. The entity tag is the generation; with `If-None-Match` an \
+                     unchanged object is 304, though its status may have changed. Scope: `config:read`.",
+                params(
+                    ("name" = String, Path, description = "The object's name.", example = $called),
+                    ReadCondition,
+                ),
+                responses(
+                    (status = 200, description = "The object.", body = $resource,
+                        headers(("ETag" = String, description = "The generation in quotes.")), example = example),
+                    (status = 304, description = "It still has this generation."),
+                    ReadErrors,
+                ),
+                security(("key" = [])),
+                extensions(("x-scope" = json!("config:read")))
+            )]
+            #[get($item)]
+            #[doc = concat!("Gets ", $a, ".")]
+            pub async fn read(
+                request: HttpRequest,
+                name: web::Path<String>,
+                _: Params<NoParams>,
+                state: web::Data<State>,
+            ) -> Result<HttpResponse, Problem> {
+                resources::get::<$resource>(&request, &name, &state).await
+            }
+
+            #[utoipa::path(
+                tag = $tag,
+                operation_id = $put_id,
+                summary = concat!("Create or replace ", $a),
+                description = concat!(
+                    $put_about,
+                    " Replaces labels and spec as a whole: absent fields take their defaults. Equal content changes \
+                     nothing. Takes effect without a restart. All violations are reported at once, and then nothing \
+                     is changed. Scope: `config:write`."
+                ),
+                params(
+                    ("name" = String, Path, description = "The object's name.", example = $called),
+                    WriteParams,
+                    MatchCondition,
+                    CreateCondition,
+                ),
+                request_body(content = $input, content_type = "application/json", description = "What it shall be.", example = input_example),
+                responses(
+                    (status = 200, description = "It was replaced, or was equal already; the header tells which.", body = $resource,
+                        headers(
+                            ("ETag" = String, description = "The generation in quotes."),
+                            ("Bridgehead-Change" = String, description = "`updated` or `unchanged`."),
+                        ), example = example),
+                    (status = 201, description = "It was created.", body = $resource,
+                        headers(
+                            ("ETag" = String, description = "The generation in quotes."),
+                            ("Location" = String, description = "Where it is."),
+                            ("Bridgehead-Change" = String, description = "`created`."),
+                        ), example = example),
+                    PutErrors,
+                ),
+                security(("key" = [])),
+                extensions(("x-scope" = json!("config:write")))
+            )]
+            #[put($item)]
+            #[doc = concat!("Creates or replaces ", $a, ".")]
+            pub async fn replace(
+                request: HttpRequest,
+                payload: web::Payload,
+                name: web::Path<String>,
+                params: Params<WriteParams>,
+                state: web::Data<State>,
+            ) -> Result<HttpResponse, Problem> {
+                resources::put::<$resource>(&request, payload, &name, params.0, &state).await
+            }
+
+            #[utoipa::path(
+                tag = $tag,
+                operation_id = $patch_id,
+                summary = concat!("Change ", $a),
+                description = "Merges the body into labels and spec (JSON merge patch, RFC 7396): what is absent stays, null puts \
+                     a field back to its default, lists are replaced whole. Scope: `config:write`.",
+                params(
+                    ("name" = String, Path, description = "The object's name.", example = $called),
+                    WriteParams,
+                    MatchCondition,
+                ),
+                request_body(content = MergePatch, content_type = "application/merge-patch+json", description = "What shall change.", example = patch_example),
+                responses(
+                    (status = 200, description = "The object as it is now.", body = $resource,
+                        headers(
+                            ("ETag" = String, description = "The generation in quotes."),
+                            ("Bridgehead-Change" = String, description = "`updated` or `unchanged`."),
+                        ), example = example),
+                    PatchErrors,
+                ),
+                security(("key" = [])),
+                extensions(("x-scope" = json!("config:write")))
+            )]
+            #[patch($item)]
+            #[doc = concat!("Changes ", $a, ".")]
+            pub async fn change(
+                request: HttpRequest,
+                payload: web::Payload,
+                name: web::Path<String>,
+                params: Params<WriteParams>,
+                state: web::Data<State>,
+            ) -> Result<HttpResponse, Problem> {
+                resources::patch::<$resource>(&request, payload, &name, params.0, &state).await
+            }
+
+            #[utoipa::path(
+                tag = $tag,
+                operation_id = $delete_id,
+                summary = concat!("Delete ", $a),
+                description = concat!($delete_about, " Scope: `config:write`."),
+                params(
+                    ("name" = String, Path, description = "The object's name.", example = $called),
+                    WriteParams,
+                    MatchCondition,
+                ),
+                responses(
+                    (status = 200, description = "With `dryRun`: what would be deleted.", body = $resource, example = example),
+                    (status = 204, description = "It is gone."),
+                    DeleteErrors,
+                ),
+                security(("key" = [])),
+                extensions(("x-scope" = json!("config:write")))
+            )]
+            #[delete($item)]
+            #[doc = concat!("Deletes ", $a, ".")]
+            pub async fn remove(
+                request: HttpRequest,
+                name: web::Path<String>,
+                params: Params<WriteParams>,
+                state: web::Data<State>,
+            ) -> Result<HttpResponse, Problem> {
+                resources::delete::<$resource>(&request, &name, params.0, &state).await
+            }
+        }
+    };
+}
+
+kind! {
+    virtual_servers = VirtualServers, "virtual-servers", "/virtual-servers", "/virtual-servers/{name}";
+    VirtualServer, VirtualServerList, VirtualServerInput, VirtualServerSpec, VirtualServerStatus by virtual_server;
+    one "an SMTP virtual server", many "SMTP virtual servers", called "internal";
+    ids "listVirtualServers", "getVirtualServer", "putVirtualServer", "patchVirtualServer", "deleteVirtualServer";
+    list ListParams "Where mail comes in: each virtual server with its bindings, limits and relay rules, and where it \
+                     listens now." by super::resources::list;
+    put "Bindings are opened and closed at once; sessions that are open keep the settings they began with.";
+    delete "Its bindings are closed and open sessions end after their transaction. Mail that it took is delivered with \
+            the settings of the default virtual server.";
+    spec {
+        "bindings": [{"address": "127.0.0.1", "port": 2526}],
+        "fqdn": "relay.example.com",
+        "relay": {"allow": ["10.0.0.0/8"]},
+        "messages": {"maxSize": "50MiB"}
+    };
+    status {
+        "state": "running",
+        "listeners": [{"address": "127.0.0.1", "port": 2526}],
+        "conditions": [{
+            "type": "Listening", "status": "true", "reason": "bound", "message": "all bindings are open",
+            "lastTransitionTime": "2026-11-24T10:15:02.113Z", "observedGeneration": 7
+        }]
+    };
+    patch {"spec": {"relay": {"allow": ["10.0.0.0/8", "192.168.0.0/16"]}, "messages": null}}
+}
+
+kind! {
+    recipient_policies = RecipientPolicies, "recipient-policies", "/recipient-policies", "/recipient-policies/{name}";
+    RecipientPolicy, RecipientPolicyList, RecipientPolicyInput, RecipientPolicySpec, ObjectStatus by object;
+    one "a recipient policy", many "recipient policies", called "staff";
+    ids "listRecipientPolicies", "getRecipientPolicy", "putRecipientPolicy", "patchRecipientPolicy",
+        "deleteRecipientPolicy";
+    list ListParams "Which addresses recipients get, and so which domains are local. The policy `default` is always last."
+        by super::resources::list;
+    put "The addresses of every recipient that the policy touches are written in the same step.";
+    delete "The policy `default` cannot be deleted. Recipients that it matched get their addresses from the next policy \
+            that matches.";
+    spec {"priority": 10, "addresses": [{"template": "%g.%s@example.com", "primary": true}]};
+    status {"state": "active", "conditions": []};
+    patch {"spec": {"priority": 20}}
+}
+
+kind! {
+    recipients = Recipients, "recipients", "/recipients", "/recipients/{name}";
+    Recipient, RecipientList, RecipientInput, RecipientSpec, RecipientStatus by recipient;
+    one "a recipient", many "recipients", called "ada";
+    ids "listRecipients", "getRecipient", "putRecipient", "patchRecipient", "deleteRecipient";
+    list RecipientListParams "Who has mail here. With `address` the one recipient that has this address, if there is one."
+        by super::recipient_listing::list;
+    put "Its addresses follow from the recipient policies and stand in the status.";
+    delete "Its addresses are free again; its mailbox stays on disk. Mail that waits for it is deferred, then returned.";
+    spec {"type": "mailbox", "givenName": "Ada", "surname": "Lovelace"};
+    status {
+        "state": "active",
+        "addresses": [{"address": "ada.lovelace@example.com", "primary": true}],
+        "conditions": []
+    };
+    patch {"spec": {"displayName": "Ada Lovelace"}}
+}
+
+kind! {
+    mailbox_stores = MailboxStores, "mailbox-stores", "/mailbox-stores", "/mailbox-stores/{name}";
+    MailboxStore, MailboxStoreList, MailboxStoreInput, MailboxStoreSpec, ObjectStatus by object;
+    one "a mailbox store", many "mailbox stores", called "archive";
+    ids "listMailboxStores", "getMailboxStore", "putMailboxStore", "patchMailboxStore", "deleteMailboxStore";
+    list ListParams "Where local mail ends." by super::resources::list;
+    put "Mail that waits for the store is delivered to where it then points.";
+    delete "Refused while a recipient names it. What lies in it stays on disk.";
+    spec {"type": "maildir", "path": "archive"};
+    status {"state": "active", "conditions": []};
+    patch {"labels": {"stage": "production"}}
+}
+
+kind! {
+    connectors = Connectors, "connectors", "/connectors", "/connectors/{name}";
+    Connector, ConnectorList, ConnectorInput, ConnectorSpec, ObjectStatus by connector;
+    one "an SMTP connector", many "SMTP connectors", called "partner";
+    ids "listConnectors", "getConnector", "putConnector", "patchConnector", "deleteConnector";
+    list ListParams "How mail leaves: which domains each connector carries mail for, at what cost, and where it takes it."
+        by super::resources::list;
+    put "Mail that waits for the connector is routed anew where its address spaces no longer fit.";
+    delete "Mail that waits for it is routed anew; what no other connector carries waits in the queue `unrouted`.";
+    spec {
+        "addressSpaces": [{"pattern": "*.example.org", "cost": 10}],
+        "route": {"smartHosts": [{"host": "smtp.example.org", "port": 25}]}
+    };
+    status {"state": "active", "conditions": []};
+    patch {"spec": {"enabled": false}}
+}
+
+pub use recipient_listing::RecipientListParams;
+
+/// The listing of recipients, which can also find the owner of an address.
+mod recipient_listing {
+    use utoipa::IntoParams;
+    use utoipa::openapi::path::{Parameter, ParameterIn};
+
+    use super::*;
+    use crate::api::query::{self, FromQuery, Query};
+    use crate::smtp::address::Mailbox;
+
+    /// Which recipients to list.
+    #[derive(Debug)]
+    pub struct RecipientListParams {
+        list: ListParams,
+        address: Option<Mailbox>,
+    }
+
+    impl IntoParams for RecipientListParams {
+        fn into_params(parameter_in: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+            let mut parameters = ListParams::into_params(parameter_in);
+            parameters.push(query::text("address", "Only the recipient that has this address.", "ada@example.com"));
+            parameters
+        }
+    }
+
+    impl FromQuery for RecipientListParams {
+        fn from_query(query: &mut Query) -> Self {
+            RecipientListParams { address: query.get("address"), list: ListParams::from_query(query) }
+        }
+    }
+
+    /// Lists recipients.
+    pub(in crate::api) async fn list<R: Resource>(
+        params: RecipientListParams,
+        state: &State,
+    ) -> Result<HttpResponse, Problem> {
+        let Some(address) = params.address else { return resources::list::<R>(params.list, state).await };
+        let found = state.handles.configuration.recipient_with(&address);
+        let found = found.map_err(|error| crate::api::queues::store_problem(&error))?;
+        let found = found.filter(|object| params.list.selector.matches(&object.labels));
+        let items = found.into_iter().map(|object| R::show(object, Vec::new(), state)).collect();
+        Ok(HttpResponse::Ok().json(resources::Page { items, next_cursor: None }))
+    }
+}

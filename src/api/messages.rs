@@ -1,0 +1,330 @@
+//! `messages`: every message in the system, what happened to it, and what an operator does about it.
+
+use actix_web::{HttpResponse, delete, get, post, web};
+use serde_json::{Value, json};
+use utoipa::IntoParams;
+use utoipa::openapi::path::{Parameter, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
+
+use super::codes::RequestCode;
+use super::errors::{ActionErrors, ListErrors, ReadErrors};
+use super::mail::{self, MessageEvent, MessageEventList, MessageList, MessageResource};
+use super::problem::{Problem, ProblemKind};
+use super::query::{self, FromQuery, NoParams, Paging, Params, Query};
+use super::queues::problem;
+use super::server::State;
+use crate::model::duration::Duration;
+use crate::model::mail::MessageId;
+use crate::model::size::Size;
+use crate::model::time::Timestamp;
+use crate::queue::operate::{ActionError, MessageFilter, MessageState};
+use crate::store::PageKey;
+
+/// Which messages to list. All that is given must hold.
+#[derive(Debug)]
+pub struct MessageParams {
+    paging: Paging,
+    after: Option<PageKey>,
+    filter: MessageFilter,
+}
+
+impl IntoParams for MessageParams {
+    fn into_params(parameter_in: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let state =
+            ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["queued", "frozen", "deadLetter"]));
+        let mut parameters = Paging::into_params(parameter_in);
+        parameters.extend([
+            query::parameter("state", state, "The state of the message.", json!("frozen")),
+            query::text("queue", "A recipient waits in this queue.", "dns:default:example.com"),
+            query::text("connector", "A recipient waits in a queue of this connector.", "default"),
+            query::text("virtualServer", "The virtual server that took it.", "internet"),
+            query::text("sender", "The sender: an address, `*@domain`, or `<>` for the null path.", "*@example.net"),
+            query::text("recipient", "One of the recipients: an address or `*@domain`.", "ada@example.com"),
+            query::text("messageId", "The Message-ID field, with or without angle brackets.", "1@example.net"),
+            query::text("since", "Received at or after this time (RFC 3339).", "2026-11-24T00:00:00Z"),
+            query::text("until", "Received before this time (RFC 3339).", "2026-11-25T00:00:00Z"),
+            query::text("olderThan", "Received longer ago than this.", "2h"),
+            query::text("largerThan", "Larger than this.", "10MiB"),
+        ]);
+        parameters
+    }
+}
+
+impl FromQuery for MessageParams {
+    fn from_query(query: &mut Query) -> Self {
+        let state = query.get::<String>("state").and_then(|word| match word.as_str() {
+            "queued" => Some(MessageState::Queued),
+            "frozen" => Some(MessageState::Frozen),
+            "deadLetter" => Some(MessageState::DeadLetter),
+            _ => {
+                query.refuse("state", RequestCode::InvalidParameter, "a state is queued, frozen or deadLetter");
+                None
+            }
+        });
+        let filter = MessageFilter {
+            state,
+            queue: query.get("queue"),
+            connector: query.get("connector"),
+            virtual_server: query.get("virtualServer"),
+            sender: query.get("sender"),
+            recipient: query.get("recipient"),
+            message_id: query.get::<String>("messageId").map(|id| id.trim_matches(['<', '>']).to_owned()),
+            since: query.get("since"),
+            until: query.get("until"),
+            older_than: query.get::<Duration>("olderThan").map(Duration::std),
+            larger_than: query.get::<Size>("largerThan").map(Size::bytes),
+        };
+        let paging = Paging::from_query(query);
+        let after = paging.after.as_deref().and_then(page_key);
+        MessageParams { paging, after, filter }
+    }
+}
+
+/// What a cursor of messages holds.
+fn cursor_key(key: &PageKey) -> String {
+    format!("{} {}", key.received_at.millis(), key.id)
+}
+
+fn page_key(text: &str) -> Option<PageKey> {
+    let (time, id) = text.split_once(' ')?;
+    Some(PageKey { received_at: Timestamp::from_millis(time.parse().ok()?), id: id.parse().ok()? })
+}
+
+/// List messages
+///
+/// Every message in the system, in order of reception. One call looks at no more than 50,000 messages and then gives a
+/// short page with `nextCursor`, so a selective filter over a long queue takes several calls. Scope: `queue:read`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "listMessages",
+    params(MessageParams),
+    responses(
+        (status = 200, description = "A page of messages.", body = MessageList, example = list_example),
+        ListErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("queue:read")))
+)]
+#[get("/messages")]
+pub async fn list_messages(params: Params<MessageParams>, state: web::Data<State>) -> Result<HttpResponse, Problem> {
+    let MessageParams { paging, after, filter } = params.0;
+    let page = state.handles.operate.messages(&filter, after, paging.limit).await.map_err(problem)?;
+    Ok(HttpResponse::Ok().json(MessageList {
+        items: page.items.iter().map(|message| MessageResource::from(message.as_ref())).collect(),
+        next_cursor: page.next.map(|key| paging.cursor(&cursor_key(&key))),
+        scanned: page.scanned,
+    }))
+}
+
+/// Get a message
+///
+/// Its envelope and the state of each recipient with the last failure. A message whose recipients are all done is no
+/// longer here; its events are. Scope: `queue:read`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "getMessage",
+    params(("id" = String, Path, description = "The message's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11")),
+    responses(
+        (status = 200, description = "The message.", body = MessageResource, example = mail::message_example),
+        ReadErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("queue:read")))
+)]
+#[get("/messages/{id}")]
+pub async fn get_message(
+    id: web::Path<String>,
+    _: Params<NoParams>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, Problem> {
+    show(message_id(&id)?, &state).await
+}
+
+/// Get the events of a message
+///
+/// Everything that happened to a message, oldest first, also after it has left the queue, as long as message tracking
+/// remembers it. Scope: `tracking:read`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "listMessageEvents",
+    params(("id" = String, Path, description = "The message's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11")),
+    responses(
+        (status = 200, description = "What happened.", body = MessageEventList, example = events_example),
+        ReadErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("tracking:read")))
+)]
+#[get("/messages/{id}/events")]
+pub async fn list_message_events(
+    id: web::Path<String>,
+    _: Params<NoParams>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, Problem> {
+    let id = message_id(&id)?;
+    let events = state.handles.operate.events(id).await.map_err(|error| named(error, id))?;
+    Ok(HttpResponse::Ok().json(MessageEventList { items: events.into_iter().map(MessageEvent).collect() }))
+}
+
+/// Freeze a message
+///
+/// No attempt is made for it until it is thawed. A message that is being delivered right now is 409. Survives a
+/// restart. Scope: `queue:write`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "freezeMessage",
+    params(("id" = String, Path, description = "The message's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11")),
+    responses(
+        (status = 200, description = "The message as it is now.", body = MessageResource, example = mail::message_example),
+        ActionErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("queue:write")))
+)]
+#[post("/messages/{id}/freeze")]
+pub async fn freeze_message(
+    id: web::Path<String>,
+    _: Params<NoParams>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, Problem> {
+    let id = message_id(&id)?;
+    state.handles.operate.freeze(id).await.map_err(|error| named(error, id))?;
+    show(id, &state).await
+}
+
+/// Thaw a message
+///
+/// Ends a freeze. Scope: `queue:write`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "thawMessage",
+    params(("id" = String, Path, description = "The message's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11")),
+    responses(
+        (status = 200, description = "The message as it is now.", body = MessageResource, example = mail::message_example),
+        ActionErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("queue:write")))
+)]
+#[post("/messages/{id}/thaw")]
+pub async fn thaw_message(
+    id: web::Path<String>,
+    _: Params<NoParams>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, Problem> {
+    let id = message_id(&id)?;
+    state.handles.operate.thaw(id).await.map_err(|error| named(error, id))?;
+    show(id, &state).await
+}
+
+/// Retry a message
+///
+/// It is due now in all its queues. The answer does not wait for the attempt, and a message that is delivered at once
+/// is gone from here: then the answer is 202 without a body. Scope: `queue:write`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "retryMessage",
+    params(("id" = String, Path, description = "The message's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11")),
+    responses(
+        (status = 200, description = "The message as it is now.", body = MessageResource, example = mail::message_example),
+        (status = 202, description = "It was due, and has left the queue already."),
+        ActionErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("queue:write")))
+)]
+#[post("/messages/{id}/retry")]
+pub async fn retry_message(
+    id: web::Path<String>,
+    _: Params<NoParams>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, Problem> {
+    let id = message_id(&id)?;
+    state.handles.operate.retry(id).await.map_err(|error| named(error, id))?;
+    match state.handles.operate.message(id).await {
+        Err(ActionError::NotFound) => Ok(HttpResponse::Accepted().finish()),
+        _ => show(id, &state).await,
+    }
+}
+
+/// How to delete a message.
+#[derive(Debug)]
+pub struct DeleteParams {
+    ndr: bool,
+}
+
+impl IntoParams for DeleteParams {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        vec![query::flag("ndr", "Whether the sender gets a non-delivery report.", false)]
+    }
+}
+
+impl FromQuery for DeleteParams {
+    fn from_query(query: &mut Query) -> Self {
+        DeleteParams { ndr: query.get("ndr").unwrap_or(false) }
+    }
+}
+
+/// Delete a message
+///
+/// Removes it for all recipients that still wait; with `ndr=true` its sender is told. It cannot be brought back. A
+/// message that is being delivered right now is 409. Scope: `queue:write`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "deleteMessage",
+    params(
+        ("id" = String, Path, description = "The message's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11"),
+        DeleteParams,
+    ),
+    responses(
+        (status = 204, description = "It is gone."),
+        ActionErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("queue:write")))
+)]
+#[delete("/messages/{id}")]
+pub async fn delete_message(
+    id: web::Path<String>,
+    params: Params<DeleteParams>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, Problem> {
+    let id = message_id(&id)?;
+    state.handles.operate.delete(id, params.0.ndr).await.map_err(|error| named(error, id))?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+async fn show(id: MessageId, state: &State) -> Result<HttpResponse, Problem> {
+    let message = state.handles.operate.message(id).await.map_err(|error| named(error, id))?;
+    Ok(HttpResponse::Ok().json(MessageResource::from(message.as_ref())))
+}
+
+fn message_id(id: &str) -> Result<MessageId, Problem> {
+    let wrong = |_| Problem::new(ProblemKind::NotFound, format!("{id:?} is no id of a message (a UUID)"));
+    id.parse().map_err(wrong)
+}
+
+fn named(error: ActionError, id: MessageId) -> Problem {
+    match error {
+        ActionError::NotFound => {
+            let detail = format!("there is no message {id}; if it was delivered, its events tell how");
+            Problem::new(ProblemKind::NotFound, detail)
+        }
+        error => problem(error),
+    }
+}
+
+fn list_example() -> Value {
+    json!({"items": [mail::message_example()], "scanned": 1})
+}
+
+fn events_example() -> Value {
+    json!({"items": [
+        {"at": "2026-11-24T10:15:02.113Z", "event": "received", "message": "019c3a51-7b3e-7d11-9c7e-2f60b1a4d5e6",
+         "recipients": ["ada@example.com"], "sender": "orders@example.net", "messageId": "1234@example.net",
+         "size": 10412, "client": "10.0.0.7", "virtualServer": "default"},
+        {"at": "2026-11-24T10:15:02.480Z", "event": "relayed", "message": "019c3a51-7b3e-7d11-9c7e-2f60b1a4d5e6",
+         "recipients": ["ada@example.com"], "nextHop": "mx.example.com (192.0.2.25:25)", "reply": "250 2.0.0 Ok",
+         "durationMs": 120}
+    ]})
+}

@@ -1,0 +1,37 @@
+//! The REST API: what an operator, a program and the command line see of the appliance.
+//!
+//! [`server`] has the routes and what is around all of them; [`kinds`] the five collections of configuration, which
+//! share [`resources`]; [`settings`], [`domains`], [`queues`], [`messages`], [`health`] and [`docs`] the rest.
+//! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
+//! caller with a key ([`auth`]); whatever is refused is a [`problem`].
+//!
+//! Nothing is decided here. Changes of configuration are judged by `config`, actions on mail are done by `queue`; the API
+//! turns requests into their words, and their answers into JSON. On failure the caller gets the kind of the problem and
+//! a request id, and the log gets the reason.
+
+pub mod auth;
+mod body;
+mod codes;
+mod docs;
+mod document;
+mod domains;
+mod errors;
+mod etag;
+pub mod health;
+mod kinds;
+mod mail;
+mod messages;
+mod problem;
+mod query;
+mod queues;
+mod resources;
+mod server;
+mod settings;
+mod shapes;
+mod status;
+
+pub use auth::{AdminKey, FirstKey, Keys, Principal};
+pub use document::{openapi, openapi_json};
+pub use health::{Check, Health, Probe};
+pub use server::{Api, Handles, Listen, Listeners, Server, StartError};
+pub use shapes::{BoundAddress, Condition, ConditionStatus, ConditionType, VirtualServerState, VirtualServerStatus};

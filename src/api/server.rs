@@ -1,0 +1,366 @@
+//! The HTTP server: routes, the layers around all of them, limits, start and stop.
+//!
+//! One worker thread serves the API, and another the health listener, so that a probe is answered while somebody reads a
+//! long listing. Heads must arrive within 10 seconds, bodies within 30 ([`super::body`]), idle connections are closed
+//! after 30. Every answer carries `X-Request-Id`; every error is a problem, also the ones that actix makes.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ServerHandle, ServiceFactory, ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{App, Error, HttpMessage, HttpRequest, HttpResponse, HttpServer, web};
+use tokio::task::JoinHandle;
+use utoipa_actix_web::service_config::ServiceConfig;
+use utoipa_actix_web::{AppExt, scope};
+
+use super::auth::{self, Failures, Keys, Principal};
+use super::health::Health;
+use super::kinds::{connectors, mailbox_stores, recipient_policies, recipients, virtual_servers};
+use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
+use super::shapes::VirtualServerStatus;
+use super::{docs, document, domains, health, messages, queues, settings};
+use crate::config::Configuration;
+use crate::model::name::Name;
+use crate::queue::operate::Operate;
+
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_CONNECTIONS: usize = 1_024;
+/// How long requests that have begun may take when the server stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the API works with. All of it can be asked from any thread.
+#[derive(Clone)]
+pub struct Handles {
+    /// The configuration.
+    pub configuration: Arc<Configuration>,
+    /// The queue.
+    pub operate: Arc<dyn Operate>,
+    /// The probes.
+    pub health: Arc<dyn Health>,
+    /// All metrics in the OpenMetrics text format, with `# EOF`.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The keys that are valid.
+    pub keys: Arc<dyn Keys>,
+    /// What the listeners do.
+    pub listeners: Arc<dyn Listeners>,
+}
+
+/// Tells what the listeners do. Closures do.
+pub trait Listeners: Send + Sync {
+    /// What those of one virtual server do; `None` while nothing is known of it. Never waits.
+    fn status(&self, virtual_server: &Name) -> Option<VirtualServerStatus>;
+}
+
+impl<F: Fn(&Name) -> Option<VirtualServerStatus> + Send + Sync> Listeners for F {
+    fn status(&self, virtual_server: &Name) -> Option<VirtualServerStatus> {
+        self(virtual_server)
+    }
+}
+
+/// Where the API listens.
+#[derive(Debug, Clone, Default)]
+pub struct Listen {
+    /// REST and documentation.
+    pub api: Vec<SocketAddr>,
+    /// Probes and metrics without keys; none by default.
+    pub health: Vec<SocketAddr>,
+}
+
+/// Why the API does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port is in use, or may not be used.
+    #[error("cannot listen on {address} for {what}: {error}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// The REST API or the probes.
+        what: &'static str,
+        /// Why.
+        error: io::Error,
+    },
+}
+
+/// The limits of a listener (a macro, as the types in `HttpServer` are private to actix).
+macro_rules! limited {
+    ($server:expr) => {
+        $server
+            .workers(1)
+            .disable_signals()
+            .max_connections(MAX_CONNECTIONS)
+            .keep_alive(KEEP_ALIVE)
+            .client_request_timeout(HEAD_TIMEOUT)
+            .client_disconnect_timeout(CLOSE_TIMEOUT)
+            .shutdown_timeout(STOP_TIMEOUT.as_secs())
+    };
+}
+
+/// The REST API.
+pub struct Api;
+
+impl Api {
+    /// Binds the addresses and serves. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When an address cannot be bound; then nothing is served.
+    pub fn start(handles: Handles, listen: &Listen) -> Result<Server, StartError> {
+        let state = web::Data::new(State::new(handles));
+        let rest = state.clone();
+        let rest = limited!(HttpServer::new(move || app(rest.clone())));
+        let rest = listen.api.iter().try_fold(rest, |server, address| {
+            server.bind(address).map_err(|error| StartError::Bind { address: *address, what: "the REST API", error })
+        })?;
+        let plain = limited!(HttpServer::new(move || health_app(state.clone())));
+        let plain = listen.health.iter().try_fold(plain, |server, address| {
+            server.bind(address).map_err(|error| StartError::Bind { address: *address, what: "the probes", error })
+        })?;
+        let (addresses, health_addresses) = (rest.addrs(), plain.addrs());
+        let mut server = Server { addresses, health_addresses, running: Vec::new() };
+        if !server.addresses.is_empty() {
+            let rest = rest.run();
+            server.running.push((rest.handle(), tokio::spawn(rest)));
+        }
+        if !server.health_addresses.is_empty() {
+            let plain = plain.run();
+            server.running.push((plain.handle(), tokio::spawn(plain)));
+        }
+        Ok(server)
+    }
+}
+
+/// A running API. Dropped without [`Server::stop`] it goes on until the runtime ends.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    health_addresses: Vec<SocketAddr>,
+    running: Vec<(ServerHandle, JoinHandle<io::Result<()>>)>,
+}
+
+impl Server {
+    /// Where REST is served; the ports that were chosen where 0 was asked for.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where the probes are served without keys.
+    pub fn health_addresses(&self) -> &[SocketAddr] {
+        &self.health_addresses
+    }
+
+    /// Takes no more requests, lets those that have begun end (10 seconds at most), and returns when all is closed.
+    pub async fn stop(self) {
+        for (handle, task) in self.running {
+            handle.stop(true).await;
+            match task.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "the API did not end well"),
+                Err(error) => tracing::error!(%error, "the API did not end well"),
+            }
+        }
+    }
+}
+
+/// What every request can reach.
+pub(super) struct State {
+    pub(super) handles: Handles,
+    pub(super) failures: Failures,
+    /// The OpenAPI document.
+    pub(super) document: String,
+    methods: BTreeMap<String, Vec<&'static str>>,
+}
+
+impl State {
+    fn new(handles: Handles) -> Self {
+        State {
+            handles,
+            failures: Failures::default(),
+            document: document::openapi_json(),
+            methods: document::methods(&document::openapi()),
+        }
+    }
+
+    /// The methods of the route that a path belongs to.
+    fn methods(&self, path: &str) -> Option<&[&'static str]> {
+        let matches = |route: &str| {
+            let (mut route, mut path) = (route.split('/'), path.split('/'));
+            loop {
+                match (route.next(), path.next()) {
+                    (None, None) => return true,
+                    (Some(expected), Some(given)) if expected == given => {}
+                    (Some(expected), Some(given)) if expected.starts_with('{') && !given.is_empty() => {}
+                    _ => return false,
+                }
+            }
+        };
+        self.methods.iter().find(|(route, _)| matches(route)).map(|(_, methods)| methods.as_slice())
+    }
+}
+
+/// The id of a request.
+#[derive(Debug, Clone)]
+pub(super) struct RequestId(pub(super) String);
+
+/// The application of the API listener.
+fn app(
+    state: web::Data<State>,
+) -> App<
+    impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<BoxBody>, Error = Error, InitError = ()>,
+> {
+    App::new()
+        .into_utoipa_app()
+        .app_data(state)
+        .configure(routes)
+        .default_service(web::to(nothing_here))
+        .map(|app| app.wrap(from_fn(around)))
+        .into_app()
+}
+
+/// The application of the health listener.
+fn health_app(
+    state: web::Data<State>,
+) -> App<
+    impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<BoxBody>, Error = Error, InitError = ()>,
+> {
+    App::new()
+        .app_data(state)
+        .configure(health::plain)
+        .default_service(web::to(health::nothing_here))
+        .wrap(from_fn(around))
+}
+
+/// Every route. OpenAPI is made from the same list.
+pub(super) fn routes(config: &mut ServiceConfig<'_>) {
+    config
+        .service(scope::scope("/api/v1").configure(v1).wrap(from_fn(auth::require_key)))
+        .service(health::livez)
+        .service(health::readyz)
+        .service(health::startupz)
+        .service(health::metrics)
+        .service(docs::openapi_json)
+        .service(docs::docs)
+        .service(docs::docs_file)
+        .service(docs::start_page);
+}
+
+fn v1(config: &mut ServiceConfig<'_>) {
+    macro_rules! kinds {
+        ($($kind:ident)+) => {
+            $(config
+                .service($kind::list)
+                .service($kind::read)
+                .service($kind::replace)
+                .service($kind::change)
+                .service($kind::remove);)+
+        };
+    }
+    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors);
+    config
+        .service(settings::get_settings)
+        .service(settings::put_settings)
+        .service(settings::patch_settings)
+        .service(domains::list_domains)
+        .service(domains::get_domain)
+        .service(queues::list_queues)
+        .service(queues::get_queue)
+        .service(queues::freeze_queue)
+        .service(queues::thaw_queue)
+        .service(queues::retry_queue)
+        .service(messages::list_messages)
+        .service(messages::get_message)
+        .service(messages::list_message_events)
+        .service(messages::freeze_message)
+        .service(messages::thaw_message)
+        .service(messages::retry_message)
+        .service(messages::delete_message);
+}
+
+/// Answers what no route answers: 405 when the path exists, else 404.
+async fn nothing_here(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
+    let path = request.path();
+    let Some(methods) = state.methods(path) else {
+        let detail = format!("no operation has the path {path:?}; /openapi.json lists them all");
+        return Problem::new(ProblemKind::NotFound, detail).response();
+    };
+    let mut detail = format!("{} cannot be used here; {} can", request.method(), methods.join(", "));
+    if path.starts_with("/api/v1/domains") {
+        detail.push_str(". Domains follow from recipient policies: write a recipient policy to add or remove one");
+    }
+    Problem::new(ProblemKind::MethodNotAllowed, detail).with_header(header::ALLOW, methods.join(", ")).response()
+}
+
+/// The outermost layer: request ids, HEAD, problems for everything that failed, headers that all answers have, a log line.
+async fn around<B: MessageBody + 'static>(
+    mut request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let started = Instant::now();
+    let id = request_id(&request);
+    let method = request.method().clone();
+    let path = request.path().to_owned();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    if method == Method::HEAD {
+        // Answered like GET; the connection leaves the body out.
+        request.head_mut().method = Method::GET;
+    }
+    let mut response = next.call(request).await?.map_into_boxed_body();
+    if response.status().is_client_error() || response.status().is_server_error() {
+        response = as_problem(response, &id);
+    }
+    let key = response.request().extensions().get::<Principal>().map(|principal| principal.name.clone());
+    let key = key.unwrap_or_default();
+    let quiet = method == Method::GET || method == Method::HEAD;
+    let status = response.status().as_u16();
+    let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    match quiet && status < 500 {
+        true => {
+            tracing::debug!(request.id = id, http.method = %method, http.path = path, http.status = status, key, duration_ms, "request")
+        }
+        false => {
+            tracing::info!(request.id = id, http.method = %method, http.path = path, http.status = status, key, duration_ms, "request")
+        }
+    }
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        // Not even with an entity tag: that does not change with the status, so a browser would show an old one.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    Ok(response)
+}
+
+/// Puts the request id into a problem, and makes problems of actix's own refusals.
+fn as_problem(response: ServiceResponse<BoxBody>, id: &str) -> ServiceResponse<BoxBody> {
+    let is_problem = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == PROBLEM_JSON);
+    let is_probe = response.status() == StatusCode::SERVICE_UNAVAILABLE
+        && response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value == "application/json");
+    if is_probe {
+        return response;
+    }
+    let (request, response) = response.into_parts();
+    let problem = response.extensions().get::<Problem>().filter(|_| is_problem).cloned();
+    let mut problem = problem.unwrap_or_else(|| Problem::of_status(response.status()));
+    problem.request_id = id.to_owned();
+    ServiceResponse::new(request, problem.response())
+}
+
+/// The caller's own id, if it is a harmless one, else a new one.
+fn request_id(request: &ServiceRequest) -> String {
+    let given = request.headers().get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let harmless = |id: &&str| {
+        (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+    };
+    given.filter(harmless).map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}

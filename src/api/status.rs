@@ -1,0 +1,64 @@
+//! The `status` of configuration resources: how the thing that was configured is now.
+
+use serde_json::Value;
+
+use super::server::State;
+use super::shapes::{
+    Condition, ConditionStatus, ConditionType, ObjectState, ObjectStatus, RecipientStatus, VirtualServerState,
+    VirtualServerStatus,
+};
+use crate::config::Object;
+
+/// A virtual server: what its listeners say, and whether it is an open relay.
+pub(super) fn virtual_server(object: &Object, state: &State) -> VirtualServerStatus {
+    let enabled = object.spec["enabled"] != Value::Bool(false);
+    let unknown = || VirtualServerStatus {
+        state: if enabled { VirtualServerState::Starting } else { VirtualServerState::Stopped },
+        listeners: Vec::new(),
+        conditions: Vec::new(),
+    };
+    let mut status = state.handles.listeners.status(&object.name).unwrap_or_else(unknown);
+    let everybody = texts(&object.spec["relay"]["allow"]).any(|client| client == "0.0.0.0/0" || client == "::/0");
+    if enabled && everybody {
+        status.conditions.push(open_relay(object, "every client may relay through this virtual server"));
+    }
+    status
+}
+
+/// A connector.
+pub(super) fn connector(object: &Object, _: &State) -> ObjectStatus {
+    let enabled = object.spec["enabled"] != Value::Bool(false);
+    let patterns = object.spec["addressSpaces"].as_array().into_iter().flatten();
+    let everywhere = patterns.map(|space| &space["pattern"]).any(|pattern| pattern == "*");
+    let open = enabled && everywhere && object.spec["allowRelay"] == Value::Bool(true);
+    let condition = open.then(|| open_relay(object, "every client may send to every domain through this connector"));
+    ObjectStatus {
+        state: if enabled { ObjectState::Active } else { ObjectState::Disabled },
+        conditions: condition.into_iter().collect(),
+    }
+}
+
+/// A recipient, with the addresses it has.
+pub(super) fn recipient(object: &Object, _: &State) -> RecipientStatus {
+    RecipientStatus { state: ObjectState::Active, addresses: object.addresses.clone(), conditions: Vec::new() }
+}
+
+/// Anything that just is.
+pub(super) fn object(_: &Object, _: &State) -> ObjectStatus {
+    ObjectStatus { state: ObjectState::Active, conditions: Vec::new() }
+}
+
+fn texts(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+fn open_relay(object: &Object, message: &str) -> Condition {
+    Condition {
+        kind: ConditionType::OpenRelay,
+        status: ConditionStatus::True,
+        reason: "acknowledged".to_owned(),
+        message: message.to_owned(),
+        last_transition_time: None,
+        observed_generation: Some(object.generation),
+    }
+}

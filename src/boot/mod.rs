@@ -1,0 +1,217 @@
+//! The only place where parts are put together.
+//!
+//! **Start**: logging, store (replayed before anything listens), configuration (made on an empty store), queue, workers, listeners,
+//! REST. **End** (SIGTERM, SIGINT): listeners close, sessions end with 421 as soon as they have nothing complete at hand,
+//! workers finish the message they are at, REST stops, the store writes down what is on its way. What does not end within
+//! the grace time is cut: nothing that was acknowledged depends on a clean end.
+
+mod logging;
+mod status;
+mod welcome;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use prometheus_client::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api::{self, Api, Handles, Listen};
+use crate::cli::Serve;
+use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
+use crate::inbound::{BindCheck, Inbound};
+use crate::intake::Intake;
+use crate::local::Local;
+use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
+use crate::net::clock::{Clock, SystemClock};
+use crate::net::connect::TcpConnect;
+use crate::observe::metrics::Metrics;
+use crate::outbound::{Outbound, Resolvers};
+use crate::queue::{Hand, Operator, Queue, Workforce};
+use crate::status::{Drain, Listeners, Sessions};
+use crate::store::Store;
+use crate::store::embedded::disk::RealDisk;
+use crate::store::embedded::{Embedded, OpenReport, Options};
+
+/// How long sessions and workers may take to end.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// Prints the OpenAPI document.
+///
+/// # Errors
+/// When stdout is closed.
+pub fn print_openapi() -> anyhow::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", api::openapi_json().trim_end()).context("the document could not be printed")
+}
+
+/// Runs the appliance until it is told to stop.
+///
+/// # Errors
+/// When something that it cannot do without is missing: the store, the API's address, a valid configuration.
+pub fn serve(options: Serve) -> anyhow::Result<()> {
+    let _logs = logging::start(&options.log, options.log_format)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("bridgehead")
+        .build()
+        .context("the runtime could not be started")?;
+    let result = runtime.block_on(run(options));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    if let Err(error) = &result {
+        tracing::error!(error = format!("{error:#}"), "stopped");
+    }
+    result
+}
+
+/// Outbound and local workers, by the kind of queue.
+struct Workers {
+    outbound: Arc<Outbound>,
+    local: Arc<Local>,
+}
+
+impl Workforce for Workers {
+    fn employ(&self, hand: Hand) {
+        match hand.link().name {
+            QueueName::Local(_) => self.local.employ(hand),
+            _ => self.outbound.employ(hand),
+        }
+    }
+}
+
+async fn run(options: Serve) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
+
+    let store = open_store(&options)?;
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let configuration = open_configuration(&options, &store, &clock).await?;
+    let live = configuration.live().clone();
+    let keys = status::Keys::new(&options, configuration.clone())?;
+    let first_key = if keys.is_given() { None } else { configuration.make_first_key(false).await? };
+
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let recipients = Arc::new(StoredRecipients(store.clone()));
+    let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
+    let listeners = Arc::new(Listeners::default());
+    let sessions = Arc::new(Sessions::default());
+    let drain = Arc::new(Drain::default());
+
+    let outbound = Outbound::new(
+        queue.clone(),
+        clock.clone(),
+        Arc::new(TcpConnect),
+        Resolvers::new(),
+        listeners.clone(),
+        metrics.clone(),
+    );
+    let local = Local::new(queue.clone(), clock.clone(), options.data_dir.clone());
+    let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
+
+    configuration.register(Arc::new(BindCheck));
+    let intake = Intake { store: store.clone(), recipients, queue: queue.clone(), clock: clock.clone(), metrics };
+    let inbound = Arc::new(Inbound {
+        intake,
+        live: live.clone(),
+        listeners: listeners.clone(),
+        sessions: sessions.clone(),
+        drain: drain.clone(),
+    });
+
+    let handles = Handles {
+        configuration: configuration.clone(),
+        operate: Arc::new(Operator(queue.clone())),
+        health: Arc::new(status::Health {
+            store: store.clone(),
+            live: live.clone(),
+            listeners: listeners.clone(),
+            drain: drain.clone(),
+        }),
+        metrics: status::exposition(registry, queue.clone(), store.clone()),
+        keys: Arc::new(keys),
+        listeners: status::of_servers(live.clone(), listeners.clone()),
+    };
+    let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
+    let api = Api::start(handles, &listen)?;
+    for address in api.addresses() {
+        tracing::info!(listener = "api", address = %address, "listening");
+    }
+    for address in api.health_addresses() {
+        tracing::info!(listener = "health", address = %address, "listening");
+    }
+    let accepting = tokio::spawn(inbound.run());
+    welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
+
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping: sessions end, what is queued stays queued");
+    drain.begin();
+    let ended = tokio::time::timeout(GRACE, async {
+        let _ = accepting.await;
+        sessions.all_gone().await;
+        queue.stop().await;
+        let _ = scheduling.await;
+    });
+    if ended.await.is_err() {
+        tracing::warn!(sessions = sessions.count(), "the grace time is over; what is left is cut");
+    }
+    api.stop().await;
+    tokio::task::spawn_blocking(move || store.close()).await.context("the store did not close")?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn open_store(options: &Serve) -> anyhow::Result<Arc<Embedded>> {
+    let settings = Options { reserve: options.reserve, ..Options::new(&options.data_dir) };
+    let (store, report) = Embedded::open(settings, Arc::new(RealDisk))
+        .with_context(|| format!("the store in {} cannot be opened", options.data_dir.display()))?;
+    tell(&report);
+    Ok(Arc::new(store))
+}
+
+async fn open_configuration(
+    options: &Serve,
+    store: &Arc<Embedded>,
+    clock: &Arc<dyn Clock>,
+) -> anyhow::Result<Arc<Configuration>> {
+    let clock = clock.clone();
+    let now = Arc::new(move || Timestamp::from_millis(clock.unix_millis()));
+    let open = OpenOptions { host_name: welcome::host_name(), now };
+    let configuration =
+        Configuration::open(store.clone(), open).await.context("the stored configuration cannot be used")?;
+    if configuration.is_empty().context("the stored configuration cannot be read")? {
+        let first = FirstStart { smtp_listen: options.smtp_listen };
+        configuration.first_start(&first).await.context("the first configuration could not be made")?;
+    }
+    Ok(configuration)
+}
+
+/// Says what opening the store found.
+fn tell(report: &OpenReport) {
+    if report.created {
+        tracing::info!("a new store was made");
+    }
+    if let Some(why) = &report.rebuilt {
+        tracing::warn!(why, "the database was rebuilt from the journal");
+    }
+    for what in &report.damaged {
+        tracing::error!(what, "damaged record; it is quarantined");
+    }
+    for what in &report.torn {
+        tracing::warn!(what, "the end of a segment was torn by a crash; nothing in it was acknowledged");
+    }
+    for id in &report.possible_duplicates {
+        tracing::warn!(message.id = %id, "was being delivered when the process ended; it may arrive twice");
+    }
+    for id in &report.frozen {
+        tracing::error!(message.id = %id, "was being delivered at three crashes; it is frozen in the dead-letter queue");
+    }
+    if report.orphans > 0 {
+        tracing::info!(files = report.orphans, "content files that belonged to no message were removed");
+    }
+}

@@ -1,0 +1,240 @@
+//! What the API shows of the running parts: probes, metrics, listeners, and who may call.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use anyhow::Context;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+
+use crate::api::{
+    self, AdminKey, BoundAddress, Check, Condition, ConditionStatus, ConditionType, Principal, Probe,
+    VirtualServerState, VirtualServerStatus,
+};
+use crate::cli::Serve;
+use crate::config::{Configuration, Live};
+use crate::model::name::Name;
+use crate::queue::Queue;
+use crate::status::{Drain, Listeners};
+use crate::store::Store;
+
+/// Longest key file that is read.
+const MAX_KEY_FILE: u64 = 4096;
+
+/// The owner keys: the one that the process was given, or else the one that was made at first start.
+pub(super) struct Keys {
+    given: Given,
+    configuration: Arc<Configuration>,
+}
+
+enum Given {
+    Nothing,
+    Key(AdminKey),
+    File(PathBuf, Mutex<(Option<SystemTime>, Option<AdminKey>)>),
+}
+
+impl Keys {
+    pub(super) fn new(options: &Serve, configuration: Arc<Configuration>) -> anyhow::Result<Self> {
+        let given = match (&options.admin_key, &options.admin_key_file) {
+            (Some(key), _) => {
+                anyhow::ensure!(key.len() >= 16, "BRIDGEHEAD_ADMIN_KEY must have at least 16 characters");
+                Given::Key(AdminKey::new(key))
+            }
+            (None, Some(path)) => {
+                let key = read_key(path).with_context(|| format!("the key file {} cannot be used", path.display()))?;
+                Given::File(path.clone(), Mutex::new((modified(path), Some(AdminKey::new(&key)))))
+            }
+            (None, None) => Given::Nothing,
+        };
+        Ok(Keys { given, configuration })
+    }
+
+    /// A key was given; none has to be made.
+    pub(super) fn is_given(&self) -> bool {
+        !matches!(self.given, Given::Nothing)
+    }
+
+    fn verify_given(&self, key: &str) -> Option<Principal> {
+        match &self.given {
+            Given::Nothing => None,
+            Given::Key(given) => api::Keys::verify(given, key),
+            Given::File(path, known) => {
+                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+                let now = modified(path);
+                if known.0 != now {
+                    // a file that is gone or broken is no key; the next change is read again
+                    let fresh = read_key(path).map(|key| AdminKey::new(&key)).ok();
+                    if fresh.is_none() {
+                        tracing::error!(file = %path.display(), "the owner key file cannot be read; no key is valid");
+                    }
+                    *known = (now, fresh);
+                }
+                known.1.as_ref().and_then(|given| api::Keys::verify(given, key))
+            }
+        }
+    }
+}
+
+impl api::Keys for Keys {
+    fn verify(&self, key: &str) -> Option<Principal> {
+        let given = self.verify_given(key);
+        let first = match self.configuration.verify_first_key(key) {
+            Ok(valid) => valid.then(|| Principal { name: "first-key".to_owned() }),
+            Err(error) => {
+                tracing::error!(error = %error, "keys cannot be read");
+                None
+            }
+        };
+        given.or(first)
+    }
+}
+
+fn modified(path: &PathBuf) -> Option<SystemTime> {
+    std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
+}
+
+fn read_key(path: &PathBuf) -> anyhow::Result<String> {
+    anyhow::ensure!(std::fs::metadata(path)?.len() <= MAX_KEY_FILE, "it is too large for a key");
+    let key = std::fs::read_to_string(path)?;
+    let key = key.trim_end_matches(['\r', '\n']);
+    anyhow::ensure!(key.len() >= 16, "a key must have at least 16 characters");
+    Ok(key.to_owned())
+}
+
+/// The probes.
+pub(super) struct Health {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) live: Live,
+    pub(super) listeners: Arc<Listeners>,
+    pub(super) drain: Arc<Drain>,
+}
+
+impl api::Health for Health {
+    fn checks(&self, probe: Probe) -> Vec<Check> {
+        match probe {
+            // that it answers is the proof
+            Probe::Live => Vec::new(),
+            Probe::Startup => vec![self.store_ready()],
+            Probe::Ready => vec![self.store_ready(), self.store_writes(), self.listening(), self.not_draining()],
+        }
+    }
+}
+
+impl Health {
+    fn store_ready(&self) -> Check {
+        let ready = self.store.health().ready;
+        check("storeReady", ready, if ready { "" } else { "the database catches up with the journal" })
+    }
+
+    fn store_writes(&self) -> Check {
+        match self.store.health().writable {
+            Ok(()) => check("storeWrites", true, ""),
+            Err(why) => check("storeWrites", false, &why),
+        }
+    }
+
+    fn listening(&self) -> Check {
+        let snapshot = self.live.current();
+        let mut wrong = Vec::new();
+        for server in snapshot.virtual_servers.values().filter(|server| server.spec.enabled) {
+            let bindings = self.listeners.of(server.name.as_str());
+            if bindings.len() < server.spec.bindings.len() {
+                wrong.push(format!("{} is being opened", server.name));
+            }
+            wrong.extend(bindings.into_iter().filter_map(|binding| binding.bound.err()));
+        }
+        // one binding that is taken must not take the others out of service
+        let any = self.listeners.all().iter().any(|(_, bindings)| bindings.iter().any(|b| b.bound.is_ok()));
+        let none_wanted = snapshot.virtual_servers.values().all(|server| !server.spec.enabled);
+        check("listening", wrong.is_empty() || any || none_wanted, &wrong.join("; "))
+    }
+
+    fn not_draining(&self) -> Check {
+        let on = self.drain.is_on();
+        check("notDraining", !on, if on { "the process is stopping" } else { "" })
+    }
+}
+
+fn check(name: &str, passed: bool, detail: &str) -> Check {
+    Check { name: name.to_owned(), passed, detail: detail.to_owned() }
+}
+
+/// Renders all metrics. Gauges of the queue and the store are read when they are asked for.
+pub(super) fn exposition(
+    registry: Registry,
+    queue: Arc<Queue>,
+    store: Arc<dyn Store>,
+) -> Arc<dyn Fn() -> String + Send + Sync> {
+    Arc::new(move || {
+        let mut text = String::new();
+        if encode(&mut text, &registry).is_err() {
+            text.clear();
+        }
+        let text = text.strip_suffix("# EOF\n").unwrap_or(&text).to_owned();
+        let health = store.health();
+        let mut kinds: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
+        for count in queue.store().queues() {
+            let kind = kinds.entry(count.queue.kind()).or_default();
+            kind.0 += count.messages;
+            kind.1 += count.bytes;
+        }
+        let mut out = text;
+        let mut family = |name: &str, help: &str, rows: Vec<(String, u64)>| {
+            out.push_str(&format!("# HELP bridgehead_{name} {help}.\n# TYPE bridgehead_{name} gauge\n"));
+            for (labels, value) in rows {
+                out.push_str(&format!("bridgehead_{name}{labels} {value}\n"));
+            }
+        };
+        let by_kind = |pick: fn(&(u64, u64)) -> u64| {
+            kinds.iter().map(|(kind, counts)| (format!("{{kind=\"{kind}\"}}"), pick(counts))).collect::<Vec<_>>()
+        };
+        family("queue_messages", "Messages that wait, by kind of queue", by_kind(|counts| counts.0));
+        family("queue_bytes", "Their content", by_kind(|counts| counts.1));
+        family(
+            "store_writable",
+            "1 when new mail can be taken",
+            vec![(String::new(), u64::from(health.writable.is_ok()))],
+        );
+        family("store_ready", "1 when the database has caught up", vec![(String::new(), u64::from(health.ready))]);
+        family("store_quarantined", "Damaged records that were set aside", vec![(String::new(), health.quarantined)]);
+        family("store_journal_bytes", "Journal on disk", vec![(String::new(), health.journal_bytes)]);
+        family("store_alive_bytes", "Content of what is queued", vec![(String::new(), health.alive_bytes)]);
+        out.push_str("# EOF\n");
+        out
+    })
+}
+
+/// What the listeners of a virtual server do.
+pub(super) fn of_servers(live: Live, listeners: Arc<Listeners>) -> Arc<dyn api::Listeners> {
+    Arc::new(move |name: &Name| {
+        let snapshot = live.current();
+        let server = snapshot.virtual_servers.get(name)?;
+        if !server.spec.enabled {
+            let state = VirtualServerState::Stopped;
+            return Some(VirtualServerStatus { state, listeners: Vec::new(), conditions: Vec::new() });
+        }
+        let bindings = listeners.of(name.as_str());
+        if bindings.len() < server.spec.bindings.len() {
+            return None;
+        }
+        let failures: Vec<String> = bindings.iter().filter_map(|binding| binding.bound.clone().err()).collect();
+        let open = bindings.iter().filter_map(|binding| binding.bound.as_ref().ok());
+        let listeners = open.map(|bound| BoundAddress { address: bound.ip(), port: bound.port() }).collect();
+        let (state, status, reason) = if failures.is_empty() {
+            (VirtualServerState::Running, ConditionStatus::True, "open")
+        } else {
+            (VirtualServerState::Degraded, ConditionStatus::False, "cannotListen")
+        };
+        let condition = Condition {
+            kind: ConditionType::Listening,
+            status,
+            reason: reason.to_owned(),
+            message: failures.join("; "),
+            last_transition_time: None,
+            observed_generation: Some(server.generation),
+        };
+        Some(VirtualServerStatus { state, listeners, conditions: vec![condition] })
+    })
+}

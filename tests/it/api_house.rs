@@ -1,0 +1,403 @@
+//! A house for the tests of the API: a configuration over a store in memory, a made-up queue, the real HTTP server on a
+//! port of its own, and a client that speaks HTTP by hand, so that no library corrects a request.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bridgehead::api::{
+    AdminKey, Api, BoundAddress, Check, Condition, ConditionStatus, ConditionType, FirstKey, Handles, Health, Keys,
+    Listen, Probe, Server, StartError, VirtualServerState, VirtualServerStatus,
+};
+use bridgehead::config::{Configuration, FirstStart, OpenOptions};
+use bridgehead::model::failure::{Failure, Scope};
+use bridgehead::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
+use bridgehead::model::name::Name;
+use bridgehead::model::queue_name::QueueName;
+use bridgehead::model::time::Timestamp;
+use bridgehead::queue::operate::{
+    ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
+};
+use bridgehead::store::{ConfigStore, PageKey, StoreError};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+pub const KEY: &str = "test-key-of-the-owner";
+
+/// A running API and what is behind it.
+pub struct House {
+    pub server: Server,
+    pub queue: Arc<Queue>,
+    pub ready: Arc<AtomicBool>,
+    pub first_key: String,
+}
+
+impl House {
+    /// Starts it, with the configuration of a first start.
+    pub async fn open() -> Self {
+        House::open_at("127.0.0.1:0".parse().unwrap()).await.unwrap()
+    }
+
+    /// Starts it with REST on this address.
+    pub async fn open_at(address: std::net::SocketAddr) -> Result<Self, StartError> {
+        let options = OpenOptions {
+            host_name: "relay.example.com".parse().unwrap(),
+            now: Arc::new(|| Timestamp::from_millis(1_795_000_000_000)),
+        };
+        let configuration = Configuration::open(Arc::new(Memory::default()), options).await.unwrap();
+        configuration.first_start(&FirstStart { smtp_listen: "127.0.0.1:2525".parse().unwrap() }).await.unwrap();
+        let first_key = configuration.make_first_key(false).await.unwrap().unwrap().to_string();
+        let queue = Arc::new(Queue::default());
+        let ready = Arc::new(AtomicBool::new(true));
+        let keys: Vec<Box<dyn Keys>> =
+            vec![Box::new(FirstKey::new(configuration.clone())), Box::new(AdminKey::new(KEY))];
+        let handles = Handles {
+            configuration,
+            operate: queue.clone(),
+            health: Arc::new(Probes(ready.clone())),
+            metrics: Arc::new(|| "# EOF\n".to_owned()),
+            keys: Arc::new(keys),
+            listeners: Arc::new(|name: &Name| (name.as_str() == "default").then(listening)),
+        };
+        let any = "127.0.0.1:0".parse().unwrap();
+        let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;
+        Ok(House { server, queue, ready, first_key })
+    }
+
+    /// A request with the key.
+    pub async fn call(&self, method: &str, path: &str) -> Answer {
+        self.send(method, path, &[("Authorization", &format!("Bearer {KEY}"))], b"").await
+    }
+
+    /// A PUT of JSON with the key.
+    pub async fn put(&self, path: &str, body: &Value) -> Answer {
+        self.write("PUT", path, "application/json", &[], body.to_string().as_bytes()).await
+    }
+
+    /// A merge patch with the key.
+    pub async fn patch(&self, path: &str, body: &Value) -> Answer {
+        self.write("PATCH", path, "application/merge-patch+json", &[], body.to_string().as_bytes()).await
+    }
+
+    /// A body with the key.
+    pub async fn write(&self, method: &str, path: &str, media: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let key = format!("Bearer {KEY}");
+        let mut all = vec![("Authorization", key.as_str()), ("Content-Type", media)];
+        all.extend(headers);
+        self.send(method, path, &all, body).await
+    }
+
+    /// Exactly this.
+    pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        request(self.server.addresses()[0], method, path, headers, body).await
+    }
+
+    /// To the health listener.
+    pub async fn probe(&self, method: &str, path: &str) -> Answer {
+        request(self.server.health_addresses()[0], method, path, &[], b"").await
+    }
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: BTreeMap<String, String>,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map(String::as_str).unwrap_or_default()
+    }
+
+    /// It is this problem, in full.
+    #[track_caller]
+    pub fn is_problem(&self, status: u16, kind: &str) -> Value {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["type"], format!("urn:bridgehead:problem:{kind}"), "{problem}");
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["requestId"], self.header("x-request-id"));
+        assert!(problem["title"].is_string() && problem["detail"].is_string(), "{problem}");
+        problem
+    }
+
+    /// Pointers (or parameters) and codes of all its errors.
+    pub fn errors(&self) -> BTreeSet<(String, String)> {
+        let json = self.json();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let place = |error: &Value| text(error.get("pointer").unwrap_or(&error["parameter"]));
+        json["errors"].as_array().into_iter().flatten().map(|error| (place(error), text(&error["code"]))).collect()
+    }
+}
+
+async fn request(
+    address: std::net::SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> Answer {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    if !body.is_empty() {
+        head.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(format!("{head}\r\n").as_bytes()).await.unwrap();
+    // A server that refuses a body may close before it has read all of it.
+    let _ = stream.write_all(body).await;
+    let answer = read(&mut stream).await;
+    let split = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a head");
+    let head = String::from_utf8(answer[..split].to_vec()).unwrap();
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers =
+        lines.filter_map(|line| line.split_once(": ")).map(|(n, v)| (n.to_lowercase(), v.to_owned())).collect();
+    Answer { status, headers, body: String::from_utf8_lossy(&answer[split + 4..]).into_owned() }
+}
+
+/// Until the end, or as much as the head announces: after a refused body the server lingers a while.
+async fn read(stream: &mut TcpStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    while let Ok(1..) = stream.read_buf(&mut answer).await {
+        let Some(split) = answer.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&answer[..split]).to_lowercase();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
+        let empty = head.starts_with("http/1.1 204") || head.starts_with("http/1.1 304");
+        if empty || length.is_some_and(|length| answer.len() >= split + 4 + length) {
+            break;
+        }
+    }
+    answer
+}
+
+fn listening() -> VirtualServerStatus {
+    VirtualServerStatus {
+        state: VirtualServerState::Running,
+        listeners: vec![BoundAddress { address: "127.0.0.1".parse().unwrap(), port: 40_025 }],
+        conditions: vec![Condition {
+            kind: ConditionType::Listening,
+            status: ConditionStatus::True,
+            reason: "bound".into(),
+            message: "all bindings are open".into(),
+            last_transition_time: Some(Timestamp::EPOCH),
+            observed_generation: Some(1),
+        }],
+    }
+}
+
+struct Probes(Arc<AtomicBool>);
+
+impl Health for Probes {
+    fn checks(&self, probe: Probe) -> Vec<Check> {
+        let passed = probe != Probe::Ready || self.0.load(Ordering::Relaxed);
+        vec![Check { name: "store".into(), passed, detail: "a secret reason".into() }]
+    }
+}
+
+/// A configuration store in memory.
+#[derive(Default)]
+struct Memory(Mutex<(u64, BTreeMap<String, Vec<u8>>)>);
+
+#[async_trait]
+impl ConfigStore for Memory {
+    fn revision(&self) -> u64 {
+        self.0.lock().unwrap().0
+    }
+
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.lock().unwrap().1.get(key).cloned())
+    }
+
+    fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let state = self.0.lock().unwrap();
+        let rows = state.1.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
+        let rows = rows.filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
+        Ok(rows.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    async fn commit(&self, expected: u64, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<u64, StoreError> {
+        let mut state = self.0.lock().unwrap();
+        if state.0 != expected {
+            return Err(StoreError::Conflict { expected, found: state.0 });
+        }
+        for (key, value) in writes {
+            match value {
+                Some(value) => state.1.insert(key, value),
+                None => state.1.remove(&key),
+            };
+        }
+        state.0 += 1;
+        Ok(state.0)
+    }
+}
+
+/// A made-up queue: messages in order of reception, some of them in a worker's hands.
+#[derive(Default)]
+pub struct Queue {
+    messages: Mutex<Vec<Message>>,
+    pub leased: Mutex<BTreeSet<MessageId>>,
+    frozen: Mutex<BTreeSet<QueueName>>,
+    /// Deleted messages, and whether their senders were told.
+    pub deleted: Mutex<Vec<(MessageId, bool)>>,
+    pub retried: Mutex<Vec<QueueName>>,
+}
+
+impl Queue {
+    /// A message that waits.
+    pub fn add(&self, sender: &str, recipient: &str, queue: &str) -> MessageId {
+        let mut messages = self.messages.lock().unwrap();
+        let (id, size) = (MessageId::generate(), 1_000 * messages.len() as u64);
+        let received_at = Timestamp::from_millis(1_795_000_000_000 + messages.len() as i64);
+        messages.push(Message {
+            id,
+            received_at,
+            origin: Origin {
+                protocol: Protocol::Esmtp,
+                virtual_server: "default".parse().unwrap(),
+                client: Some("192.0.2.7".parse().unwrap()),
+                helo: Some("<img src=x>".into()),
+                account: None,
+            },
+            reverse_path: sender.parse().unwrap(),
+            parameters: Default::default(),
+            size,
+            message_id_header: Some("1@example.net".into()),
+            frozen: false,
+            recipients: vec![Recipient {
+                forward_path: recipient.parse().unwrap(),
+                parameters: Default::default(),
+                directory_name: None,
+                status: RecipientStatus::Pending,
+                waits: Some(Waits { queue: queue.parse().unwrap(), due: received_at }),
+                attempts: 1,
+                delay_notified: false,
+                last_failure: Some(Failure {
+                    scope: Scope::Host,
+                    status: "4.4.1".parse().unwrap(),
+                    diagnostic: "connection refused".into(),
+                    remote_code: None,
+                    remote_mta: Some("mx.example.com".into()),
+                }),
+            }],
+        });
+        id
+    }
+
+    fn change(&self, id: MessageId, change: impl FnOnce(&mut Message)) -> Result<(), ActionError> {
+        if self.leased.lock().unwrap().contains(&id) {
+            return Err(ActionError::Leased);
+        }
+        let mut messages = self.messages.lock().unwrap();
+        change(messages.iter_mut().find(|message| message.id == id).ok_or(ActionError::NotFound)?);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Operate for Queue {
+    async fn queues(&self) -> Result<Vec<QueueView>, ActionError> {
+        let messages = self.messages.lock().unwrap();
+        let mut names: BTreeSet<QueueName> = self.frozen.lock().unwrap().clone();
+        names.extend(messages.iter().flat_map(|message| message.waiting()).map(|(queue, _)| queue));
+        let view = |id: QueueName| {
+            let here: Vec<_> = messages.iter().filter(|m| m.waiting().iter().any(|(queue, _)| *queue == id)).collect();
+            QueueView {
+                kind: QueueKind::of(&id),
+                state: if self.frozen.lock().unwrap().contains(&id) { QueueState::Frozen } else { QueueState::Retry },
+                connector: id.connector().cloned(),
+                next_hop: None,
+                messages: here.len() as u64,
+                bytes: here.iter().map(|message| message.size).sum(),
+                oldest: here.first().map(|message| message.received_at),
+                next_retry: None,
+                last_error: None,
+                id,
+            }
+        };
+        Ok(names.into_iter().map(view).collect())
+    }
+
+    async fn queue(&self, queue: &QueueName) -> Result<QueueView, ActionError> {
+        self.queues().await?.into_iter().find(|view| view.id == *queue).ok_or(ActionError::NotFound)
+    }
+
+    async fn freeze_queue(&self, queue: &QueueName) -> Result<(), ActionError> {
+        self.frozen.lock().unwrap().insert(queue.clone());
+        Ok(())
+    }
+
+    async fn thaw_queue(&self, queue: &QueueName) -> Result<(), ActionError> {
+        self.frozen.lock().unwrap().remove(queue);
+        Ok(())
+    }
+
+    async fn retry_queue(&self, queue: &QueueName) -> Result<(), ActionError> {
+        self.queue(queue).await?;
+        self.retried.lock().unwrap().push(queue.clone());
+        Ok(())
+    }
+
+    async fn messages(
+        &self,
+        filter: &MessageFilter,
+        after: Option<PageKey>,
+        limit: usize,
+    ) -> Result<MessagePage, ActionError> {
+        let messages = self.messages.lock().unwrap();
+        let key = |message: &Message| PageKey { received_at: message.received_at, id: message.id };
+        let meets = |message: &&Message| {
+            filter.state.is_none_or(|state| MessageState::of(message) == state)
+                && filter.queue.as_ref().is_none_or(|queue| message.waiting().iter().any(|(name, _)| name == queue))
+                && filter.sender.as_ref().is_none_or(|sender| sender.matches(message.reverse_path.mailbox()))
+                && filter.larger_than.is_none_or(|size| message.size > size)
+                && after.is_none_or(|after| key(message) > after)
+        };
+        let mut rest = messages.iter().filter(meets).peekable();
+        let items: Vec<_> = rest.by_ref().take(limit).cloned().map(Arc::new).collect();
+        let next = rest.peek().and(items.last()).map(|message| key(message));
+        Ok(MessagePage { items, next, scanned: messages.len() as u64 })
+    }
+
+    async fn message(&self, id: MessageId) -> Result<Arc<Message>, ActionError> {
+        let messages = self.messages.lock().unwrap();
+        messages.iter().find(|message| message.id == id).cloned().map(Arc::new).ok_or(ActionError::NotFound)
+    }
+
+    async fn events(&self, id: MessageId) -> Result<Vec<Value>, ActionError> {
+        self.message(id).await?;
+        Ok(vec![serde_json::json!({"at": "2026-11-24T00:00:00Z", "event": "received"})])
+    }
+
+    async fn freeze(&self, id: MessageId) -> Result<(), ActionError> {
+        self.change(id, |message| message.frozen = true)
+    }
+
+    async fn thaw(&self, id: MessageId) -> Result<(), ActionError> {
+        self.change(id, |message| message.frozen = false)
+    }
+
+    async fn retry(&self, id: MessageId) -> Result<(), ActionError> {
+        self.change(id, |_| {})
+    }
+
+    async fn delete(&self, id: MessageId, ndr: bool) -> Result<(), ActionError> {
+        self.change(id, |_| {})?;
+        self.messages.lock().unwrap().retain(|message| message.id != id);
+        self.deleted.lock().unwrap().push((id, ndr));
+        Ok(())
+    }
+}
