@@ -306,7 +306,8 @@ impl Hand {
             inner.more = false;
         }
         // what stays ready while nobody waits for it may want one more worker
-        let stays = !inner.ready.is_empty() && inner.idle == 0 && inner.workers == 1 && inner.proven;
+        let left = inner.ready.len();
+        let stays = left > 0 && left.is_multiple_of(16) && inner.idle == 0 && inner.workers == 1 && inner.proven;
         drop(inner);
         if low || stays {
             self.agenda.look_at_once(&self.link.name);

@@ -170,10 +170,14 @@ impl Queue {
             Persistence::UntilItIsThere => self.record(leases, change, reports.caused).await,
             Persistence::Once { synced } => self.store.record(leases, change, reports.caused, synced).await,
         };
-        // others may have changed the same message meanwhile: its queues are looked at again in any case
-        let again = now + if recorded.is_ok() { LOOK_AGAIN } else { LOOK_AFTER_ERROR };
-        for queue in &held {
-            self.agenda.look(queue, again);
+        // others may have changed the same message meanwhile: its queues are looked at again
+        let again = match &recorded {
+            Ok(_) if after.recipients.len() == 1 => None,
+            Ok(_) => Some(now + LOOK_AGAIN),
+            Err(_) => Some(now + LOOK_AFTER_ERROR),
+        };
+        if let Some(again) = again {
+            held.iter().for_each(|queue| self.agenda.look(queue, again));
         }
         let caused = recorded?;
         self.tell(&after, &conclusions, facts, &caused_ids, now);
