@@ -28,7 +28,7 @@
 //!
 //! Journal and configuration log are read back: a torn tail was never acknowledged; damage is reported and stepped
 //! over in the journal, and an error in the configuration. sled is believed only if it belongs to this store and its
-//! position lies within the journal, else it is set aside (`db.aside`) and rebuilt. Leases without an outcome are
+//! position lies within the journal, else it is set aside (`db.aside`) and rebuilt. Attempts without an outcome are
 //! possible duplicates and are reported. Files in `large/` without a message are removed.
 //!
 //! # When writing fails

@@ -2,7 +2,7 @@
 //!
 //! * Groups that the database does not have are applied, in order. While more wait than memory should hold, the
 //!   database takes them at once (that is how it is rebuilt from nothing).
-//! * Leases that were out without an outcome are **possible duplicates**: they are reported, and the message
+//! * Attempts that were begun and have no outcome are **possible duplicates**: they are reported, and the message
 //!   remembers it. After [`SUSPECT_STARTS`] such starts it is frozen in the dead-letter queue: something about it may be
 //!   what ends the process.
 //! * Files in `large/` without a message are removed, unless replay found damage.
