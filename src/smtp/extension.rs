@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The EHLO keywords that a server offers; everything is on by default.
+/// The EHLO keywords that a server offers; everything is on by default but ATRN, which needs somebody who has mail to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Extensions {
@@ -22,6 +22,12 @@ pub struct Extensions {
     pub enhanced_status_codes: bool,
     /// DSN (RFC 3461).
     pub dsn: bool,
+    /// CHUNKING (RFC 3030): BDAT.
+    pub chunking: bool,
+    /// ETRN (RFC 1985).
+    pub etrn: bool,
+    /// ATRN (RFC 2645).
+    pub atrn: bool,
     /// HELP (RFC 5321, 4.1.1.8). The command is answered either way.
     pub help: bool,
 }
@@ -35,6 +41,9 @@ impl Default for Extensions {
             smtputf8: true,
             enhanced_status_codes: true,
             dsn: true,
+            chunking: true,
+            etrn: true,
+            atrn: false,
             help: true,
         }
     }
@@ -54,6 +63,9 @@ impl Extensions {
             (self.smtputf8, "SMTPUTF8"),
             (self.enhanced_status_codes, "ENHANCEDSTATUSCODES"),
             (self.dsn, "DSN"),
+            (self.chunking, "CHUNKING"),
+            (self.etrn, "ETRN"),
+            (self.atrn, "ATRN"),
             (self.help, "HELP"),
         ]
         .iter()
