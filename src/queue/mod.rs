@@ -21,6 +21,7 @@
 
 mod agenda;
 mod assign;
+mod dequeue;
 mod link;
 pub mod operate;
 mod operations;
