@@ -9,6 +9,7 @@ use super::content::Receiving;
 use super::replies::{cannot_verify, ok, recipient_ok, sender_ok};
 use super::{Answer, Dialog, Pending, Session, State};
 use crate::smtp::command::Verb;
+use crate::smtp::extension::Offer;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
 impl Session {
@@ -108,7 +109,14 @@ impl Session {
     fn hello(&self, extended: bool, reply: Option<Reply>) -> Reply {
         let mut text = reply.map_or_else(|| self.settings.fqdn.clone(), |reply| reply.text.into_owned());
         if extended {
-            for line in self.settings.extensions.lines(self.settings.max_size) {
+            let offer = Offer {
+                max_size: self.settings.max_size,
+                max_recipients: self.settings.max_recipients,
+                max_transactions: self.settings.max_transactions,
+                future_release: self.settings.future_release,
+                ..Offer::default()
+            };
+            for line in self.settings.extensions.lines(&offer) {
                 text.push('\n');
                 text.push_str(&line);
             }

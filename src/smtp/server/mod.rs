@@ -306,7 +306,7 @@ impl Session {
 
     fn command(&mut self, line: &Bytes, dialog: Dialog, now: Instant) -> Option<Step> {
         let smtputf8 = matches!(dialog, Dialog::Transaction { smtputf8: true, .. });
-        let parsed = command::parse(line, &self.settings.extensions, smtputf8);
+        let parsed = command::parse(line, &self.settings.extensions.in_force(false), smtputf8);
         let (verb, argument) = (parsed.verb, line.slice(parsed.argument..));
         if verb == Verb::Other && is_http(line) {
             self.leave(&dialog);
