@@ -1,10 +1,9 @@
 //! The configuration that is in force, made for reading.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ClientList, Warning};
+use super::{ClientList, Peer, Warning};
 use crate::directory::Domains;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -64,12 +63,12 @@ pub struct VirtualServer {
 
 impl VirtualServer {
     /// Whether the client may connect.
-    pub fn may_connect(&self, client: IpAddr) -> bool {
+    pub fn may_connect<'a>(&self, client: impl Into<Peer<'a>>) -> bool {
         self.connection_control.allows_or_open(client)
     }
 
     /// Whether the client may relay to any domain. What connectors open (`Table::allows_relay`) comes on top.
-    pub fn may_relay(&self, client: IpAddr) -> bool {
+    pub fn may_relay<'a>(&self, client: impl Into<Peer<'a>>) -> bool {
         self.relay.allows(client)
     }
 }
