@@ -113,7 +113,10 @@ impl Auth {
 /// Time-outs of the server (RFC 5321, 4.5.3.2.7 asks for at least 5 minutes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From our last reply until the next command is complete; single octets do not extend it.
+    /// From our last reply until the next command begins.
+    pub idle: Duration,
+    /// From the first octet of a command until it is complete; single octets do not extend it. A response to a challenge
+    /// has so long from the challenge on.
     pub command: Duration,
     /// Between two pieces of content.
     pub data_block: Duration,
@@ -126,7 +129,8 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Timeouts {
-            command: Duration::from_secs(600),
+            idle: Duration::from_secs(600),
+            command: Duration::from_secs(300),
             data_block: Duration::from_secs(180),
             data_base: Duration::from_secs(300),
             data_least_rate: 256,
