@@ -28,7 +28,6 @@ use crate::queue::Queue;
 use crate::smtp::address::Domain;
 use crate::smtp::extension::Extensions;
 use crate::smtp::reply::{EnhancedStatus, Reply};
-use crate::smtp::sasl::Mechanism;
 use crate::smtp::sasl::scram::ChannelBindings;
 use crate::smtp::server::{Answer, Auth, AuthStep, BareLineEnds, Note, Question, Session, Settings, Timeouts};
 use crate::status::SessionGuard;
@@ -125,7 +124,7 @@ fn settings(server: &VirtualServer, binding: &Binding, now: Timestamp) -> Settin
         start_tls: binding.tls == BindingTls::Starttls && server.tls.is_some(),
         require_tls: spec.tls.required,
         auth: Auth {
-            mechanisms: auth.mechanisms.iter().map(|mechanism| mechanism.sasl().keyword().to_owned()).collect(),
+            mechanisms: auth.mechanisms.iter().map(|mechanism| mechanism.sasl()).collect(),
             require_tls: auth.require_tls,
             required: auth.required,
             ..Auth::default()
@@ -330,7 +329,6 @@ impl Conversation {
     async fn authenticate(&mut self, step: AuthStep) -> Answer {
         let outcome = match step {
             AuthStep::Begin { mechanism, initial } => {
-                let Ok(mechanism) = mechanism.parse::<Mechanism>() else { return out_of_step() };
                 let client = &self.sender.client;
                 let realm = self.inbound.live.current().realm(&client.server);
                 let bindings = client.tls.as_ref().map_or_else(ChannelBindings::default, |tls| ChannelBindings {

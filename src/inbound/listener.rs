@@ -93,8 +93,16 @@ impl Inbound {
         let mut all_open = true;
         for server in snapshot.virtual_servers.values().filter(|server| server.spec.enabled) {
             let mut states = Vec::new();
-            for address in addresses(server) {
+            for (binding, address) in server.spec.bindings.iter().map(|binding| (binding, address_of(binding))) {
                 let key = (server.name.clone(), address);
+                if let Some(why) = server.cannot_serve(binding) {
+                    // what was open with the TLS of before is closed: it could not be served
+                    if let Some(binding) = open.remove(&key) {
+                        close(binding).await;
+                    }
+                    states.push(Listening { configured: address, bound: Err(why.to_owned()) });
+                    continue;
+                }
                 let bound = match open.get(&key) {
                     Some(binding) => Ok(binding.bound),
                     None => self.open(server, address).map(|binding| {
