@@ -240,6 +240,10 @@ impl Core {
                         "SMTPUTF8" => &mut extensions.smtputf8,
                         "ENHANCEDSTATUSCODES" => &mut extensions.enhanced_status_codes,
                         "DSN" => &mut extensions.dsn,
+                        "LIMITS" => &mut extensions.limits,
+                        "FUTURERELEASE" => &mut extensions.future_release,
+                        "DELIVERBY" => &mut extensions.deliver_by,
+                        "MT-PRIORITY" => &mut extensions.mt_priority,
                         "HELP" => &mut extensions.help,
                         other => panic!("{other} is no extension"),
                     } = false;

@@ -21,6 +21,7 @@ use super::dialogs::{Dialog, Line, Peer};
 /// Dialogs that only the core can play.
 const CORE_ONLY: &[(&str, Why)] = &[
     ("early-talker", Why::NoSetting("the greeting is not held back, so nobody can be made to talk before it")),
+    ("extensions-of-time-off", Why::NoSetting("a virtual server cannot be told to leave these extensions out")),
     ("end-of-data-normalised", Why::NoSetting("a virtual server cannot be told to normalise")),
     ("size-actual", Why::BelowTheLeast("maxSize")),
     ("size-declared", Why::BelowTheLeast("maxSize")),
@@ -137,6 +138,9 @@ fn spec_of(dialog: &Dialog) -> Result<Value, Why> {
                     "SMTPUTF8" => "smtpUtf8",
                     "ENHANCEDSTATUSCODES" => "enhancedStatusCodes",
                     "DSN" => "dsn",
+                    "LIMITS" | "FUTURERELEASE" | "DELIVERBY" | "MT-PRIORITY" => {
+                        return Err(Why::NoSetting("a virtual server cannot be told to leave these extensions out"));
+                    }
                     other => panic!("{}: {other} cannot be switched off", dialog.name),
                 };
                 spec["extensions"][field] = json!(false);
