@@ -23,6 +23,7 @@
 mod agenda;
 mod assign;
 mod deadlines;
+mod dequeue;
 mod link;
 pub mod operate;
 mod operations;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::parameters::{Body, ByMode, MailParameters};
 use super::reply::EnhancedStatus;
 
-/// The EHLO keywords that a server offers. Everything is on by default but what the session core does not do.
+/// The EHLO keywords that a server offers. Everything is on by default but ATRN, which needs somebody who has mail to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Extensions {
@@ -40,6 +40,10 @@ pub struct Extensions {
     pub deliver_by: bool,
     /// MT-PRIORITY (RFC 6710).
     pub mt_priority: bool,
+    /// ETRN (RFC 1985).
+    pub etrn: bool,
+    /// ATRN (RFC 2645).
+    pub atrn: bool,
     /// HELP (RFC 5321, 4.1.1.8). The command is answered either way.
     pub help: bool,
 }
@@ -53,14 +57,15 @@ impl Default for Extensions {
             smtputf8: true,
             enhanced_status_codes: true,
             dsn: true,
-            // what is only parsed is not offered: these two are the session's, which has no BDAT yet
-            chunking: false,
-            binary_mime: false,
+            chunking: true,
+            binary_mime: true,
             limits: true,
             require_tls: true,
             future_release: true,
             deliver_by: true,
             mt_priority: true,
+            etrn: true,
+            atrn: false,
             help: true,
         }
     }
@@ -133,6 +138,8 @@ impl Extensions {
         }
         line(on.deliver_by, "DELIVERBY");
         line(on.mt_priority, "MT-PRIORITY");
+        line(on.etrn, "ETRN");
+        line(on.atrn, "ATRN");
         line(on.help, "HELP");
         lines
     }
@@ -313,7 +320,7 @@ mod tests {
         assert_eq!(
             lines.join("|"),
             "PIPELINING|SIZE 1000|AUTH PLAIN LOGIN|ENHANCEDSTATUSCODES|8BITMIME|DSN|SMTPUTF8|CHUNKING|BINARYMIME|\
-             REQUIRETLS|LIMITS MAILMAX=9 RCPTMAX=7|FUTURERELEASE 60 2026-11-18T11:06:40Z|DELIVERBY|MT-PRIORITY|HELP"
+             REQUIRETLS|LIMITS MAILMAX=9 RCPTMAX=7|FUTURERELEASE 60 2026-11-18T11:06:40Z|DELIVERBY|MT-PRIORITY|ETRN|HELP"
         );
     }
 
@@ -331,6 +338,7 @@ mod tests {
             future_release: false,
             deliver_by: false,
             mt_priority: false,
+            etrn: false,
             ..everything()
         };
         let plain = Offer { auth: &[], max_size: None, ..offer() };
