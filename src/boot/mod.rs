@@ -29,7 +29,7 @@ use crate::net::connect::TcpConnect;
 use crate::observe::metrics::Metrics;
 use crate::outbound::{Outbound, Resolvers};
 use crate::queue::{Hand, Operator, Queue, Workforce};
-use crate::status::{Drain, Listeners, Sessions};
+use crate::status::{Drain, Listeners, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
@@ -98,6 +98,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
     let listeners = Arc::new(Listeners::default());
     let sessions = Arc::new(Sessions::default());
+    let running = Arc::new(Running::new(store.clone()));
     let drain = Arc::new(Drain::default());
 
     let outbound = Outbound::new(
@@ -118,6 +119,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         live: live.clone(),
         listeners: listeners.clone(),
         sessions: sessions.clone(),
+        running: running.clone(),
         drain: drain.clone(),
     });
 
@@ -128,11 +130,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             store: store.clone(),
             live: live.clone(),
             listeners: listeners.clone(),
+            running: running.clone(),
             drain: drain.clone(),
         }),
         metrics: status::exposition(registry, queue.clone(), store.clone()),
         keys: Arc::new(keys),
-        listeners: status::of_servers(live.clone(), listeners.clone()),
+        listeners: status::of_servers(live.clone(), listeners.clone(), running.clone()),
+        sessions: sessions.clone(),
+        running,
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;
@@ -150,7 +155,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping: sessions end, what is queued stays queued");
-    drain.begin();
+    let farewell = drain.begin();
+    sessions.drain(&farewell);
     let ended = tokio::time::timeout(GRACE, async {
         let _ = accepting.await;
         sessions.all_gone().await;

@@ -19,7 +19,7 @@ use crate::smtp::address::Domain;
 use crate::smtp::extension::Extensions;
 use crate::smtp::reply::Reply;
 use crate::smtp::server::{Answer, Note, Question, Session, Settings, Timeouts};
-use crate::status::SessionGuard;
+use crate::status::{self, SessionGuard, SessionState};
 
 /// Serves one connection to its end.
 pub(super) async fn serve(
@@ -42,8 +42,9 @@ pub(super) async fn serve(
         sender: Sender { client, helo: String::new(), extended: false },
         inbound: inbound.clone(),
         incoming: None,
+        session: guard.session().clone(),
     };
-    let stop = inbound.drain.watch();
+    let stop = guard.session().stop();
     server_driver::serve(&mut stream, session, &mut conversation, &*inbound.intake.clock, stop).await;
     inbound.intake.metrics.sessions.get_or_create(&label).dec();
     drop(guard);
@@ -76,6 +77,8 @@ struct Conversation {
     inbound: Arc<Inbound>,
     sender: Sender,
     incoming: Option<Incoming>,
+    /// Where it stands, for operators.
+    session: Arc<status::Session>,
 }
 
 impl Answers for Conversation {
@@ -89,6 +92,8 @@ impl Answers for Conversation {
                 }
             },
             Question::Helo { name, extended } => {
+                self.session.set_helo(&name);
+                self.session.set_state(SessionState::Idle);
                 self.sender.helo = name;
                 self.sender.extended = extended;
                 Ok(Answer::Proceed)
@@ -100,6 +105,7 @@ impl Answers for Conversation {
                 }
                 Incoming::begin(&self.inbound.intake, snapshot, self.sender.clone(), reverse_path, parameters).map(
                     |incoming| {
+                        self.session.set_state(SessionState::Envelope);
                         let reply = incoming.reply_to_mail();
                         self.incoming = Some(incoming);
                         reply.map_or(Answer::Proceed, Answer::Reply)
@@ -114,13 +120,22 @@ impl Answers for Conversation {
             },
             Question::Begin => match &mut self.incoming {
                 Some(incoming) => {
+                    self.session.set_state(SessionState::Content);
                     let now = Timestamp::from_millis(self.inbound.intake.clock.unix_millis());
                     incoming.content_begins(now).await.map(|()| Answer::Proceed)
                 }
                 None => Ok(out_of_step()),
             },
             Question::Commit => match self.incoming.take() {
-                Some(incoming) => incoming.commit(&self.inbound.intake).await.map(Answer::Reply),
+                Some(incoming) => {
+                    self.session.set_state(SessionState::Committing);
+                    let committed = incoming.commit(&self.inbound.intake).await;
+                    self.session.set_state(SessionState::Idle);
+                    committed.map(|reply| {
+                        self.session.add_message();
+                        Answer::Reply(reply)
+                    })
+                }
                 None => Ok(out_of_step()),
             },
             Question::Auth(_) => {
@@ -138,6 +153,7 @@ impl Answers for Conversation {
     }
 
     async fn body(&mut self, chunk: Bytes) -> Result<(), Reply> {
+        self.session.add_bytes(chunk.len());
         let Some(incoming) = &mut self.incoming else {
             return Err(Reply::new(451, crate::smtp::reply::EnhancedStatus::transient(3, 0), "Local error"));
         };
@@ -152,10 +168,13 @@ impl Answers for Conversation {
     }
 
     fn reset(&mut self) {
+        self.session.set_state(SessionState::Idle);
         self.incoming = None;
     }
 
-    fn tls_started(&mut self, _facts: TlsFacts) {}
+    fn tls_started(&mut self, facts: TlsFacts) {
+        self.session.set_tls(facts);
+    }
 
     fn completion(&self) -> Option<Domain> {
         None

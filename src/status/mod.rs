@@ -1,15 +1,24 @@
-//! How the house is at this moment: which listeners are open, whether it is on its way out.
+//! How the house is at this moment: which listeners are open, who is connected, what an operator has paused or stopped,
+//! whether it is on its way out.
 //!
-//! Running state, not configuration: nothing here is stored.
+//! Running state, not configuration. Only what an operator did ([`Running`]) is stored, to hold over a restart.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod running;
+mod sessions;
 
-use tokio::sync::{Notify, watch};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
 
 use crate::model::name::Name;
 use crate::smtp::reply::{EnhancedStatus, Reply};
+
+pub use running::{Halt, Halted, Running};
+pub use sessions::{
+    Opening, Session, SessionFilter, SessionGuard, SessionId, SessionState, SessionView, Sessions, TooMany,
+};
 
 /// One binding of a virtual server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +60,7 @@ impl Listeners {
     }
 }
 
-/// The switch that ends sessions: once thrown, they get 421 as soon as they have nothing complete at hand.
+/// The switch that ends the process: listeners close, and nothing new begins. Sessions are ended by [`Sessions::drain`].
 #[derive(Debug)]
 pub struct Drain {
     stop: watch::Sender<Option<Reply>>,
@@ -64,143 +73,20 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// For a session to watch.
+    /// To watch.
     pub fn watch(&self) -> watch::Receiver<Option<Reply>> {
         self.stop.subscribe()
     }
 
-    /// Ends all sessions.
-    pub fn begin(&self) {
+    /// Throws it. The reply is what sessions are to be ended with.
+    pub fn begin(&self) -> Reply {
         let reply = Reply::new(421, EnhancedStatus::transient(3, 2), "Service is shutting down, try again later");
-        self.stop.send_replace(Some(reply));
+        self.stop.send_replace(Some(reply.clone()));
+        reply
     }
 
     /// True when it was thrown.
     pub fn is_on(&self) -> bool {
         self.stop.borrow().is_some()
-    }
-}
-
-/// Sessions that are open now, by virtual server and client: where connection limits are decided.
-#[derive(Debug, Default)]
-pub struct Sessions {
-    open: Mutex<Open>,
-    closed: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    all: usize,
-    by_server: HashMap<Name, u32>,
-    by_client: HashMap<(Name, IpAddr), u32>,
-}
-
-/// Why a connection is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TooMany {
-    /// The server has as many sessions as it may.
-    InAll,
-    /// This client has as many as one client may.
-    FromClient,
-}
-
-impl Sessions {
-    fn open(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Counts a session in, if the limits allow it; it is counted out when the guard is dropped.
-    ///
-    /// # Errors
-    /// Which limit was reached.
-    pub fn admit(
-        self: &Arc<Self>,
-        server: &Name,
-        client: IpAddr,
-        max: u32,
-        max_per_client: Option<u32>,
-    ) -> Result<SessionGuard, TooMany> {
-        let mut open = self.open();
-        let key = (server.clone(), client);
-        if open.by_server.get(server).copied().unwrap_or(0) >= max {
-            return Err(TooMany::InAll);
-        }
-        if max_per_client.is_some_and(|max| open.by_client.get(&key).copied().unwrap_or(0) >= max) {
-            return Err(TooMany::FromClient);
-        }
-        open.all += 1;
-        *open.by_server.entry(server.clone()).or_default() += 1;
-        *open.by_client.entry(key.clone()).or_default() += 1;
-        Ok(SessionGuard { sessions: self.clone(), key })
-    }
-
-    /// How many there are.
-    pub fn count(&self) -> usize {
-        self.open().all
-    }
-
-    /// Returns when none is left.
-    pub async fn all_gone(&self) {
-        loop {
-            let closed = self.closed.notified();
-            tokio::pin!(closed);
-            closed.as_mut().enable();
-            if self.open().all == 0 {
-                return;
-            }
-            closed.await;
-        }
-    }
-}
-
-/// Counts one session, as long as it lives.
-#[derive(Debug)]
-pub struct SessionGuard {
-    sessions: Arc<Sessions>,
-    key: (Name, IpAddr),
-}
-
-impl Drop for SessionGuard {
-    fn drop(&mut self) {
-        let mut open = self.sessions.open();
-        open.all -= 1;
-        let server = self.key.0.clone();
-        count_down(&mut open.by_server, &server);
-        count_down(&mut open.by_client, &self.key);
-        let last = open.all == 0;
-        drop(open);
-        if last {
-            self.sessions.closed.notify_waiters();
-        }
-    }
-}
-
-fn count_down<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn limits_count_what_is_open() {
-        let sessions = Arc::new(Sessions::default());
-        let server: Name = "default".parse().unwrap();
-        let (a, b) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let first = sessions.admit(&server, a, 2, Some(1)).unwrap();
-        assert_eq!(sessions.admit(&server, a, 2, Some(1)).unwrap_err(), TooMany::FromClient);
-        let second = sessions.admit(&server, b, 2, Some(1)).unwrap();
-        assert_eq!(sessions.admit(&server, b, 2, None).unwrap_err(), TooMany::InAll);
-        drop(first);
-        assert!(sessions.admit(&server, a, 2, Some(1)).is_ok());
-        drop(second);
-        sessions.all_gone().await;
-        assert!(sessions.open().by_client.is_empty(), "nothing is remembered of who has gone");
     }
 }
