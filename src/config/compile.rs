@@ -3,25 +3,32 @@
 //! Shape was judged before ([`super::schema`]); here it is what needs more than one value to see: references, clashes,
 //! contradictions. Recipients are not among the objects: what concerns them is judged where they are written.
 
+mod accounts;
+mod servers;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::ClientList;
 use super::object::Spec;
 use super::snapshot::{MailboxStore, Snapshot, VirtualServer};
 use super::violation::{Violation, ViolationCode, Warning, WarningCode, object_id};
+use super::{ClientList, Kept, Vault};
 use crate::directory::{Domains, Policies};
 use crate::model::duration::Duration;
 use crate::model::host::{HostName, domain_key};
+use crate::model::labels::Labels;
 use crate::model::name::Name;
 use crate::model::path::RelativePath;
 use crate::model::pattern::{AddressPattern, ClientPattern};
+use crate::model::secret::Secret;
 use crate::model::size::Size;
+use crate::model::spec::account::AccountPassword;
 use crate::model::spec::{
-    Collection, ConnectorSpec, DEFAULT, MailboxStoreSpec, RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
+    AccountSpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, IdentityProviderSpec, MailboxStoreSpec,
+    RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
 };
 use crate::routing::{Connector, Table};
 use crate::smtp::address::Mailbox;
@@ -33,17 +40,40 @@ pub struct Objects {
     policies: BTreeMap<Name, (u64, Arc<RecipientPolicySpec>)>,
     stores: BTreeMap<Name, (u64, Arc<MailboxStoreSpec>)>,
     connectors: BTreeMap<Name, (u64, Arc<ConnectorSpec>)>,
+    certificates: BTreeMap<Name, (u64, Arc<CertificateSpec>)>,
+    accounts: BTreeMap<Name, AccountObject>,
+    identity_providers: BTreeMap<Name, (u64, Arc<IdentityProviderSpec>)>,
     settings: Option<(u64, Arc<SettingsSpec>)>,
+    /// The values of their secrets, of objects that have any.
+    secrets: BTreeMap<(Collection, Name), Kept>,
+}
+
+/// An account; virtual servers pick accounts by their labels.
+#[derive(Debug, Clone)]
+struct AccountObject {
+    generation: u64,
+    labels: Labels,
+    spec: Arc<AccountSpec>,
 }
 
 impl Objects {
     /// Adds or replaces an object. A recipient changes nothing.
-    pub fn insert(&mut self, name: Name, generation: u64, spec: Spec) {
+    pub fn insert(&mut self, name: Name, generation: u64, labels: &Labels, spec: Spec, secrets: Kept) {
+        let key = (spec.collection(), name.clone());
+        match secrets.is_empty() {
+            true => self.secrets.remove(&key),
+            false => self.secrets.insert(key, secrets),
+        };
         match spec {
             Spec::VirtualServer(spec) => drop(self.virtual_servers.insert(name, (generation, spec))),
             Spec::RecipientPolicy(spec) => drop(self.policies.insert(name, (generation, spec))),
             Spec::MailboxStore(spec) => drop(self.stores.insert(name, (generation, spec))),
             Spec::Connector(spec) => drop(self.connectors.insert(name, (generation, spec))),
+            Spec::Certificate(spec) => drop(self.certificates.insert(name, (generation, spec))),
+            Spec::Account(spec) => {
+                self.accounts.insert(name, AccountObject { generation, labels: labels.clone(), spec });
+            }
+            Spec::IdentityProvider(spec) => drop(self.identity_providers.insert(name, (generation, spec))),
             Spec::Settings(spec) => self.settings = Some((generation, spec)),
             Spec::Recipient(_) => {}
         }
@@ -51,14 +81,23 @@ impl Objects {
 
     /// Takes an object away.
     pub fn remove(&mut self, collection: Collection, name: &Name) {
+        self.secrets.remove(&(collection, name.clone()));
         match collection {
             Collection::VirtualServers => drop(self.virtual_servers.remove(name)),
             Collection::RecipientPolicies => drop(self.policies.remove(name)),
             Collection::MailboxStores => drop(self.stores.remove(name)),
             Collection::Connectors => drop(self.connectors.remove(name)),
+            Collection::Certificates => drop(self.certificates.remove(name)),
+            Collection::Accounts => drop(self.accounts.remove(name)),
+            Collection::IdentityProviders => drop(self.identity_providers.remove(name)),
             Collection::Settings => self.settings = None,
             Collection::Recipients => {}
         }
+    }
+
+    /// The values of an object's secrets.
+    pub fn secrets(&self, collection: Collection, name: &Name) -> Option<&Kept> {
+        self.secrets.get(&(collection, name.clone()))
     }
 
     /// True before anything was ever configured.
@@ -71,6 +110,27 @@ impl Objects {
         Policies::new(self.policies.iter().map(|(name, (_, spec))| (name, &**spec)))
     }
 
+    /// Whether there is a certificate of this name.
+    pub fn has_certificate(&self, name: &Name) -> bool {
+        self.certificates.contains_key(name)
+    }
+
+    /// Whether there is an identity provider of this name.
+    pub fn has_identity_provider(&self, name: &Name) -> bool {
+        self.identity_providers.contains_key(name)
+    }
+
+    /// The passwords of accounts that lie outside of the store, with the username of each.
+    pub(super) fn outside_passwords(&self) -> Vec<(String, Secret)> {
+        let password = |(name, object): (&Name, &AccountObject)| match &object.spec.password {
+            Some(AccountPassword::Secret(secret @ (Secret::Env(_) | Secret::File(_)))) => {
+                Some((accounts::username(name, &object.spec).to_owned(), secret.clone()))
+            }
+            _ => None,
+        };
+        self.accounts.iter().filter_map(password).collect()
+    }
+
     /// Whether there is a mailbox store of this name.
     pub fn has_store(&self, name: &Name) -> bool {
         self.stores.contains_key(name)
@@ -81,11 +141,18 @@ impl Objects {
 ///
 /// # Errors
 /// Everything that is wrong, in order of the objects.
-pub fn compile(objects: &Objects, previous: &Snapshot, host_name: &HostName) -> Result<Snapshot, Vec<Violation>> {
+pub fn compile(
+    objects: &Objects,
+    previous: &Snapshot,
+    host_name: &HostName,
+    vault: &Vault,
+) -> Result<Snapshot, Vec<Violation>> {
     let mut found = Findings::default();
     let default_store = default_store(objects, &mut found);
     virtual_servers(objects, &mut found);
     connectors(objects, &mut found);
+    let accounts = accounts::accounts(objects, previous, vault, &mut found);
+    let identity_providers = accounts::identity_providers(objects, previous, &mut found);
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
     check_settings(objects, &settings, &mut found);
     let domains = policies(objects, default_store, &settings, &mut found);
@@ -109,6 +176,8 @@ pub fn compile(objects: &Objects, previous: &Snapshot, host_name: &HostName) -> 
         postmaster: postmaster(&settings, &domains),
         domains: if *previous.domains == domains { previous.domains.clone() } else { Arc::new(domains) },
         settings,
+        accounts,
+        identity_providers,
         warnings,
     })
 }
@@ -173,6 +242,7 @@ fn virtual_servers(objects: &Objects, found: &mut Findings) {
             let detail = "at least 64KiB is needed (RFC 5321, 4.5.3.1.7)";
             found.wrong(of, "/spec/messages/maxSize", ViolationCode::OutOfRange, detail);
         }
+        servers::check(objects, name, spec, found);
         if let Some(index) = everybody(&spec.relay.allow) {
             if spec.relay.acknowledge_open_relay {
                 found.warn(of, WarningCode::OpenRelay, format!("everybody may relay through virtual server {name}"));
@@ -187,7 +257,7 @@ fn virtual_servers(objects: &Objects, found: &mut Findings) {
 
 /// The entry that makes the list everybody's: 0/0 itself, or the last of several that make it up together.
 fn everybody(allow: &[ClientPattern]) -> Option<usize> {
-    let nets: Vec<IpNet> = allow.iter().map(ClientPattern::net).collect();
+    let nets: Vec<IpNet> = allow.iter().filter_map(ClientPattern::net).collect();
     let whole = IpNet::aggregate(&nets).iter().any(|net| net.prefix_len() == 0);
     let first = || allow.iter().position(ClientPattern::is_everybody);
     whole.then(|| first().unwrap_or(allow.len() - 1))

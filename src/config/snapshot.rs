@@ -1,10 +1,10 @@
 //! The configuration that is in force, made for reading.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ClientList, Warning};
+use super::{ClientList, Peer, Warning};
+use crate::accounts::{Accounts, IdentityProvider, Realm};
 use crate::directory::Domains;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -27,6 +27,10 @@ pub struct Snapshot {
     pub routes: Arc<Table>,
     /// The mailbox stores.
     pub stores: BTreeMap<Name, Arc<MailboxStore>>,
+    /// Who may authenticate, on some virtual server.
+    pub accounts: Arc<Accounts>,
+    /// Whose tokens may be taken. An object that did not change is the same `Arc` as before.
+    pub identity_providers: BTreeMap<Name, Arc<IdentityProvider>>,
     /// The settings.
     pub settings: Arc<SettingsSpec>,
     /// The server that sends what none took; `None` only when there is no virtual server.
@@ -38,6 +42,18 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Who may log in on a virtual server.
+    pub fn realm(&self, server: &VirtualServer) -> Realm {
+        let authentication = &server.spec.authentication;
+        let provider = |name| self.identity_providers.get(name).cloned();
+        Realm {
+            accounts: self.accounts.clone(),
+            selector: authentication.accounts.clone().unwrap_or_default(),
+            providers: authentication.identity_providers.iter().filter_map(provider).collect(),
+            default_domain: authentication.default_domain.clone(),
+        }
+    }
+
     /// The virtual server whose delivery settings a message has: the one that took it, else the default one.
     pub fn delivery_server(&self, took: &Name) -> Option<&Arc<VirtualServer>> {
         let default = || self.default_virtual_server.as_ref().and_then(|name| self.virtual_servers.get(name));
@@ -64,12 +80,12 @@ pub struct VirtualServer {
 
 impl VirtualServer {
     /// Whether the client may connect.
-    pub fn may_connect(&self, client: IpAddr) -> bool {
+    pub fn may_connect<'a>(&self, client: impl Into<Peer<'a>>) -> bool {
         self.connection_control.allows_or_open(client)
     }
 
     /// Whether the client may relay to any domain. What connectors open (`Table::allows_relay`) comes on top.
-    pub fn may_relay(&self, client: IpAddr) -> bool {
+    pub fn may_relay<'a>(&self, client: impl Into<Peer<'a>>) -> bool {
         self.relay.allows(client)
     }
 }

@@ -10,6 +10,7 @@
 //! enforces yet does not exist.
 
 pub mod account;
+pub mod certificate;
 pub mod connector;
 pub mod identity_provider;
 pub mod mailbox_store;
@@ -18,7 +19,10 @@ pub mod recipient_policy;
 pub mod settings;
 pub mod virtual_server;
 
+pub use account::AccountSpec;
+pub use certificate::CertificateSpec;
 pub use connector::ConnectorSpec;
+pub use identity_provider::IdentityProviderSpec;
 pub use mailbox_store::MailboxStoreSpec;
 pub use recipient::RecipientSpec;
 pub use recipient_policy::RecipientPolicySpec;
@@ -40,19 +44,28 @@ pub enum Collection {
     MailboxStores,
     /// `connectors`
     Connectors,
+    /// `certificates`
+    Certificates,
+    /// `accounts`
+    Accounts,
+    /// `identity-providers`
+    IdentityProviders,
     /// `settings`: one object, of that name.
     Settings,
 }
 
 impl Collection {
     /// All of them, in the order in which a document is read aloud.
-    pub const ALL: [Collection; 6] = [
+    pub const ALL: [Collection; 9] = [
         Collection::Settings,
         Collection::VirtualServers,
         Collection::RecipientPolicies,
         Collection::MailboxStores,
         Collection::Recipients,
         Collection::Connectors,
+        Collection::Certificates,
+        Collection::Accounts,
+        Collection::IdentityProviders,
     ];
 
     /// Its name in a path of the REST API, and in the keys of the store.
@@ -63,6 +76,9 @@ impl Collection {
             Collection::Recipients => "recipients",
             Collection::MailboxStores => "mailbox-stores",
             Collection::Connectors => "connectors",
+            Collection::Certificates => "certificates",
+            Collection::Accounts => "accounts",
+            Collection::IdentityProviders => "identity-providers",
             Collection::Settings => "settings",
         }
     }
@@ -75,6 +91,9 @@ impl Collection {
             Collection::Recipients => "recipients",
             Collection::MailboxStores => "mailboxStores",
             Collection::Connectors => "connectors",
+            Collection::Certificates => "certificates",
+            Collection::Accounts => "accounts",
+            Collection::IdentityProviders => "identityProviders",
             Collection::Settings => "settings",
         }
     }
@@ -87,6 +106,9 @@ impl Collection {
             Collection::Recipients => "recipient",
             Collection::MailboxStores => "mailbox store",
             Collection::Connectors => "connector",
+            Collection::Certificates => "certificate",
+            Collection::Accounts => "account",
+            Collection::IdentityProviders => "identity provider",
             Collection::Settings => "settings",
         }
     }
@@ -96,9 +118,17 @@ impl Collection {
         Self::ALL.into_iter().find(|collection| collection.path() == path)
     }
 
+    /// Whether a spec of it may have a [`crate::model::secret::Secret`].
+    pub fn may_hold_secrets(self) -> bool {
+        matches!(self, Collection::Certificates | Collection::Accounts)
+    }
+
     /// The longest name that an object of it may have.
     pub fn longest_name(self) -> usize {
-        if self == Collection::Recipients { MAX_LONG_NAME } else { MAX_NAME }
+        match self {
+            Collection::Recipients | Collection::Accounts => MAX_LONG_NAME,
+            _ => MAX_NAME,
+        }
     }
 }
 
