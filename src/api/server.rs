@@ -22,10 +22,13 @@ use utoipa_actix_web::{AppExt, scope};
 
 use super::auth::{self, Failures, Keys, Principal};
 use super::health::Health;
-use super::kinds::{connectors, mailbox_stores, recipient_policies, recipients, virtual_servers};
+use super::kinds::{
+    accounts, connectors, identity_providers, mailbox_stores, recipient_policies, recipients, virtual_servers,
+};
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{docs, document, domains, health, messages, queues, settings};
+use crate::accounts::KeysStatus;
 use crate::config::Configuration;
 use crate::model::name::Name;
 use crate::queue::operate::Operate;
@@ -53,6 +56,20 @@ pub struct Handles {
     pub keys: Arc<dyn Keys>,
     /// What the listeners do.
     pub listeners: Arc<dyn Listeners>,
+    /// How it went to fetch the keys of identity providers.
+    pub issuers: Arc<dyn Issuers>,
+}
+
+/// Tells how it went to fetch the keys of identity providers. Closures do.
+pub trait Issuers: Send + Sync {
+    /// Of one; `None` while no token has needed its keys. Never waits.
+    fn status(&self, identity_provider: &Name) -> Option<KeysStatus>;
+}
+
+impl<F: Fn(&Name) -> Option<KeysStatus> + Send + Sync> Issuers for F {
+    fn status(&self, identity_provider: &Name) -> Option<KeysStatus> {
+        self(identity_provider)
+    }
 }
 
 /// Tells what the listeners do. Closures do.
@@ -262,7 +279,7 @@ fn v1(config: &mut ServiceConfig<'_>) {
                 .service($kind::remove);)+
         };
     }
-    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors);
+    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors accounts identity_providers);
     config
         .service(settings::get_settings)
         .service(settings::put_settings)

@@ -42,6 +42,10 @@ pub enum ConditionType {
     Listening,
     /// Whether the whole world may relay. Only there when it may.
     OpenRelay,
+    /// Whether what is configured can be put to use. Only there when it cannot.
+    ConfigAccepted,
+    /// Whether the other side answers.
+    Reachable,
 }
 
 /// Whether a condition holds.

@@ -16,12 +16,14 @@ use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::accounts::Authenticator;
 use crate::api::{self, Api, Handles, Listen};
 use crate::cli::Serve;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use crate::inbound::{BindCheck, Inbound};
 use crate::intake::Intake;
 use crate::local::Local;
+use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
@@ -112,6 +114,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
 
     configuration.register(Arc::new(BindCheck));
+    let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
     let intake = Intake { store: store.clone(), recipients, queue: queue.clone(), clock: clock.clone(), metrics };
     let inbound = Arc::new(Inbound {
         intake,
@@ -133,6 +136,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         metrics: status::exposition(registry, queue.clone(), store.clone()),
         keys: Arc::new(keys),
         listeners: status::of_servers(live.clone(), listeners.clone()),
+        issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;

@@ -63,6 +63,7 @@ impl House {
             metrics: Arc::new(|| "# EOF\n".to_owned()),
             keys: Arc::new(keys),
             listeners: Arc::new(|name: &Name| (name.as_str() == "default").then(listening)),
+            issuers: Arc::new(|_: &Name| None),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;

@@ -20,7 +20,7 @@ use crate::smtp::address::{Domain, Mailbox};
 /// `authentication.accounts` picks, by the mechanisms that it offers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[schema(example = json!({"username": "ada@example.com", "password": {"file": "accounts/ada"}, "sendAs": ["*@example.com"]}))]
+#[schema(example = json!({"username": "ada@example.com", "sendAs": ["*@example.com"], "quotas": {"messages": "100/1h"}}))]
 pub struct AccountSpec {
     /// What it logs in as; no two accounts have the same. Default: the object's name.
     #[serde(skip_serializing_if = "Option::is_none")]
