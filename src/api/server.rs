@@ -23,7 +23,8 @@ use utoipa_actix_web::{AppExt, scope};
 use super::auth::{self, Failures, Keys, Principal};
 use super::health::Health;
 use super::kinds::{
-    accounts, connectors, identity_providers, mailbox_stores, recipient_policies, recipients, virtual_servers,
+    accounts, certificates, connectors, identity_providers, mailbox_stores, recipient_policies, recipients,
+    virtual_servers,
 };
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
@@ -279,7 +280,8 @@ fn v1(config: &mut ServiceConfig<'_>) {
                 .service($kind::remove);)+
         };
     }
-    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors accounts identity_providers);
+    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors);
+    kinds!(certificates accounts identity_providers);
     config
         .service(settings::get_settings)
         .service(settings::put_settings)

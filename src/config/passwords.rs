@@ -130,3 +130,78 @@ fn stored(verifier: &Verifier) -> Secret {
     let text = serde_json::to_string(verifier).expect("a verifier has text keys only");
     Secret::Given(SecretText::new(text))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{Actor, Configuration, FirstStart, OpenOptions, Precondition};
+    use crate::model::labels::LabelSelector;
+    use crate::model::spec::Collection;
+    use crate::model::time::Timestamp;
+    use crate::store::memory::MemoryStore;
+
+    async fn open(store: &Arc<MemoryStore>, directory: &Path) -> Arc<Configuration> {
+        let options = OpenOptions {
+            host_name: "relay.example.com".parse().unwrap(),
+            secrets_dir: directory.to_owned(),
+            now: Arc::new(|| Timestamp::from_millis(0)),
+        };
+        Configuration::open(store.clone(), options).await.unwrap()
+    }
+
+    fn verifier(config: &Configuration, username: &str) -> Result<Arc<Verifier>, String> {
+        let snapshot = config.live().current();
+        let account = snapshot.accounts.find(username, &LabelSelector::default()).unwrap();
+        account.verifier.clone().map(Option::unwrap)
+    }
+
+    #[tokio::test]
+    async fn a_password_in_a_file_is_followed() {
+        let (store, directory) = (Arc::new(MemoryStore::default()), tempfile::tempdir().unwrap());
+        let file = directory.path().join("ada");
+        std::fs::write(&file, "first\n").unwrap();
+        let config = open(&store, directory.path()).await;
+        config.first_start(&FirstStart { smtp_listen: "127.0.0.1:2525".parse().unwrap() }).await.unwrap();
+        for (name, password) in [("ada", json!({"file": "ada"})), ("bob", json!({"value": "bobs password"}))] {
+            let body = json!({"spec": {"password": password}});
+            let (any, actor) = (Precondition::default(), Actor::default());
+            config.put(Collection::Accounts, name, &body, &any, &actor, false).await.unwrap();
+        }
+        let first = verifier(&config, "ada").unwrap();
+        assert!(first.verify("first") && first.scram().is_some());
+        let bob = config.live().current().accounts.find("bob", &LabelSelector::default()).unwrap().clone();
+
+        config.refresh().await.unwrap();
+        assert!(Arc::ptr_eq(&first, &verifier(&config, "ada").unwrap()), "nothing is derived anew");
+        std::fs::write(&file, "second").unwrap();
+        config.refresh().await.unwrap();
+        let second = verifier(&config, "ada").unwrap();
+        assert!(second.verify("second") && !second.verify("first"));
+        let salts = [&first, &second].map(|verifier| verifier.scram().unwrap().salt.clone());
+        assert_eq!(salts[0], salts[1], "the salt tells nothing");
+        let still = config.live().current().accounts.find("bob", &LabelSelector::default()).unwrap().clone();
+        assert!(Arc::ptr_eq(&bob, &still), "what did not change is the same");
+
+        std::fs::remove_file(&file).unwrap();
+        config.refresh().await.unwrap();
+        assert!(verifier(&config, "ada").unwrap_err().contains("cannot be read"));
+        // neither keeps that the appliance from starting
+        let again = open(&store, directory.path()).await;
+        assert!(verifier(&again, "ada").is_err());
+        assert!(verifier(&again, "bob").unwrap().verify("bobs password"));
+        std::fs::write(&file, "third").unwrap();
+        again.refresh().await.unwrap();
+        assert!(verifier(&again, "ada").unwrap().verify("third"), "back again");
+
+        let stored = store.entries().into_values().map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+        let stored: Vec<String> = stored.collect();
+        assert!(stored.iter().any(|record| record.contains("argon2id")));
+        for secret in ["bobs password", "second", "third"] {
+            assert!(!stored.iter().any(|record| record.contains(secret)), "{secret} is stored");
+        }
+    }
+}

@@ -6,3 +6,4 @@ pub mod clock;
 pub mod connect;
 pub mod resolver;
 pub mod server_driver;
+pub mod tls;

@@ -2,6 +2,7 @@
 
 mod api;
 mod api_accounts;
+mod api_certificates;
 mod api_configuration;
 mod api_house;
 mod api_mail;
