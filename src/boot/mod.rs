@@ -24,6 +24,7 @@ use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use crate::inbound::{BindCheck, Inbound};
 use crate::intake::Intake;
 use crate::local::Local;
+use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
@@ -117,9 +118,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
 
     configuration.register(Arc::new(BindCheck));
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
-    let authenticator = Authenticator::new(clock.clone(), key).context("logins cannot be checked")?;
+    let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
     let intake = Intake {
         store: store.clone(),
         recipients,
@@ -131,7 +130,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
-        authenticator,
+        authenticator: authenticator.clone(),
         resolvers,
         listeners: listeners.clone(),
         sessions: sessions.clone(),
@@ -154,6 +153,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         listeners: status::of_servers(live.clone(), listeners.clone(), running.clone()),
         sessions: sessions.clone(),
         running,
+        issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;

@@ -3,6 +3,7 @@
 //! Shape was judged before ([`super::schema`]); here it is what needs more than one value to see: references, clashes,
 //! contradictions. Recipients are not among the objects: what concerns them is judged where they are written.
 
+mod accounts;
 mod servers;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,13 +20,16 @@ use super::{ClientList, Kept, Vault};
 use crate::directory::{Domains, Policies};
 use crate::model::duration::Duration;
 use crate::model::host::{HostName, domain_key};
+use crate::model::labels::Labels;
 use crate::model::name::Name;
 use crate::model::path::RelativePath;
 use crate::model::pattern::{AddressPattern, ClientPattern};
+use crate::model::secret::Secret;
 use crate::model::size::Size;
+use crate::model::spec::account::AccountPassword;
 use crate::model::spec::{
-    CertificateSpec, Collection, ConnectorSpec, DEFAULT, MailboxStoreSpec, RecipientPolicySpec, SettingsSpec,
-    VirtualServerSpec,
+    AccountSpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, IdentityProviderSpec, MailboxStoreSpec,
+    RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
 };
 use crate::model::time::Timestamp;
 use crate::routing::{Connector, Table};
@@ -39,14 +43,24 @@ pub struct Objects {
     stores: BTreeMap<Name, (u64, Arc<MailboxStoreSpec>)>,
     connectors: BTreeMap<Name, (u64, Arc<ConnectorSpec>)>,
     certificates: BTreeMap<Name, (u64, Arc<CertificateSpec>)>,
+    accounts: BTreeMap<Name, AccountObject>,
+    identity_providers: BTreeMap<Name, (u64, Arc<IdentityProviderSpec>)>,
     settings: Option<(u64, Arc<SettingsSpec>)>,
     /// The values of their secrets, of objects that have any.
     secrets: BTreeMap<(Collection, Name), Kept>,
 }
 
+/// An account; virtual servers pick accounts by their labels.
+#[derive(Debug, Clone)]
+struct AccountObject {
+    generation: u64,
+    labels: Labels,
+    spec: Arc<AccountSpec>,
+}
+
 impl Objects {
     /// Adds or replaces an object. A recipient changes nothing.
-    pub fn insert(&mut self, name: Name, generation: u64, spec: Spec, secrets: Kept) {
+    pub fn insert(&mut self, name: Name, generation: u64, labels: &Labels, spec: Spec, secrets: Kept) {
         let key = (spec.collection(), name.clone());
         match secrets.is_empty() {
             true => self.secrets.remove(&key),
@@ -58,6 +72,10 @@ impl Objects {
             Spec::MailboxStore(spec) => drop(self.stores.insert(name, (generation, spec))),
             Spec::Connector(spec) => drop(self.connectors.insert(name, (generation, spec))),
             Spec::Certificate(spec) => drop(self.certificates.insert(name, (generation, spec))),
+            Spec::Account(spec) => {
+                self.accounts.insert(name, AccountObject { generation, labels: labels.clone(), spec });
+            }
+            Spec::IdentityProvider(spec) => drop(self.identity_providers.insert(name, (generation, spec))),
             Spec::Settings(spec) => self.settings = Some((generation, spec)),
             Spec::Recipient(_) => {}
         }
@@ -72,6 +90,8 @@ impl Objects {
             Collection::MailboxStores => drop(self.stores.remove(name)),
             Collection::Connectors => drop(self.connectors.remove(name)),
             Collection::Certificates => drop(self.certificates.remove(name)),
+            Collection::Accounts => drop(self.accounts.remove(name)),
+            Collection::IdentityProviders => drop(self.identity_providers.remove(name)),
             Collection::Settings => self.settings = None,
             Collection::Recipients => {}
         }
@@ -95,6 +115,22 @@ impl Objects {
     /// Whether there is a certificate of this name.
     pub fn has_certificate(&self, name: &Name) -> bool {
         self.certificates.contains_key(name)
+    }
+
+    /// Whether there is an identity provider of this name.
+    pub fn has_identity_provider(&self, name: &Name) -> bool {
+        self.identity_providers.contains_key(name)
+    }
+
+    /// The passwords of accounts that lie outside of the store, with the username of each.
+    pub(super) fn outside_passwords(&self) -> Vec<(String, Secret)> {
+        let password = |(name, object): (&Name, &AccountObject)| match &object.spec.password {
+            Some(AccountPassword::Secret(secret @ (Secret::Env(_) | Secret::File(_)))) => {
+                Some((accounts::username(name, &object.spec).to_owned(), secret.clone()))
+            }
+            _ => None,
+        };
+        self.accounts.iter().filter_map(password).collect()
     }
 
     /// The certificates, each with its generation.
@@ -131,6 +167,8 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     let default_store = default_store(objects, &mut found);
     virtual_servers(objects, &certificates, around.host_name, &mut found);
     connectors(objects, &mut found);
+    let accounts = accounts::accounts(objects, previous, around.vault, &mut found);
+    let identity_providers = accounts::identity_providers(objects, previous, &mut found);
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
     check_settings(objects, &settings, &mut found);
     let domains = policies(objects, default_store, &settings, &mut found);
@@ -155,6 +193,8 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
         postmaster: postmaster(&settings, &domains),
         domains: if *previous.domains == domains { previous.domains.clone() } else { Arc::new(domains) },
         settings,
+        accounts,
+        identity_providers,
         warnings,
     })
 }

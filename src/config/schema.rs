@@ -19,8 +19,8 @@ use super::violation::{Violation, ViolationCode};
 use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
-    CertificateSpec, ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec,
-    VirtualServerSpec,
+    AccountSpec, CertificateSpec, ConnectorSpec, IdentityProviderSpec, MailboxStoreSpec, RecipientPolicySpec,
+    RecipientSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// Most violations that are told of one body.
@@ -105,6 +105,8 @@ pub fn schema(collection: Collection) -> Value {
         Collection::MailboxStores => collect::<MailboxStoreSpec>(&mut schemas),
         Collection::Connectors => collect::<ConnectorSpec>(&mut schemas),
         Collection::Certificates => collect::<CertificateSpec>(&mut schemas),
+        Collection::Accounts => collect::<AccountSpec>(&mut schemas),
+        Collection::IdentityProviders => collect::<IdentityProviderSpec>(&mut schemas),
         Collection::Settings => collect::<SettingsSpec>(&mut schemas),
     };
     let schemas: serde_json::Map<String, Value> = schemas.into_iter().collect();
@@ -163,12 +165,16 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-name", parse::<crate::model::name::Name>),
     ("bridgehead-name-server", parse::<crate::model::host::NameServer>),
     ("bridgehead-network", parse::<crate::model::pattern::Network>),
+    ("bridgehead-password-hash", parse::<crate::model::password_hash::PasswordHash>),
     ("bridgehead-rate", parse::<crate::model::rate::Rate>),
     ("bridgehead-recipient-pattern", parse::<crate::model::pattern::RecipientPattern>),
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
     ("bridgehead-secret-file", parse::<crate::model::secret::SecretFile>),
     ("bridgehead-secret-variable", parse::<crate::model::secret::SecretVariable>),
+    ("bridgehead-sender-pattern", parse::<crate::model::spec::account::SenderPattern>),
+    ("bridgehead-service-url", parse::<crate::model::web::ServiceUrl>),
     ("bridgehead-size", parse::<crate::model::size::Size>),
+    ("bridgehead-username", parse::<crate::model::username::Username>),
 ];
 
 fn parse<T: FromStr>(text: &str) -> Result<(), String>

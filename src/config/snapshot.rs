@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::certificates::{Certificate, Fault};
 use super::{ClientList, Peer, Warning};
-use crate::accounts::Realm;
+use crate::accounts::{Accounts, IdentityProvider, Realm};
 use crate::directory::Domains;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -33,6 +33,10 @@ pub struct Snapshot {
     pub routes: Arc<Table>,
     /// The mailbox stores.
     pub stores: BTreeMap<Name, Arc<MailboxStore>>,
+    /// Who may authenticate, on some virtual server.
+    pub accounts: Arc<Accounts>,
+    /// Whose tokens may be taken. An object that did not change is the same `Arc` as before.
+    pub identity_providers: BTreeMap<Name, Arc<IdentityProvider>>,
     /// The settings.
     pub settings: Arc<SettingsSpec>,
     /// The server that sends what none took; `None` only when there is no virtual server.
@@ -44,22 +48,22 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Who may log in on a virtual server.
+    pub fn realm(&self, server: &VirtualServer) -> Realm {
+        let authentication = &server.spec.authentication;
+        let provider = |name| self.identity_providers.get(name).cloned();
+        Realm {
+            accounts: self.accounts.clone(),
+            selector: authentication.accounts.clone().unwrap_or_default(),
+            providers: authentication.identity_providers.iter().filter_map(provider).collect(),
+            default_domain: authentication.default_domain.clone(),
+        }
+    }
+
     /// The virtual server whose delivery settings a message has: the one that took it, else the default one.
     pub fn delivery_server(&self, took: &Name) -> Option<&Arc<VirtualServer>> {
         let default = || self.default_virtual_server.as_ref().and_then(|name| self.virtual_servers.get(name));
         self.virtual_servers.get(took).or_else(default)
-    }
-}
-
-impl Snapshot {
-    /// Who may log in on this server.
-    pub fn realm(&self, server: &VirtualServer) -> Realm {
-        let authentication = &server.spec.authentication;
-        Realm {
-            selector: authentication.accounts.clone().unwrap_or_default(),
-            default_domain: authentication.default_domain.clone(),
-            ..Realm::default()
-        }
     }
 }
 

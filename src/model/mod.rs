@@ -17,4 +17,5 @@ pub mod spec;
 pub mod template;
 pub(crate) mod text;
 pub mod time;
+pub mod username;
 pub mod web;
