@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | 4xx, 5xx to RCPT | recipient | by the first digit |
 //! | 4xx, 5xx to MAIL, DATA, or after the dot | message | by the first digit |
+//! | 4xx, 5xx after the dot for one recipient (LMTP) | recipient | by the first digit |
 //! | 421 to any command of a transaction | host | transient |
 //! | anything but 250 to RSET | session | transient |
 //! | cut, silence or garbage in a transaction | session | transient |
@@ -99,7 +100,9 @@ impl Failure {
             RecipientResult::Refused { phase: Phase::Reset, reply } => {
                 Failure::new(Scope::Session, EnhancedStatus::transient(4, 2), format!("RSET was answered {reply}"))
             }
-            RecipientResult::Refused { phase: Phase::Rcpt, reply } => of_reply(Scope::Recipient, Phase::Rcpt, reply),
+            RecipientResult::Refused { phase: phase @ (Phase::Rcpt | Phase::Delivery), reply } => {
+                of_reply(Scope::Recipient, *phase, reply)
+            }
             RecipientResult::Refused { phase, reply } => of_reply(Scope::Message, *phase, reply),
             RecipientResult::Broken { cause: Cause::ContentUnavailable, .. } => Failure::new(
                 Scope::Message,
@@ -186,6 +189,7 @@ fn default_status(class: StatusClass, phase: Phase) -> EnhancedStatus {
         Phase::Rcpt => (1, 0),
         Phase::Banner | Phase::Hello => (3, 2),
         Phase::Data | Phase::Content | Phase::Dot => (6, 0),
+        Phase::Delivery => (2, 0),
         Phase::Mail | Phase::Reset | Phase::Quit => (0, 0),
     };
     EnhancedStatus { class, subject, detail }
@@ -218,7 +222,7 @@ fn during(phase: Phase) -> &'static str {
         Phase::Rcpt => "at RCPT",
         Phase::Data => "at DATA",
         Phase::Content => "while it was sent the content",
-        Phase::Dot => "at the end of data",
+        Phase::Dot | Phase::Delivery => "at the end of data",
         Phase::Quit => "at QUIT",
     }
 }

@@ -7,6 +7,10 @@
 //! transactions are open for a moment: one that waits for the reply to its dot, one that waits for its 354.
 //! The replies that are expected stand in a queue, in the order of the commands; the front one has the deadline.
 //!
+//! LMTP (RFC 2033) is the same session, opened by LHLO ([`Hello::Lhlo`]): behind the dot comes one reply for each
+//! recipient that was accepted, in their order, and DSN is never used: whoever speaks LMTP makes the last delivery and
+//! reports itself.
+//!
 //! Guarantees: each transaction comes out as `Finished` once, in order, with one result per recipient, whatever the
 //! peer sends and whenever it stops. A dot is sent only behind the whole content. Before it, a failure is
 //! `Broken`; from the moment it is handed to the driver on, `CutAfterDot`. A reply that is none, or that does not fit its
@@ -110,6 +114,8 @@ enum Expect {
     Rcpt(usize),
     Data,
     Dot,
+    /// LMTP: the dot, for one recipient.
+    DotFor(usize),
     /// The dot of a transaction without recipients, whose DATA was pipelined and answered with 354.
     LoneDot,
     Quit,
@@ -125,6 +131,7 @@ impl Expect {
             Expect::Rcpt(_) => Phase::Rcpt,
             Expect::Data => Phase::Data,
             Expect::Dot | Expect::LoneDot => Phase::Dot,
+            Expect::DotFor(_) => Phase::Delivery,
             Expect::Quit => Phase::Quit,
         }
     }
@@ -204,9 +211,13 @@ impl Session {
             (State::BeforeDot, next) => {
                 let end = self.encoder.finish();
                 self.output.put(end);
-                self.expected.push_back(Expect::Dot);
                 if let Some(transfer) = self.transfers.front_mut() {
                     transfer.dot_sent = true;
+                    if self.settings.hello == Hello::Lhlo {
+                        self.expected.extend(transfer.open().map(Expect::DotFor));
+                    } else {
+                        self.expected.push_back(Expect::Dot);
+                    }
                 }
                 if let Some(transaction) = next {
                     self.begin(transaction);
@@ -265,10 +276,10 @@ impl Session {
     /// The results of the front transfer, if they are all there and nothing of it is under way.
     fn finished(&mut self) -> Option<Vec<RecipientResult>> {
         let transfer = self.transfers.front()?;
-        let under_way = self
-            .expected
-            .iter()
-            .any(|e| matches!(e, Expect::Mail | Expect::Rcpt(_) | Expect::Data | Expect::Dot | Expect::LoneDot));
+        let under_way = self.expected.iter().any(|e| {
+            use Expect::{Data, Dot, DotFor, LoneDot, Mail, Rcpt};
+            matches!(e, Mail | Rcpt(_) | Data | Dot | DotFor(_) | LoneDot)
+        });
         // a transfer behind the front one may be under way while this one is not: it then begins with MAIL
         let next_only = self.transfers.len() > 1 && self.expected.front() == Some(&Expect::Mail);
         if !transfer.is_decided() || (under_way && !next_only && self.state != State::Closed) {
@@ -358,6 +369,7 @@ impl Session {
     fn replied(&mut self, expect: Expect, lines: Lines) {
         if expect == Expect::Ehlo && (200..300).contains(&lines.code) {
             self.peer = PeerExtensions::parse(lines.lines.iter().skip(1).map(String::as_str));
+            self.peer.dsn &= self.settings.hello != Hello::Lhlo;
             self.state = State::Opened;
             return;
         }
@@ -368,7 +380,7 @@ impl Session {
             Expect::Quit => self.close(),
             Expect::Banner if reply.code == 220 => self.hello(),
             Expect::Helo if good => self.state = State::Opened,
-            Expect::Ehlo if reply.is_permanent() => self.say_helo(),
+            Expect::Ehlo if reply.is_permanent() && self.settings.hello == Hello::Ehlo => self.say_helo(),
             Expect::Banner | Expect::Ehlo | Expect::Helo if bad => {
                 self.close();
                 self.state = State::Failed(OpenError::Refused { phase, reply });
@@ -400,6 +412,14 @@ impl Session {
                     transfer.decide(&RecipientResult::Delivered(reply));
                 }
             }
+            Expect::DotFor(index) if good || bad => {
+                if let Some(transfer) = self.transfers.front_mut() {
+                    let refused = || RecipientResult::Refused { phase, reply: reply.clone() };
+                    transfer.results[index] =
+                        Some(if good { RecipientResult::Delivered(reply.clone()) } else { refused() });
+                }
+                self.end_at_421(phase, reply);
+            }
             Expect::LoneDot if good || bad => self.end_at_421(phase, reply),
             Expect::Rset if bad => {
                 if let Some(transfer) = self.transfers.front_mut() {
@@ -420,8 +440,9 @@ impl Session {
     fn hello(&mut self) {
         match self.settings.hello {
             Hello::Helo => self.say_helo(),
-            Hello::Ehlo => {
-                self.output.put(format!("EHLO {}\r\n", self.settings.fqdn).as_bytes());
+            Hello::Ehlo | Hello::Lhlo => {
+                let verb = if self.settings.hello == Hello::Lhlo { "LHLO" } else { "EHLO" };
+                self.output.put(format!("{verb} {}\r\n", self.settings.fqdn).as_bytes());
                 self.expected.push_back(Expect::Ehlo);
             }
         }
@@ -494,6 +515,9 @@ impl Session {
         self.encoder = Encoder::default();
         if self.transfers.front().is_some_and(|transfer| transfer.accepted > 0) {
             self.state = State::Content;
+        } else if self.settings.hello == Hello::Lhlo {
+            // 503 is due here (RFC 2033, 4.2), and a dot would be answered as often as there are recipients: never
+            self.fail_in(Phase::Data, Cause::Garbage, None);
         } else {
             self.output.put(b".\r\n");
             self.expected.push_back(Expect::LoneDot);
