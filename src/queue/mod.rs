@@ -10,6 +10,7 @@
 //!
 //! * [`enqueue`](Queue::enqueue): mail that has just become durable goes to its link queues from memory.
 //! * `link`: one queue per next hop, a bounded window of leased messages; the rest waits in the store.
+//! * [`carrier`]: hands the messages of a queue to one SMTP or LMTP session.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
@@ -21,6 +22,7 @@
 
 mod agenda;
 mod assign;
+pub mod carrier;
 mod link;
 pub mod operate;
 mod operations;
