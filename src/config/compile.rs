@@ -164,10 +164,16 @@ fn virtual_servers(objects: &Objects, found: &mut Findings) {
         }
         found.at_least(of, "/spec/connections/idleTimeout", spec.connections.idle_timeout, SECOND);
         found.at_least(of, "/spec/outbound/timeout", spec.outbound.timeout, SECOND);
-        found.at_least(of, "/spec/delivery/glitchRetry/after", spec.delivery.glitch_retry.after, SECOND);
-        found.at_least(of, "/spec/delivery/expireAfter", spec.delivery.expire_after, SECOND);
-        for (index, interval) in spec.delivery.retry_intervals.iter().enumerate() {
-            found.at_least(of, format!("/spec/delivery/retryIntervals/{index}"), *interval, SECOND);
+        let (delivery, local) = (&spec.delivery, &spec.delivery.local);
+        for (at, glitch, intervals, expire) in [
+            ("/spec/delivery", &delivery.glitch_retry, &delivery.retry_intervals, delivery.expire_after),
+            ("/spec/delivery/local", &local.glitch_retry, &local.retry_intervals, local.expire_after),
+        ] {
+            found.at_least(of, format!("{at}/glitchRetry/after"), glitch.after, SECOND);
+            found.at_least(of, format!("{at}/expireAfter"), expire, SECOND);
+            for (index, interval) in intervals.iter().enumerate() {
+                found.at_least(of, format!("{at}/retryIntervals/{index}"), *interval, SECOND);
+            }
         }
         if spec.messages.max_size < Size::from_bytes(64 << 10) {
             let detail = "at least 64KiB is needed (RFC 5321, 4.5.3.1.7)";

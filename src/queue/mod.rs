@@ -155,9 +155,8 @@ impl Queue {
         let now = self.now();
         tracing::warn!(queue = %link.name, failure = %failure, "next hop failed");
         let snapshot = self.live.current();
-        let delivery = settings::delivery(&snapshot, server);
-        let (ready, until) = link
-            .failed(failure, now, |failures| now + settings::retry_after(&snapshot, &link.name, delivery, failures));
+        let terms = settings::terms(&snapshot, server, &link.name);
+        let (ready, until) = link.failed(failure, now, |failures| now + terms.retry_after(failures));
         self.release(ready);
         self.agenda.look(&link.name, until);
     }

@@ -60,18 +60,23 @@ impl Queue {
             reports.dead_letters.extend(groups.failed);
             return reports;
         };
-        let delivery = settings::delivery(snapshot, &after.origin.virtual_server);
         let full = after.parameters.ret == Some(Ret::Full) && after.size <= dsn::MAX_RETURNED as u64;
         let original = self.original(after.id, content, full).await;
         let headers = original.headers_only();
+        // until when they are tried differs
+        let (delayed_here, delayed): (Vec<u32>, Vec<u32>) =
+            groups.delayed.iter().partition(|index| matches!(queue_of(after, **index), Some(QueueName::Local(_))));
         let groups_and_originals = [
             (&groups.failed, &original),
-            (&groups.delayed, &headers),
+            (&delayed, &headers),
+            (&delayed_here, &headers),
             (&groups.delivered, &headers),
             (&groups.relayed, &headers),
         ];
         for (indexes, original) in groups_and_originals.into_iter().filter(|(indexes, _)| !indexes.is_empty()) {
             let about = indexes.iter().filter_map(|index| after.recipients.get(*index as usize)).collect();
+            let terms =
+                indexes.first().and_then(|index| queue_of(after, *index)).map(|queue| terms(snapshot, after, queue));
             let id = MessageId::generate();
             let report = Report {
                 about: after,
@@ -82,7 +87,7 @@ impl Queue {
                 postmaster,
                 to,
                 now,
-                retry_until: Some(after.received_at + delivery.expire_after.std()),
+                retry_until: terms.map(|terms| after.received_at + terms.expire_after),
             };
             let content = report.compose();
             let Some((_, waits, _)) = self.target(snapshot, after, to, content.len() as u64) else { continue };
@@ -158,6 +163,15 @@ impl Original {
     }
 }
 
+/// The queue that a recipient waits in.
+fn queue_of(message: &Message, index: u32) -> Option<&QueueName> {
+    message.recipients.get(index as usize)?.waits.as_ref().map(|waits| &waits.queue)
+}
+
+fn terms<'a>(snapshot: &'a Snapshot, message: &Message, queue: &QueueName) -> settings::Terms<'a> {
+    settings::terms(snapshot, &message.origin.virtual_server, queue)
+}
+
 /// Sorts recipients; the second list failed, but its senders asked not to be told.
 fn groups(
     snapshot: &Snapshot,
@@ -165,8 +179,7 @@ fn groups(
     conclusions: &[(u32, Conclusion)],
     now: Timestamp,
 ) -> (Groups, Vec<u32>) {
-    let delay_after = settings::delivery(snapshot, &after.origin.virtual_server).delay_notification_after.std();
-    let is_late = now.since(after.received_at) >= delay_after;
+    let is_late = |queue| now.since(after.received_at) >= terms(snapshot, after, queue).delay_after;
     let mut groups = Groups::default();
     let mut silent = Vec::new();
     for (index, conclusion) in conclusions {
@@ -176,7 +189,9 @@ fn groups(
             failure if failure.is_failure() && Notify::wants_failure(notify) => groups.failed.push(*index),
             failure if failure.is_failure() => silent.push(*index),
             Conclusion::Deferred { .. } | Conclusion::Delayed
-                if is_late && !recipient.delay_notified && Notify::wants_delay(notify) =>
+                if !recipient.delay_notified
+                    && Notify::wants_delay(notify)
+                    && queue_of(after, *index).is_some_and(is_late) =>
             {
                 groups.delayed.push(*index);
             }

@@ -120,8 +120,8 @@ impl Queue {
     fn assign_again(&self, name: &QueueName, message: &Message) -> Vec<(u32, Conclusion)> {
         let snapshot = self.live.current();
         let now = self.now();
-        let delivery = settings::delivery(&snapshot, &message.origin.virtual_server);
-        let expires = message.received_at + delivery.expire_after.std();
+        let terms = settings::terms(&snapshot, &message.origin.virtual_server, name);
+        let expires = message.received_at + terms.expire_after;
         let mut conclusions = Vec::new();
         for index in due_here(message, name, now) {
             let Some(recipient) = message.recipients.get(index as usize) else { continue };
@@ -136,7 +136,7 @@ impl Queue {
                 nowhere => {
                     let failure = nowhere_to_go(&nowhere);
                     let attempts = recipient.attempts.saturating_add(1);
-                    let until = now + settings::retry_after(&snapshot, name, delivery, attempts);
+                    let until = now + terms.retry_after(attempts);
                     conclusions.push((
                         index,
                         if now >= expires {
@@ -253,18 +253,17 @@ fn aged(snapshot: &Snapshot, message: &Message, now: Timestamp) -> Vec<(u32, Con
     if message.frozen {
         return Vec::new();
     }
-    let delivery = settings::delivery(snapshot, &message.origin.virtual_server);
     let age = now.since(message.received_at);
-    let expired = age >= delivery.expire_after.std();
-    let late = age >= delivery.delay_notification_after.std();
     let pending = |status| matches!(status, RecipientStatus::Pending);
     (0u32..)
         .zip(&message.recipients)
-        .filter(|(_, recipient)| recipient.waits.is_some() && pending(recipient.status))
+        .filter(|(_, recipient)| pending(recipient.status))
         .filter_map(|(index, recipient)| {
-            if expired {
+            let terms = settings::terms(snapshot, &message.origin.virtual_server, &recipient.waits.as_ref()?.queue);
+            if age >= terms.expire_after {
                 Some((index, Conclusion::Expired(None)))
-            } else if late && !recipient.delay_notified && message.reverse_path.mailbox().is_some() {
+            } else if age >= terms.delay_after && !recipient.delay_notified && message.reverse_path.mailbox().is_some()
+            {
                 Some((index, Conclusion::Delayed))
             } else {
                 None
