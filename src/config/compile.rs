@@ -11,13 +11,12 @@ use ipnet::IpNet;
 
 use super::ClientList;
 use super::object::Spec;
-use super::snapshot::{MailboxStore, Snapshot, VirtualServer};
+use super::snapshot::{MailboxStore, Snapshot, StoreDirectory, VirtualServer};
 use super::violation::{Violation, ViolationCode, Warning, WarningCode, object_id};
 use crate::directory::{Domains, Policies};
 use crate::model::duration::Duration;
 use crate::model::host::{HostName, domain_key};
 use crate::model::name::Name;
-use crate::model::path::RelativePath;
 use crate::model::pattern::{AddressPattern, ClientPattern};
 use crate::model::size::Size;
 use crate::model::spec::{
@@ -275,29 +274,34 @@ fn canonical(pattern: &AddressPattern) -> AddressPattern {
 
 fn default_store(objects: &Objects, found: &mut Findings) -> Option<Name> {
     let mut default: Option<&Name> = None;
-    let mut paths: Vec<(&Name, &MailboxStoreSpec, RelativePath)> = Vec::new();
+    let mut directories: Vec<(&Name, StoreDirectory)> = Vec::new();
     for (name, (_, spec)) in &objects.stores {
         let of = (Collection::MailboxStores, name);
         match default {
-            Some(other) if spec.default => {
+            Some(other) if spec.is_default() => {
                 let detail = format!("mailbox store {other} is the default already");
                 found.wrong(of, "/spec/default", ViolationCode::Conflict, detail);
             }
-            None if spec.default => default = Some(name),
+            None if spec.is_default() => default = Some(name),
             _ => {}
         }
-        let path = store_path(name, spec);
-        if let Some((other, ..)) = paths.iter().find(|(_, known, at)| known.kind == spec.kind && at.overlaps(&path)) {
-            let detail = format!("the directory {path} and that of mailbox store {other} lie in each other");
-            found.wrong(of, "/spec/path", ViolationCode::Conflict, detail);
+        if let Some(directory) = StoreDirectory::of(name, spec) {
+            if let Some((other, _)) = directories.iter().find(|(_, known)| known.overlaps(&directory)) {
+                let detail = format!("its directory and that of mailbox store {other} lie in each other");
+                found.wrong(of, "/spec/path", ViolationCode::Conflict, detail);
+            }
+            directories.push((name, directory));
         }
-        paths.push((name, spec, path));
+        let timeout = match &**spec {
+            MailboxStoreSpec::Lmtp(store) => Some(store.timeout),
+            MailboxStoreSpec::Webhook(store) => Some(store.timeout),
+            MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Drop(_) => None,
+        };
+        if let Some(timeout) = timeout {
+            found.at_least(of, "/spec/timeout", timeout, Duration::from_secs(1));
+        }
     }
     default.or_else(|| objects.stores.keys().next()).cloned()
-}
-
-fn store_path(name: &Name, spec: &MailboxStoreSpec) -> RelativePath {
-    spec.path.clone().unwrap_or_else(|| RelativePath::from(name))
 }
 
 /// Mail for the postmaster is for one of ours: nothing here rewrites the recipient of mail that goes out.
@@ -443,8 +447,8 @@ fn build_routes(objects: &Objects, previous: &Snapshot) -> Arc<Table> {
 }
 
 fn build_stores(objects: &Objects, previous: &Snapshot) -> BTreeMap<Name, Arc<MailboxStore>> {
-    let build = |(name, (_, spec)): (&Name, &(u64, Arc<MailboxStoreSpec>))| {
-        let store = MailboxStore { name: name.clone(), kind: spec.kind, path: store_path(name, spec) };
+    let build = |(name, (generation, spec)): (&Name, &(u64, Arc<MailboxStoreSpec>))| {
+        let store = MailboxStore { name: name.clone(), generation: *generation, spec: (**spec).clone() };
         let same = previous.stores.get(name).filter(|known| ***known == store).cloned();
         (name.clone(), same.unwrap_or_else(|| Arc::new(store)))
     };

@@ -4,5 +4,6 @@
 pub mod client_driver;
 pub mod clock;
 pub mod connect;
+pub mod http;
 pub mod resolver;
 pub mod server_driver;

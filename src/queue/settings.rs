@@ -81,7 +81,7 @@ pub(super) fn fqdn<'a>(snapshot: &'a Snapshot, server: &Name) -> &'a str {
 /// Most sessions with the next hop of this queue at once.
 pub(super) fn max_sessions(snapshot: &Snapshot, queue: &QueueName) -> usize {
     match queue {
-        QueueName::Local(_) => 4,
+        QueueName::Local(store) => snapshot.stores.get(store).map_or(1, |store| store.spec.max_connections() as usize),
         QueueName::Unrouted | QueueName::DeadLetter => 0,
         QueueName::SmartHost(name) | QueueName::Dns(name, _) => {
             let connector = snapshot.routes.connector(name);
