@@ -183,7 +183,7 @@ async fn open_configuration(
 ) -> anyhow::Result<Arc<Configuration>> {
     let clock = clock.clone();
     let now = Arc::new(move || Timestamp::from_millis(clock.unix_millis()));
-    let open = OpenOptions { host_name: welcome::host_name(), now };
+    let open = OpenOptions { host_name: welcome::host_name(), secrets_dir: options.secrets_dir.clone(), now };
     let configuration =
         Configuration::open(store.clone(), open).await.context("the stored configuration cannot be used")?;
     if configuration.is_empty().context("the stored configuration cannot be read")? {

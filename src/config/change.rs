@@ -4,6 +4,7 @@
 //! What fails before the commit leaves everything as it was. Once the commit has begun it is finished and published even if
 //! the caller goes away. When another writer was first, the state is read anew and the change is tried again on top.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -15,7 +16,7 @@ use super::compile::{Objects, compile};
 use super::object::{Object, Record, Spec};
 use super::records::{audit_key, encode, load, object_key, read_record};
 use super::violation::{Violation, ViolationCode, Warning, object_id};
-use super::{Live, Snapshot, schema, stamping};
+use super::{Live, Snapshot, Vault, schema, stamping};
 use crate::directory::Policies;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -42,6 +43,8 @@ pub trait Preflight: Send + Sync {
 pub struct OpenOptions {
     /// The host's name: of virtual servers that have none of their own.
     pub host_name: HostName,
+    /// Where secrets may be read from files.
+    pub secrets_dir: PathBuf,
     /// The time, for the audit log.
     pub now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
@@ -61,6 +64,7 @@ pub enum OpenError {
 pub struct Configuration {
     pub(super) store: Arc<dyn ConfigStore>,
     pub(super) options: OpenOptions,
+    pub(super) vault: Arc<Vault>,
     live: Live,
     state: Arc<tokio::sync::Mutex<State>>,
     preflights: Mutex<Vec<Arc<dyn Preflight>>>,
@@ -98,10 +102,12 @@ impl Configuration {
     /// When the store cannot be read, or holds what is not valid.
     pub async fn open(store: Arc<dyn ConfigStore>, options: OpenOptions) -> Result<Arc<Self>, OpenError> {
         let state = State::load(&*store)?;
-        let compiled = compile(&state.objects, &Snapshot::default(), &options.host_name).map_err(OpenError::Invalid)?;
+        let vault = Arc::new(Vault::open(&*store, &options.secrets_dir)?);
+        let compiled =
+            compile(&state.objects, &Snapshot::default(), &options.host_name, &vault).map_err(OpenError::Invalid)?;
         let live = Live::new(Snapshot { revision: state.revision, ..compiled });
         let state = Arc::new(tokio::sync::Mutex::new(state));
-        Ok(Arc::new(Configuration { store, options, live, state, preflights: Mutex::default() }))
+        Ok(Arc::new(Configuration { store, options, vault, live, state, preflights: Mutex::default() }))
     }
 
     /// What is in force.
@@ -224,13 +230,14 @@ impl Configuration {
                 None
             }
         };
-        let Some((labels, spec)) = wanted else {
+        let Some((labels, mut spec)) = wanted else {
             return self.plan_delete(state, collection, name, before.ok_or_else(missing)?).await;
         };
+        let secrets = self.vault.keep(&mut spec, before.as_ref()).map_err(ChangeError::Invalid)?;
         if let Some(record) = &before {
             let same = || Spec::parse(collection, &record.spec).is_ok_and(|known| known == spec);
             if record.labels == labels && same() {
-                return Ok(Plan::unchanged(record.clone().object(collection, name.clone())));
+                return Ok(Plan::unchanged(self.shown(record.clone(), collection, name)));
             }
         }
         let change = if before.is_some() { ChangeKind::Updated } else { ChangeKind::Created };
@@ -241,24 +248,26 @@ impl Configuration {
             generation: before.as_ref().map_or(1, |record| record.generation + 1),
             spec: spec.value(),
             addresses: Vec::new(),
+            secrets: secrets.clone(),
         };
         let mut plan = match &spec {
             Spec::Recipient(recipient) => {
                 let (addresses, writes) =
                     stamping::recipient(&*self.store, state, &self.live.current(), name, recipient, before.as_ref())?;
                 record.addresses = addresses;
-                Plan { writes, ..Plan::unchanged(record.clone().object(collection, name.clone())) }
+                Plan { writes, ..Plan::unchanged(self.shown(record.clone(), collection, name)) }
             }
             _ => {
                 let mut objects = state.objects.clone();
-                objects.insert(name.clone(), record.generation, spec);
-                let object = record.clone().object(collection, name.clone());
+                objects.insert(name.clone(), record.generation, spec, secrets);
+                let object = self.shown(record.clone(), collection, name);
                 self.plan_compiled(state, objects, object, false).await?
             }
         };
         plan.change = change;
         plan.audit = json!({
-            "object": object_id(collection, name), "change": change, "before": before, "after": record
+            "object": object_id(collection, name), "change": change,
+            "before": before.as_ref().map(Record::audited), "after": record.audited()
         });
         plan.writes.push((object_key(collection, name.as_str()), Some(encode(&record))));
         Ok(plan)
@@ -271,7 +280,7 @@ impl Configuration {
         name: &Name,
         before: Record,
     ) -> Result<Plan, ChangeError> {
-        let object = before.clone().object(collection, name.clone());
+        let object = self.shown(before.clone(), collection, name);
         let mut plan = match collection {
             Collection::Recipients => Plan { writes: stamping::gone(name, &before), ..Plan::unchanged(object) },
             _ => {
@@ -285,7 +294,7 @@ impl Configuration {
         };
         plan.change = ChangeKind::Deleted;
         plan.audit = json!({
-            "object": object_id(collection, name), "change": ChangeKind::Deleted, "before": before, "after": null
+            "object": object_id(collection, name), "change": ChangeKind::Deleted, "before": before.audited(), "after": null
         });
         plan.writes.push((object_key(collection, name.as_str()), None));
         Ok(plan)
@@ -301,8 +310,8 @@ impl Configuration {
     ) -> Result<Plan, ChangeError> {
         let id = object_id(object.collection, &object.name);
         let current = self.live.current();
-        let compiled =
-            compile(&objects, &current, &self.options.host_name).map_err(|found| refusal(found, &id, delete))?;
+        let compiled = compile(&objects, &current, &self.options.host_name, &self.vault)
+            .map_err(|found| refusal(found, &id, delete))?;
         let preflights = self.preflights.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut found = Vec::new();
         for preflight in preflights {
@@ -344,10 +353,12 @@ impl Configuration {
         if let Some(old) = (expected + 1).checked_sub(MOST_AUDITED) {
             writes.push((audit_key(old), None));
         }
-        let (store, live) = (self.store.clone(), self.live.clone());
+        writes.extend(self.vault.pending());
+        let (store, live, vault) = (self.store.clone(), self.live.clone(), self.vault.clone());
         let task = tokio::spawn(async move {
             let committed = store.commit(expected, writes).await;
             if let Ok(revision) = committed {
+                vault.stored();
                 state.revision = revision;
                 match next {
                     Some((objects, snapshot)) => {
@@ -366,12 +377,21 @@ impl Configuration {
     /// Takes over what another writer has committed.
     pub(super) fn reload(&self, state: &mut State) -> Result<(), ChangeError> {
         *state = State::load(&*self.store)?;
-        let compiled = compile(&state.objects, &self.live.current(), &self.options.host_name).map_err(|found| {
+        self.vault.reload(&*self.store)?;
+        let compiled = compile(&state.objects, &self.live.current(), &self.options.host_name, &self.vault);
+        let compiled = compiled.map_err(|found| {
             let first = found.first().map(ToString::to_string).unwrap_or_default();
             StoreError::Damaged(format!("another writer stored what is not valid: {first}"))
         })?;
         self.live.publish(Snapshot { revision: state.revision, ..compiled });
         Ok(())
+    }
+
+    /// A record as it is shown.
+    pub(super) fn shown(&self, record: Record, collection: Collection, name: &Name) -> Object {
+        let mut object = record.object(collection, name.clone());
+        self.vault.show(&mut object);
+        object
     }
 
     pub(super) async fn lock(&self) -> OwnedMutexGuard<State> {

@@ -3,16 +3,18 @@
 //! Shape was judged before ([`super::schema`]); here it is what needs more than one value to see: references, clashes,
 //! contradictions. Recipients are not among the objects: what concerns them is judged where they are written.
 
+mod servers;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::ClientList;
 use super::object::Spec;
 use super::snapshot::{MailboxStore, Snapshot, StoreDirectory, VirtualServer};
 use super::violation::{Violation, ViolationCode, Warning, WarningCode, object_id};
+use super::{ClientList, Kept, Vault};
 use crate::directory::{Domains, Policies};
 use crate::model::duration::Duration;
 use crate::model::host::{HostName, domain_key};
@@ -20,7 +22,8 @@ use crate::model::name::Name;
 use crate::model::pattern::{AddressPattern, ClientPattern};
 use crate::model::size::Size;
 use crate::model::spec::{
-    Collection, ConnectorSpec, DEFAULT, MailboxStoreSpec, RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
+    CertificateSpec, Collection, ConnectorSpec, DEFAULT, MailboxStoreSpec, RecipientPolicySpec, SettingsSpec,
+    VirtualServerSpec,
 };
 use crate::routing::{Connector, Table};
 use crate::smtp::address::Mailbox;
@@ -32,17 +35,26 @@ pub struct Objects {
     policies: BTreeMap<Name, (u64, Arc<RecipientPolicySpec>)>,
     stores: BTreeMap<Name, (u64, Arc<MailboxStoreSpec>)>,
     connectors: BTreeMap<Name, (u64, Arc<ConnectorSpec>)>,
+    certificates: BTreeMap<Name, (u64, Arc<CertificateSpec>)>,
     settings: Option<(u64, Arc<SettingsSpec>)>,
+    /// The values of their secrets, of objects that have any.
+    secrets: BTreeMap<(Collection, Name), Kept>,
 }
 
 impl Objects {
     /// Adds or replaces an object. A recipient changes nothing.
-    pub fn insert(&mut self, name: Name, generation: u64, spec: Spec) {
+    pub fn insert(&mut self, name: Name, generation: u64, spec: Spec, secrets: Kept) {
+        let key = (spec.collection(), name.clone());
+        match secrets.is_empty() {
+            true => self.secrets.remove(&key),
+            false => self.secrets.insert(key, secrets),
+        };
         match spec {
             Spec::VirtualServer(spec) => drop(self.virtual_servers.insert(name, (generation, spec))),
             Spec::RecipientPolicy(spec) => drop(self.policies.insert(name, (generation, spec))),
             Spec::MailboxStore(spec) => drop(self.stores.insert(name, (generation, spec))),
             Spec::Connector(spec) => drop(self.connectors.insert(name, (generation, spec))),
+            Spec::Certificate(spec) => drop(self.certificates.insert(name, (generation, spec))),
             Spec::Settings(spec) => self.settings = Some((generation, spec)),
             Spec::Recipient(_) => {}
         }
@@ -50,14 +62,21 @@ impl Objects {
 
     /// Takes an object away.
     pub fn remove(&mut self, collection: Collection, name: &Name) {
+        self.secrets.remove(&(collection, name.clone()));
         match collection {
             Collection::VirtualServers => drop(self.virtual_servers.remove(name)),
             Collection::RecipientPolicies => drop(self.policies.remove(name)),
             Collection::MailboxStores => drop(self.stores.remove(name)),
             Collection::Connectors => drop(self.connectors.remove(name)),
+            Collection::Certificates => drop(self.certificates.remove(name)),
             Collection::Settings => self.settings = None,
             Collection::Recipients => {}
         }
+    }
+
+    /// The values of an object's secrets.
+    pub fn secrets(&self, collection: Collection, name: &Name) -> Option<&Kept> {
+        self.secrets.get(&(collection, name.clone()))
     }
 
     /// True before anything was ever configured.
@@ -70,6 +89,11 @@ impl Objects {
         Policies::new(self.policies.iter().map(|(name, (_, spec))| (name, &**spec)))
     }
 
+    /// Whether there is a certificate of this name.
+    pub fn has_certificate(&self, name: &Name) -> bool {
+        self.certificates.contains_key(name)
+    }
+
     /// Whether there is a mailbox store of this name.
     pub fn has_store(&self, name: &Name) -> bool {
         self.stores.contains_key(name)
@@ -80,7 +104,12 @@ impl Objects {
 ///
 /// # Errors
 /// Everything that is wrong, in order of the objects.
-pub fn compile(objects: &Objects, previous: &Snapshot, host_name: &HostName) -> Result<Snapshot, Vec<Violation>> {
+pub fn compile(
+    objects: &Objects,
+    previous: &Snapshot,
+    host_name: &HostName,
+    vault: &Vault,
+) -> Result<Snapshot, Vec<Violation>> {
     let mut found = Findings::default();
     let default_store = default_store(objects, &mut found);
     virtual_servers(objects, &mut found);
@@ -103,7 +132,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, host_name: &HostName) -> 
         revision: previous.revision,
         virtual_servers: build_servers(objects, previous, host_name),
         routes: build_routes(objects, previous),
-        stores: build_stores(objects, previous),
+        stores: build_stores(objects, previous, vault),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),
         postmaster: postmaster(&settings, &domains),
         domains: if *previous.domains == domains { previous.domains.clone() } else { Arc::new(domains) },
@@ -178,6 +207,7 @@ fn virtual_servers(objects: &Objects, found: &mut Findings) {
             let detail = "at least 64KiB is needed (RFC 5321, 4.5.3.1.7)";
             found.wrong(of, "/spec/messages/maxSize", ViolationCode::OutOfRange, detail);
         }
+        servers::check(objects, name, spec, found);
         if let Some(index) = everybody(&spec.relay.allow) {
             if spec.relay.acknowledge_open_relay {
                 found.warn(of, WarningCode::OpenRelay, format!("everybody may relay through virtual server {name}"));
@@ -192,7 +222,7 @@ fn virtual_servers(objects: &Objects, found: &mut Findings) {
 
 /// The entry that makes the list everybody's: 0/0 itself, or the last of several that make it up together.
 fn everybody(allow: &[ClientPattern]) -> Option<usize> {
-    let nets: Vec<IpNet> = allow.iter().map(ClientPattern::net).collect();
+    let nets: Vec<IpNet> = allow.iter().filter_map(ClientPattern::net).collect();
     let whole = IpNet::aggregate(&nets).iter().any(|net| net.prefix_len() == 0);
     let first = || allow.iter().position(ClientPattern::is_everybody);
     whole.then(|| first().unwrap_or(allow.len() - 1))
@@ -446,9 +476,17 @@ fn build_routes(objects: &Objects, previous: &Snapshot) -> Arc<Table> {
     Arc::new(Table::build(connectors))
 }
 
-fn build_stores(objects: &Objects, previous: &Snapshot) -> BTreeMap<Name, Arc<MailboxStore>> {
+fn build_stores(objects: &Objects, previous: &Snapshot, vault: &Vault) -> BTreeMap<Name, Arc<MailboxStore>> {
+    let secret = |name: &Name, spec: &MailboxStoreSpec| match spec {
+        MailboxStoreSpec::Webhook(hook) => {
+            let kept = objects.secrets(Collection::MailboxStores, name).cloned().unwrap_or_default();
+            Some(vault.secret(&hook.secret, &kept))
+        }
+        MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Drop(_) => None,
+    };
     let build = |(name, (generation, spec)): (&Name, &(u64, Arc<MailboxStoreSpec>))| {
-        let store = MailboxStore { name: name.clone(), generation: *generation, spec: (**spec).clone() };
+        let secret = secret(name, spec);
+        let store = MailboxStore { name: name.clone(), generation: *generation, spec: (**spec).clone(), secret };
         let same = previous.stores.get(name).filter(|known| ***known == store).cloned();
         (name.clone(), same.unwrap_or_else(|| Arc::new(store)))
     };

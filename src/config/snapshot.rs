@@ -1,14 +1,15 @@
 //! The configuration that is in force, made for reading.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ClientList, Warning};
+use super::secrets::Unresolved;
+use super::{ClientList, Peer, Warning};
 use crate::directory::Domains;
 use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::path::RelativePath;
+use crate::model::secret::SecretText;
 use crate::model::spec::{MailboxStoreSpec, SettingsSpec, VirtualServerSpec};
 use crate::routing::Table;
 use crate::smtp::address::Mailbox;
@@ -63,12 +64,12 @@ pub struct VirtualServer {
 
 impl VirtualServer {
     /// Whether the client may connect.
-    pub fn may_connect(&self, client: IpAddr) -> bool {
+    pub fn may_connect<'a>(&self, client: impl Into<Peer<'a>>) -> bool {
         self.connection_control.allows_or_open(client)
     }
 
     /// Whether the client may relay to any domain. What connectors open (`Table::allows_relay`) comes on top.
-    pub fn may_relay(&self, client: IpAddr) -> bool {
+    pub fn may_relay<'a>(&self, client: impl Into<Peer<'a>>) -> bool {
         self.relay.allows(client)
     }
 }
@@ -82,6 +83,8 @@ pub struct MailboxStore {
     pub generation: u64,
     /// Its settings.
     pub spec: MailboxStoreSpec,
+    /// The secret of a webhook, or why it cannot be had.
+    pub secret: Option<Result<SecretText, Unresolved>>,
 }
 
 impl MailboxStore {

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{MailboxStore, Snapshot};
+use crate::config::MailboxStore;
 use crate::model::failure::{Failure, Scope};
 use crate::model::queue_name::QueueName;
 use crate::model::spec::MailboxStoreSpec;
@@ -88,7 +88,7 @@ impl Local {
             let round = match snapshot.stores.get(&name) {
                 Some(store) => match &store.spec {
                     MailboxStoreSpec::Lmtp(spec) => lmtp::session(&self, &hand, &snapshot, store, spec, leased).await,
-                    _ => self.one(&hand, &snapshot, store, leased).await,
+                    _ => self.one(&hand, store, leased).await,
                 },
                 None => {
                     let words = format!("the mailbox store {name} does not exist");
@@ -110,8 +110,8 @@ impl Local {
     }
 
     /// Delivers one message to a store that takes them one by one.
-    async fn one(&self, hand: &Hand, snapshot: &Snapshot, store: &MailboxStore, leased: Leased) -> Round {
-        let attempt = self.deliver(snapshot, store, leased, &hand.link().name).await;
+    async fn one(&self, hand: &Hand, store: &MailboxStore, leased: Leased) -> Round {
+        let attempt = self.deliver(store, leased, &hand.link().name).await;
         let broken = attempt.results.iter().find_map(|(_, result)| match result {
             AttemptResult::Failed(failure) if failure.scope == Scope::Host => Some(failure.clone()),
             _ => None,
@@ -131,7 +131,7 @@ impl Local {
     }
 
     /// Delivers one message to each of its recipients in this store.
-    async fn deliver(&self, snapshot: &Snapshot, store: &MailboxStore, leased: Leased, queue: &QueueName) -> Attempt {
+    async fn deliver(&self, store: &MailboxStore, leased: Leased, queue: &QueueName) -> Attempt {
         let since: Instant = self.clock.now();
         for lease in &leased.leases {
             self.queue.store().attempt(lease);
@@ -145,7 +145,7 @@ impl Local {
         let delivered = match &store.spec {
             MailboxStoreSpec::Maildir(spec) => maildir::deliver(self, spec, &directory, &leased, &here).await,
             MailboxStoreSpec::Drop(_) => drop_directory::deliver(self, &directory, &leased, &here).await,
-            MailboxStoreSpec::Webhook(spec) => webhook::deliver(self, snapshot, store, spec, &leased, &here).await,
+            MailboxStoreSpec::Webhook(spec) => webhook::deliver(self, store, spec, &leased, &here).await,
             // it takes sessions, not messages
             MailboxStoreSpec::Lmtp(_) => Vec::new(),
         };

@@ -21,7 +21,7 @@ use super::content::{Content, unreadable};
 use super::parsed::{self, Envelope, Frame};
 use super::signature::Signature;
 use super::{Local, label};
-use crate::config::{MailboxStore, Snapshot};
+use crate::config::MailboxStore;
 use crate::model::failure::{Failure, Scope};
 use crate::model::spec::mailbox_store::{WebhookFormat, WebhookStore};
 use crate::smtp::reply::EnhancedStatus;
@@ -39,7 +39,6 @@ const MOST_WORDS: usize = 300;
 /// Posts the message for these recipients.
 pub(super) async fn deliver(
     local: &Local,
-    snapshot: &Snapshot,
     store: &MailboxStore,
     hook: &WebhookStore,
     leased: &Leased,
@@ -52,7 +51,7 @@ pub(super) async fn deliver(
     };
     let mut done = Vec::with_capacity(here.len());
     for group in groups {
-        let result = post.group(snapshot, group).await.map_err(|failure| failure.by(&label(store)));
+        let result = post.group(group).await.map_err(|failure| failure.by(&label(store)));
         done.extend(group.iter().map(|_| result.clone()));
     }
     done
@@ -101,14 +100,22 @@ impl<'a> Post<'a> {
         recipient.map_or_else(String::new, |recipient| recipient.forward_path.to_string())
     }
 
-    async fn group(&self, snapshot: &Snapshot, group: &[u32]) -> Result<(), Failure> {
+    async fn group(&self, group: &[u32]) -> Result<(), Failure> {
         let message = &self.leased.message;
-        let secret = secret(snapshot, self.hook)?;
+        let secret = match &self.store.secret {
+            Some(Ok(secret)) => secret,
+            unresolved => {
+                let why = unresolved.as_ref().and_then(|secret| secret.as_ref().err());
+                let why = why.map_or_else(|| "it is not set".to_owned(), ToString::to_string);
+                let words = format!("there is no secret to sign with: {why}");
+                return Err(Failure::new(Scope::Host, EnhancedStatus::transient(3, 5), words));
+            }
+        };
         let time = self.local.clock.unix_millis() / 1_000;
         let delivery = format!("{}-{}", message.id, group.first().copied().unwrap_or_default());
         let from = message.reverse_path.mailbox().map_or_else(String::new, |mailbox| mailbox.to_string());
         let envelope = Envelope { from, to: group.iter().map(|index| self.path(*index)).collect() };
-        let signature = Signature::begin(&secret, time);
+        let signature = Signature::begin(secret.reveal().as_bytes(), time);
         let (signed, kind) = match self.hook.format {
             WebhookFormat::Raw => (self.raw(signature, &envelope).await?, "message/rfc822"),
             WebhookFormat::Json => (self.json(signature, envelope, &delivery).await?, "application/json"),
@@ -217,15 +224,6 @@ impl<'a> Post<'a> {
             }
         }
     }
-}
-
-fn secret(_snapshot: &Snapshot, hook: &WebhookStore) -> Result<Vec<u8>, Failure> {
-    let name = hook.secret.env.as_str();
-    let found = std::env::var(name).ok().filter(|value| name.starts_with("BRIDGEHEAD_SECRET_") && !value.is_empty());
-    found.map(String::into_bytes).ok_or_else(|| {
-        let words = format!("there is no secret to sign with: the variable {name} is not set");
-        Failure::new(Scope::Host, EnhancedStatus::transient(3, 5), words)
-    })
 }
 
 /// The first words of an answer. What there is beyond them is read a little, so that the connection can be used again.

@@ -10,6 +10,8 @@ pub mod name;
 pub mod path;
 pub mod pattern;
 pub mod queue_name;
+pub mod rate;
+pub mod secret;
 pub mod size;
 pub mod spec;
 pub mod template;

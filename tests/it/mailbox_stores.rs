@@ -416,7 +416,8 @@ fn request(input: &mut impl BufRead) -> Option<Request> {
 fn hook(appliance: &Appliance, name: &str, address: SocketAddr, format: &str) {
     let spec = json!({
         "type": "webhook", "url": format!("http://{address}/in?token=t"), "format": format, "timeout": "1s",
-        "maxConnections": 1, "secret": { "env": "BRIDGEHEAD_SECRET_TEST" },
+        "maxConnections": 1,
+        "secret": if format == "raw" { json!({ "value": SECRET }) } else { json!({ "env": "BRIDGEHEAD_SECRET_TEST" }) },
     });
     appliance.put(&format!("mailbox-stores/{name}"), spec);
 }
@@ -439,6 +440,12 @@ fn a_webhook_gets_the_message_as_it_is_and_signed() {
     assert_eq!(serde_json::from_str::<Value>(envelope).unwrap(), json!({ "from": "ada@local.example", "to": to }));
     assert!(request.body.starts_with(b"Received: ") && request.body.ends_with(&content));
     request.check(&[envelope.as_bytes(), &request.body]);
+
+    // what is read has no secret in it, and can be written back
+    let object = appliance.get("/api/v1/mailbox-stores/app");
+    assert!(object["spec"]["secret"]["fingerprint"].is_string(), "{object}");
+    assert!(!object.to_string().contains(SECRET), "{object}");
+    appliance.put("mailbox-stores/app", object["spec"].clone());
 
     // large content comes from the spool
     for number in 0..200_000 {
@@ -471,6 +478,23 @@ fn a_webhook_gets_the_message_taken_apart() {
     assert_eq!(body["envelope"]["to"], json!(["one@local.example"]));
     assert_eq!(body["delivery"].as_str(), request.headers.get("bridgehead-delivery").map(String::as_str));
     assert_eq!(body["headers"][0]["name"], "Received");
+}
+
+#[test]
+fn without_its_secret_a_webhook_sends_nothing_and_loses_nothing() {
+    let appliance = appliance();
+    let (app, address) = App::start(&[]);
+    let url = format!("http://{address}/");
+    let store = |secret: Value| json!({ "type": "webhook", "url": url, "secret": secret });
+    appliance.put("mailbox-stores/app", store(json!({ "env": "BRIDGEHEAD_SECRET_MISSING" })));
+    recipient(&appliance, "one", "app");
+    send(&appliance, &["one"], b"Subject: x\r\n\r\nx\r\n");
+    let error = eventually("a reason", || last_error(&appliance, "app"));
+    assert!(error.contains("BRIDGEHEAD_SECRET_MISSING is not set"), "{error}");
+    assert!(app.requests().is_empty());
+    appliance.put("mailbox-stores/app", store(json!({ "value": SECRET })));
+    drained(&appliance);
+    assert_eq!(app.requests().len(), 1);
 }
 
 #[test]

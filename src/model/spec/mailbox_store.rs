@@ -14,6 +14,7 @@ use crate::model::duration::Duration;
 use crate::model::host::Host;
 use crate::model::http_url::HttpUrl;
 use crate::model::path::{RelativePath, SocketPath};
+use crate::model::secret::Secret;
 use crate::model::size::Size;
 
 /// A mailbox store: where mail for local recipients is put.
@@ -244,14 +245,6 @@ pub struct WebhookStore {
     #[serde(default)]
     #[schema(default = false)]
     pub default: bool,
-}
-
-/// TEMP
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Secret {
-    /// TEMP
-    pub env: String,
 }
 
 /// How a webhook posts a message.
