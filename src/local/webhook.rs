@@ -17,10 +17,10 @@ use bytes::{Bytes, BytesMut};
 use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use tokio::sync::SemaphorePermit;
 
+use super::Local;
 use super::content::{Content, unreadable};
 use super::parsed::{self, Envelope, Frame};
 use super::signature::Signature;
-use super::{Local, label};
 use crate::config::MailboxStore;
 use crate::model::failure::{Failure, Scope};
 use crate::model::spec::mailbox_store::{WebhookFormat, WebhookStore};
@@ -51,7 +51,7 @@ pub(super) async fn deliver(
     };
     let mut done = Vec::with_capacity(here.len());
     for group in groups {
-        let result = post.group(group).await.map_err(|failure| failure.by(&label(store)));
+        let result = post.group(group).await;
         done.extend(group.iter().map(|_| result.clone()));
     }
     done

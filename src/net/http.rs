@@ -17,8 +17,8 @@ use crate::model::http_url::is_off_limits;
 
 /// Longest wait for a connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(15);
-/// How long an idle connection is kept.
-const IDLE: Duration = Duration::from_secs(30);
+/// How long an idle connection is kept: less than the 5 s after which common servers close theirs.
+const IDLE: Duration = Duration::from_secs(4);
 /// Most addresses of a name that are tried.
 const MOST: usize = 5;
 

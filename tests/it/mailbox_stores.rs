@@ -459,6 +459,32 @@ fn a_webhook_gets_the_message_as_it_is_and_signed() {
 }
 
 #[test]
+fn many_recipients_come_in_requests_whose_headers_stay_small() {
+    let appliance = appliance();
+    let (app, address) = App::start(&[]);
+    hook(&appliance, "app", address, "raw");
+    let names: Vec<String> = (0..150).map(|number| format!("r{number}-{}", "x".repeat(50))).collect();
+    names.iter().for_each(|name| recipient(&appliance, name, "app"));
+    send(&appliance, &names.iter().map(String::as_str).collect::<Vec<_>>(), b"Subject: x\r\n\r\nx\r\n");
+    drained(&appliance);
+    let requests = app.requests();
+    assert!(requests.len() > 1);
+    let mut to = Vec::new();
+    for request in &requests {
+        let envelope = &request.headers["bridgehead-envelope"];
+        assert!(envelope.len() < 4_500, "{} octets", envelope.len());
+        request.check(&[envelope.as_bytes(), &request.body]);
+        let envelope: Value = serde_json::from_str(envelope).unwrap();
+        to.extend(envelope["to"].as_array().unwrap().iter().map(|path| path.as_str().unwrap().to_owned()));
+    }
+    let expected: Vec<String> = names.iter().map(|name| format!("{name}@local.example")).collect();
+    assert_eq!(to, expected, "each once");
+    let deliveries: std::collections::BTreeSet<_> =
+        requests.iter().map(|request| request.headers["bridgehead-delivery"].clone()).collect();
+    assert_eq!(deliveries.len(), requests.len(), "each a delivery of its own");
+}
+
+#[test]
 fn a_webhook_gets_the_message_taken_apart() {
     let appliance = appliance();
     let (app, address) = App::start(&[]);
