@@ -7,6 +7,7 @@
 
 mod logging;
 mod status;
+mod watch;
 mod welcome;
 
 use std::sync::Arc;
@@ -145,6 +146,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         tracing::info!(listener = "health", address = %address, "listening");
     }
     let accepting = tokio::spawn(inbound.run());
+    let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
     tokio::select! {
@@ -155,6 +157,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     drain.begin();
     let ended = tokio::time::timeout(GRACE, async {
         let _ = accepting.await;
+        let _ = watching.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;

@@ -10,10 +10,12 @@ use tokio::net::TcpStream;
 
 use super::Inbound;
 use crate::config::VirtualServer;
-use crate::intake::{Client, Incoming, Refusal, Sender};
+use crate::intake::{Client, Incoming, Refusal, Sender, max_hold};
 use crate::model::time::Timestamp;
 use crate::net::server_driver::{self, Answers};
+use crate::net::stream::{Accepted, TlsFacts};
 use crate::observe::metrics::ByName;
+use crate::smtp::address::Domain;
 use crate::smtp::extension::Extensions;
 use crate::smtp::reply::Reply;
 use crate::smtp::server::{Answer, Note, Question, Session, Settings, Timeouts};
@@ -23,7 +25,7 @@ use crate::status::SessionGuard;
 pub(super) async fn serve(
     inbound: Arc<Inbound>,
     server: Arc<VirtualServer>,
-    mut stream: TcpStream,
+    stream: TcpStream,
     peer: SocketAddr,
     guard: SessionGuard,
 ) {
@@ -32,7 +34,9 @@ pub(super) async fn serve(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(peer.addr = %peer, error = %error, "TCP_NODELAY could not be set");
     }
-    let session = Session::new(Arc::new(settings(&server)), inbound.intake.clock.now());
+    let mut stream = Accepted::new(stream, None);
+    let now = Timestamp::from_millis(inbound.intake.clock.unix_millis());
+    let session = Session::new(Arc::new(settings(&server, now)), inbound.intake.clock.now());
     let client = Client { address: peer.ip(), server };
     let mut conversation = Conversation {
         sender: Sender { client, helo: String::new(), extended: false },
@@ -45,7 +49,7 @@ pub(super) async fn serve(
     drop(guard);
 }
 
-fn settings(server: &VirtualServer) -> Settings {
+fn settings(server: &VirtualServer, now: Timestamp) -> Settings {
     let spec = &server.spec;
     let on = &spec.extensions;
     Settings {
@@ -56,11 +60,13 @@ fn settings(server: &VirtualServer) -> Settings {
             smtputf8: on.smtp_utf8,
             enhanced_status_codes: on.enhanced_status_codes,
             dsn: on.dsn,
+            etrn: false,
             ..Extensions::default()
         },
         max_size: Some(spec.messages.max_size.bytes()),
         max_recipients: spec.messages.max_recipients as usize,
         max_transactions: spec.messages.max_per_connection,
+        future_release: Some(max_hold(now)),
         timeouts: Timeouts { command: spec.connections.idle_timeout.std(), ..Timeouts::default() },
         ..Settings::new(server.fqdn.as_str())
     }
@@ -94,8 +100,9 @@ impl Answers for Conversation {
                 }
                 Incoming::begin(&self.inbound.intake, snapshot, self.sender.clone(), reverse_path, parameters).map(
                     |incoming| {
+                        let reply = incoming.reply_to_mail();
                         self.incoming = Some(incoming);
-                        Answer::Proceed
+                        reply.map_or(Answer::Proceed, Answer::Reply)
                     },
                 )
             }
@@ -116,6 +123,11 @@ impl Answers for Conversation {
                 Some(incoming) => incoming.commit(&self.inbound.intake).await.map(Answer::Reply),
                 None => Ok(out_of_step()),
             },
+            Question::Auth(_) => {
+                let reply = Reply::new(454, crate::smtp::reply::EnhancedStatus::transient(7, 0), "Not now");
+                Ok(Answer::Reply(reply))
+            }
+            Question::Etrn(_) | Question::Turn(_) => Ok(out_of_step()),
             // whether an address exists is nobody's business (RFC 5321, 7.3): the core answers 252
             Question::Vrfy(_) => Ok(Answer::Proceed),
         };
@@ -141,6 +153,12 @@ impl Answers for Conversation {
 
     fn reset(&mut self) {
         self.incoming = None;
+    }
+
+    fn tls_started(&mut self, _facts: TlsFacts) {}
+
+    fn completion(&self) -> Option<Domain> {
+        None
     }
 
     fn note(&mut self, note: Note) {

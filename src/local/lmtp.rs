@@ -60,6 +60,7 @@ pub(super) async fn session(
         only_from: None,
         next_hop: label(store),
         taken: Taken::Delivered,
+        max_recipients: connection.extensions().max_recipients.map_or(usize::MAX, |max| max as usize),
         budget: spec.messages_per_connection,
     };
     let mut carrier = Carrier::new(&local.queue, &*local.clock, hand, session, Some(first));

@@ -15,7 +15,7 @@ use crate::model::spec::connector;
 use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::{Stream, Target};
 use crate::queue::carrier::{Carrier, Left, Session, Taken};
-use crate::queue::{Attempt, AttemptResult, Hand};
+use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
 use crate::routing::Connector;
 use crate::smtp::client::{Hello, Settings, Timeouts};
 use crate::smtp::reply::EnhancedStatus;
@@ -126,8 +126,15 @@ async fn carry(
             let same_server = now.virtual_servers.get(&server.name).map(|now| now.generation);
             same_connector == Some(connector.generation) && same_server == Some(server.generation)
         };
-        let taken = Taken::Relayed { passed_on: connection.extensions().dsn };
-        let session = Session { holds: &holds, only_from, next_hop: hop.clone(), taken, budget };
+        let peer = connection.extensions();
+        let session = Session {
+            holds: &holds,
+            only_from,
+            next_hop: hop.clone(),
+            taken: Taken::Relayed(PassedOn { dsn: peer.dsn, deliver_by: peer.deliver_by.is_some() }),
+            max_recipients: peer.max_recipients.map_or(usize::MAX, |max| max as usize),
+            budget: peer.max_transactions.map_or(budget, |max| budget.min(max)),
+        };
         let mut carrier = Carrier::new(&outbound.queue, &*outbound.clock, hand, session, first.take());
         let ended = connection.run(&mut carrier, &*outbound.clock).await;
         let left = carrier.leave();

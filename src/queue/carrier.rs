@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::{Attempt, AttemptResult, Hand, Queue};
+use super::{Attempt, AttemptResult, Hand, PassedOn, Queue};
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Message, MessageId};
@@ -55,6 +55,8 @@ pub struct Session<'a> {
     pub next_hop: String,
     /// What it means when the host takes a message.
     pub taken: Taken,
+    /// The most recipients that the host takes in a transaction (RFC 9422).
+    pub max_recipients: usize,
     /// How many messages it may carry yet.
     pub budget: u32,
 }
@@ -62,11 +64,8 @@ pub struct Session<'a> {
 /// What it means that the host took a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// It is on its way; with `passed_on` the host offers DSN and reports success itself.
-    Relayed {
-        /// The host was told what the sender wants to know.
-        passed_on: bool,
-    },
+    /// It is on its way; the host was told so much of the sender's wishes.
+    Relayed(PassedOn),
     /// It is in its mailbox.
     Delivered,
 }
@@ -134,7 +133,9 @@ impl<'a> Carrier<'a> {
     /// for the next message at any moment, and a message that is in hand must not be lost by that.
     fn begin(&mut self, leased: Leased) -> Option<Transaction> {
         let now = Timestamp::from_millis(self.clock.unix_millis());
-        let indexes = due_here(&leased.message, self.hand, now);
+        let mut indexes = due_here(&leased.message, self.hand, now);
+        // the others stay due, and go with the next transaction
+        indexes.truncate(self.session.max_recipients);
         if indexes.is_empty() {
             self.queue.give_back(leased);
             return None;
@@ -146,7 +147,7 @@ impl<'a> Carrier<'a> {
         let message = &leased.message;
         let transaction = Transaction {
             reverse_path: message.reverse_path.clone(),
-            parameters: message.parameters.clone(),
+            parameters: message.parameters_at(now),
             recipients: indexes
                 .iter()
                 .filter_map(|index| message.recipients.get(*index as usize))
@@ -278,9 +279,9 @@ fn attempt_result(result: &RecipientResult, failure: Option<Failure>, taken: Tak
     match (failure, taken, result) {
         (Some(failure), ..) => AttemptResult::Failed(failure),
         (None, Taken::Delivered, _) => AttemptResult::Delivered,
-        (None, Taken::Relayed { passed_on }, RecipientResult::Delivered(reply)) => {
+        (None, Taken::Relayed(passed_on), RecipientResult::Delivered(reply)) => {
             AttemptResult::Relayed { reply: reply.to_string(), passed_on }
         }
-        (None, Taken::Relayed { passed_on }, _) => AttemptResult::Relayed { reply: String::new(), passed_on },
+        (None, Taken::Relayed(passed_on), _) => AttemptResult::Relayed { reply: String::new(), passed_on },
     }
 }

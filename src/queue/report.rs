@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::outcome::Conclusion;
+use super::outcome::{Conclusion, PassedOn};
 use super::{Assignment, Queue, assign, settings};
 use crate::config::Snapshot;
 use crate::dsn::{self, Original, Report};
@@ -16,7 +16,7 @@ use crate::model::mail::{Message, MessageId, Origin, Protocol, Recipient, Recipi
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
-use crate::smtp::parameters::{Body, MailParameters, Notify, RcptParameters, Ret};
+use crate::smtp::parameters::{Body, ByMode, MailParameters, Notify, RcptParameters, Ret};
 use crate::store::Caused;
 
 /// What is written about one attempt.
@@ -60,7 +60,7 @@ impl Queue {
             reports.dead_letters.extend(groups.failed);
             return reports;
         };
-        let full = after.parameters.ret == Some(Ret::Full) && after.size <= dsn::MAX_RETURNED as u64;
+        let full = returns_content(after);
         let original = self.original(after.id, content, full).await;
         let headers = original.headers_only();
         // until when they are tried differs
@@ -75,8 +75,8 @@ impl Queue {
         ];
         for (indexes, original) in groups_and_originals.into_iter().filter(|(indexes, _)| !indexes.is_empty()) {
             let about = indexes.iter().filter_map(|index| after.recipients.get(*index as usize)).collect();
-            let terms =
-                indexes.first().and_then(|index| queue_of(after, *index)).map(|queue| terms(snapshot, after, queue));
+            let waits_in = indexes.first().and_then(|index| queue_of(after, *index));
+            let retry_until = waits_in.map(|queue| settings::ends(snapshot, after, queue).expires);
             let id = MessageId::generate();
             let report = Report {
                 about: after,
@@ -87,7 +87,7 @@ impl Queue {
                 postmaster,
                 to,
                 now,
-                retry_until: terms.map(|terms| after.received_at + terms.expire_after),
+                retry_until,
             };
             let content = report.compose();
             let Some((_, waits, _)) = self.target(snapshot, after, to, content.len() as u64) else { continue };
@@ -168,10 +168,6 @@ fn queue_of(message: &Message, index: u32) -> Option<&QueueName> {
     message.recipients.get(index as usize)?.waits.as_ref().map(|waits| &waits.queue)
 }
 
-fn terms<'a>(snapshot: &'a Snapshot, message: &Message, queue: &QueueName) -> settings::Terms<'a> {
-    settings::terms(snapshot, &message.origin.virtual_server, queue)
-}
-
 /// Sorts recipients; the second list failed, but its senders asked not to be told.
 fn groups(
     snapshot: &Snapshot,
@@ -179,7 +175,7 @@ fn groups(
     conclusions: &[(u32, Conclusion)],
     now: Timestamp,
 ) -> (Groups, Vec<u32>) {
-    let is_late = |queue| now.since(after.received_at) >= terms(snapshot, after, queue).delay_after;
+    let is_late = |queue| now >= settings::ends(snapshot, after, queue).late;
     let mut groups = Groups::default();
     let mut silent = Vec::new();
     for (index, conclusion) in conclusions {
@@ -190,19 +186,43 @@ fn groups(
             failure if failure.is_failure() => silent.push(*index),
             Conclusion::Deferred { .. } | Conclusion::Delayed
                 if !recipient.delay_notified
-                    && Notify::wants_delay(notify)
+                    && wants_delay(after, notify)
                     && queue_of(after, *index).is_some_and(is_late) =>
             {
                 groups.delayed.push(*index);
             }
             Conclusion::Delivered if Notify::wants_success(notify) => groups.delivered.push(*index),
-            Conclusion::Relayed { passed_on: false, .. } if Notify::wants_success(notify) => {
-                groups.relayed.push(*index)
+            Conclusion::Relayed { passed_on, .. } if wants_relayed(after, notify, *passed_on) => {
+                groups.relayed.push(*index);
             }
             _ => {}
         }
     }
     (groups, silent)
+}
+
+/// The whole comes back only when it was asked for, is not too large, is text, and need not be protected on a way that
+/// may be another one than it came (RFC 8689, section 5).
+fn returns_content(about: &Message) -> bool {
+    let parameters = &about.parameters;
+    parameters.ret == Some(Ret::Full)
+        && about.size <= dsn::MAX_RETURNED as u64
+        && parameters.body != Body::Binary
+        && !parameters.require_tls
+}
+
+/// Who asked to hear at a time (BY in mode N) hears then, but for NOTIFY=NEVER (RFC 2852).
+fn wants_delay(about: &Message, notify: Option<Notify>) -> bool {
+    match about.deliver_by() {
+        Some((_, ByMode::Notify)) => Notify::wants_anything(notify),
+        _ => Notify::wants_delay(notify),
+    }
+}
+
+/// The next hop will not report success itself; or each hop is to be traced, or the time is watched no more (RFC 2852).
+fn wants_relayed(about: &Message, notify: Option<Notify>, passed_on: PassedOn) -> bool {
+    let by = about.parameters.deliver_by.is_some_and(|by| by.trace || !passed_on.deliver_by);
+    (Notify::wants_success(notify) && !passed_on.dsn) || (by && Notify::wants_anything(notify))
 }
 
 /// The notification as a message: null reverse-path, the same virtual server.
@@ -221,10 +241,12 @@ fn notification(report: &Report<'_>, about: &Message, recipient: Recipient, size
         reverse_path: ReversePath::Null,
         parameters: MailParameters {
             size: None,
-            body: if utf8 || about.parameters.body == Body::EightBitMime { Body::EightBitMime } else { Body::SevenBit },
+            body: if utf8 || about.parameters.body != Body::SevenBit { Body::EightBitMime } else { Body::SevenBit },
             smtputf8: utf8,
-            ret: None,
-            envid: None,
+            // as urgent (RFC 6710), and as secret (RFC 8689, section 5), as what it is about
+            priority: about.parameters.priority,
+            require_tls: about.parameters.require_tls,
+            ..MailParameters::default()
         },
         size,
         message_id_header: Some(format!("{}@{}", report.id, report.reporting_mta)),

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::duration;
+use crate::model::mail::Message;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::RouteSpec;
 use crate::model::spec::virtual_server::{Delivery, GlitchRetry, Outbound};
+use crate::model::time::Timestamp;
+use crate::smtp::parameters::ByMode;
 
 static DELIVERY: LazyLock<Delivery> = LazyLock::new(Delivery::default);
 static OUTBOUND: LazyLock<Outbound> = LazyLock::new(Outbound::default);
@@ -64,6 +67,28 @@ fn local(delivery: &Delivery) -> Terms<'_> {
         intervals: &delivery.local.retry_intervals,
         delay_after: delivery.local.delay_notification_after.std(),
         expire_after: delivery.local.expire_after.std(),
+    }
+}
+
+/// When the age of a message has its effects, whichever of the server's settings and the sender's wish (BY) counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ends {
+    /// From then on its delay is told, once. In mode N of BY it is the sender's time (RFC 2852).
+    pub late: Timestamp,
+    /// From then on it is returned. In mode R of BY it may be the sender's time.
+    pub expires: Timestamp,
+}
+
+/// See [`Ends`]. All of it counts from the release of the message, and holds for recipients that wait in this queue.
+pub(super) fn ends(snapshot: &Snapshot, message: &Message, queue: &QueueName) -> Ends {
+    let terms = terms(snapshot, &message.origin.virtual_server, queue);
+    let from = message.released_at();
+    let ends = Ends { late: from + terms.delay_after, expires: from + terms.expire_after };
+    match message.deliver_by() {
+        Some((deadline, ByMode::Return)) => Ends { expires: ends.expires.min(deadline), ..ends },
+        // one that came late was told about before it came
+        Some((deadline, ByMode::Notify)) if deadline > from => Ends { late: deadline, ..ends },
+        Some((_, ByMode::Notify)) | None => ends,
     }
 }
 

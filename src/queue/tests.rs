@@ -88,7 +88,7 @@ fn result(does: NextHop, local: bool) -> AttemptResult {
     match does {
         NextHop::Takes if local => AttemptResult::Delivered,
         NextHop::Takes | NextHop::Dead | NextHop::StoreGone => {
-            AttemptResult::Relayed { reply: "250 ok".into(), passed_on: false }
+            AttemptResult::Relayed { reply: "250 ok".into(), passed_on: PassedOn::default() }
         }
         NextHop::Defers => failure(EnhancedStatus::transient(2, 0)),
         NextHop::Refuses => failure(EnhancedStatus::permanent(1, 1)),

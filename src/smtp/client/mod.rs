@@ -7,9 +7,11 @@
 //! transactions are open for a moment: one that waits for the reply to its dot, one that waits for its 354.
 //! The replies that are expected stand in a queue, in the order of the commands; the front one has the deadline.
 //!
-//! LMTP (RFC 2033) is the same session, opened by LHLO ([`Hello::Lhlo`]): behind the dot comes one reply for each
-//! recipient that was accepted, in their order, and DSN is never used: whoever speaks LMTP makes the last delivery and
-//! reports itself.
+//! Content is sent by DATA, but binary content by BDAT (RFC 3030): the recipients' replies are waited for, then each chunk's.
+//!
+//! LMTP (RFC 2033) is the same session, opened by LHLO ([`Hello::Lhlo`]): behind the dot, or the last chunk, comes one reply
+//! for each recipient that was accepted, in their order, and DSN is never used: whoever speaks LMTP makes the last delivery
+//! and reports itself.
 //!
 //! Guarantees: each transaction comes out as `Finished` once, in order, with one result per recipient, whatever the
 //! peer sends and whenever it stops. A dot is sent only behind the whole content. Before it, a failure is
@@ -78,6 +80,8 @@ pub struct Session {
     transfers: VecDeque<Transfer>,
     peer: PeerExtensions,
     encoder: Encoder,
+    /// The last chunk of binary content: it is held back until it is known whether it is the last of all.
+    chunk: Option<Bytes>,
     /// The front reply is waited for since then; `None`: not yet.
     since: Option<Instant>,
     /// The peer may hold half a transaction: RSET goes before the next MAIL.
@@ -113,6 +117,9 @@ enum Expect {
     Mail,
     Rcpt(usize),
     Data,
+    /// A chunk of binary content that is not the last.
+    Chunk,
+    /// The dot, or the last chunk.
     Dot,
     /// LMTP: the dot, for one recipient.
     DotFor(usize),
@@ -130,6 +137,7 @@ impl Expect {
             Expect::Mail => Phase::Mail,
             Expect::Rcpt(_) => Phase::Rcpt,
             Expect::Data => Phase::Data,
+            Expect::Chunk => Phase::Content,
             Expect::Dot | Expect::LoneDot => Phase::Dot,
             Expect::DotFor(_) => Phase::Delivery,
             Expect::Quit => Phase::Quit,
@@ -150,6 +158,7 @@ impl Session {
             transfers: VecDeque::new(),
             peer: PeerExtensions::default(),
             encoder: Encoder::default(),
+            chunk: None,
             since: None,
             dirty: false,
             eof: false,
@@ -211,14 +220,7 @@ impl Session {
             (State::BeforeDot, next) => {
                 let end = self.encoder.finish();
                 self.output.put(end);
-                if let Some(transfer) = self.transfers.front_mut() {
-                    transfer.dot_sent = true;
-                    if self.settings.hello == Hello::Lhlo {
-                        self.expected.extend(transfer.open().map(Expect::DotFor));
-                    } else {
-                        self.expected.push_back(Expect::Dot);
-                    }
-                }
+                self.end_sent();
                 if let Some(transaction) = next {
                     self.begin(transaction);
                 }
@@ -239,6 +241,9 @@ impl Session {
         if self.state != State::Content {
             return;
         }
+        if self.transfers.front().is_some_and(Transfer::is_binary) {
+            return self.binary_content(chunk);
+        }
         match chunk {
             Some(chunk) => {
                 let encoded = self.encoder.encode(chunk);
@@ -250,6 +255,35 @@ impl Session {
                     self.transaction(None);
                 }
             }
+        }
+    }
+
+    /// `BDAT n` for the chunk before this one, or `BDAT n LAST` when there is no other; its reply is waited for.
+    fn binary_content(&mut self, next: Option<Bytes>) {
+        let last = next.is_none();
+        let chunk = match mem::replace(&mut self.chunk, next.filter(|chunk| !chunk.is_empty())) {
+            Some(chunk) => chunk,
+            None if last => Bytes::new(),
+            None => return,
+        };
+        self.output.put(format!("BDAT {}{}\r\n", chunk.len(), if last { " LAST" } else { "" }).as_bytes());
+        self.output.put_chunk(chunk);
+        if last {
+            self.end_sent();
+        } else {
+            self.expected.push_back(Expect::Chunk);
+        }
+        self.state = State::Waiting;
+    }
+
+    /// The dot, or the last chunk, is handed to the driver.
+    fn end_sent(&mut self) {
+        let Some(transfer) = self.transfers.front_mut() else { return };
+        transfer.dot_sent = true;
+        if self.settings.hello == Hello::Lhlo {
+            self.expected.extend(transfer.open().map(Expect::DotFor));
+        } else {
+            self.expected.push_back(Expect::Dot);
         }
     }
 
@@ -277,8 +311,8 @@ impl Session {
     fn finished(&mut self) -> Option<Vec<RecipientResult>> {
         let transfer = self.transfers.front()?;
         let under_way = self.expected.iter().any(|e| {
-            use Expect::{Data, Dot, DotFor, LoneDot, Mail, Rcpt};
-            matches!(e, Mail | Rcpt(_) | Data | Dot | DotFor(_) | LoneDot)
+            use Expect::{Chunk, Data, Dot, DotFor, LoneDot, Mail, Rcpt};
+            matches!(e, Mail | Rcpt(_) | Data | Chunk | Dot | DotFor(_) | LoneDot)
         });
         // a transfer behind the front one may be under way while this one is not: it then begins with MAIL
         let next_only = self.transfers.len() > 1 && self.expected.front() == Some(&Expect::Mail);
@@ -369,6 +403,7 @@ impl Session {
     fn replied(&mut self, expect: Expect, lines: Lines) {
         if expect == Expect::Ehlo && (200..300).contains(&lines.code) {
             self.peer = PeerExtensions::parse(lines.lines.iter().skip(1).map(String::as_str));
+            self.peer.require_tls &= self.settings.verified_tls;
             self.peer.dsn &= self.settings.hello != Hello::Lhlo;
             self.state = State::Opened;
             return;
@@ -399,9 +434,10 @@ impl Session {
                 self.end_at_421(phase, reply);
             }
             Expect::Data if reply.code == 354 => self.go_ahead(),
-            Expect::Mail | Expect::Data | Expect::Dot if bad => {
-                // after a dot the peer is clean; before it, it may hold recipients
-                self.dirty |= expect != Expect::Dot;
+            Expect::Chunk if good => self.state = State::Content,
+            Expect::Mail | Expect::Data | Expect::Chunk | Expect::Dot if bad => {
+                // after a dot the peer is clean; before it, it may hold recipients, and after a chunk also that
+                self.dirty |= expect != Expect::Dot || self.transfers.front().is_some_and(Transfer::is_binary);
                 if let Some(transfer) = self.transfers.front_mut() {
                     transfer.decide(&RecipientResult::Refused { phase, reply: reply.clone() });
                 }
@@ -474,8 +510,10 @@ impl Session {
                     self.expected.push_back(Expect::Rcpt(index));
                     from = index + 1;
                 }
-                text.push_str("DATA\r\n");
-                self.expected.push_back(Expect::Data);
+                if !transfer.is_binary() {
+                    text.push_str("DATA\r\n");
+                    self.expected.push_back(Expect::Data);
+                }
             }
             self.output.put(text.as_bytes());
         }
@@ -489,12 +527,16 @@ impl Session {
     }
 
     fn after_rcpt(&mut self, index: usize) {
+        let binary = self.transfers.front().is_some_and(Transfer::is_binary);
         if !self.pipelines() {
             self.next_command(index + 1);
+        } else if binary && !matches!(self.expected.front(), Some(Expect::Rcpt(_))) {
+            // nothing was pipelined behind the recipients
+            self.next_command(usize::MAX);
         }
     }
 
-    /// Without pipelining: the next RCPT, or DATA, or nothing when nobody was accepted.
+    /// Without pipelining: the next RCPT, or DATA or the first chunk, or nothing when nobody was accepted.
     fn next_command(&mut self, from: usize) {
         let Some(transfer) = self.transfers.front() else { return };
         if let Some(index) = transfer.next_recipient(from) {
@@ -502,6 +544,9 @@ impl Session {
             transfer.write_rcpt(index, &self.peer, &mut text);
             self.output.put(text.as_bytes());
             self.expected.push_back(Expect::Rcpt(index));
+        } else if transfer.accepted > 0 && transfer.is_binary() {
+            self.chunk = None;
+            self.state = State::Content;
         } else if transfer.accepted > 0 {
             self.output.put(b"DATA\r\n");
             self.expected.push_back(Expect::Data);
