@@ -61,6 +61,8 @@ pub(super) async fn session(
         next_hop: label(store),
         taken: Taken::Delivered,
         max_recipients: connection.extensions().max_recipients.map_or(usize::MAX, |max| max as usize),
+        // to a server for many domains, the bare word says nothing
+        postmaster: snapshot.postmaster.clone(),
         budget: spec.messages_per_connection,
     };
     let mut carrier = Carrier::new(&local.queue, &*local.clock, hand, session, Some(first));

@@ -133,6 +133,7 @@ async fn carry(
             next_hop: hop.clone(),
             taken: Taken::Relayed(PassedOn { dsn: peer.dsn, deliver_by: peer.deliver_by.is_some() }),
             max_recipients: peer.max_recipients.map_or(usize::MAX, |max| max as usize),
+            postmaster: None,
             budget: peer.max_transactions.map_or(budget, |max| budget.min(max)),
         };
         let mut carrier = Carrier::new(&outbound.queue, &*outbound.clock, hand, session, first.take());

@@ -20,6 +20,7 @@ use crate::model::name::Name;
 use crate::model::time::Timestamp;
 use crate::net::client_driver::{ContentUnavailable, Work};
 use crate::net::clock::Clock;
+use crate::smtp::address::{ForwardPath, Mailbox};
 use crate::smtp::client::{Cause, Phase, RecipientResult, Transaction};
 use crate::store::{ContentReader, Leased, StoreError};
 
@@ -57,6 +58,8 @@ pub struct Session<'a> {
     pub taken: Taken,
     /// The most recipients that the host takes in a transaction (RFC 9422).
     pub max_recipients: usize,
+    /// Whom the host is told for `<postmaster>`, if it cannot know whose postmaster that is.
+    pub postmaster: Option<Mailbox>,
     /// How many messages it may carry yet.
     pub budget: u32,
 }
@@ -151,7 +154,7 @@ impl<'a> Carrier<'a> {
             recipients: indexes
                 .iter()
                 .filter_map(|index| message.recipients.get(*index as usize))
-                .map(|recipient| (recipient.forward_path.clone(), recipient.parameters.clone()))
+                .map(|recipient| (self.path(&recipient.forward_path), recipient.parameters.clone()))
                 .collect(),
             size: message.size,
         };
@@ -160,6 +163,14 @@ impl<'a> Carrier<'a> {
         }
         self.under_way.push_back(UnderWay { leased, indexes, since: self.clock.now() });
         Some(transaction)
+    }
+
+    /// A forward-path as this host is told it.
+    fn path(&self, path: &ForwardPath) -> ForwardPath {
+        match (path, &self.session.postmaster) {
+            (ForwardPath::Postmaster, Some(postmaster)) => ForwardPath::Mailbox(postmaster.clone()),
+            _ => path.clone(),
+        }
     }
 
     /// What the session leaves: messages that it never came to, the first of them for whoever comes next.

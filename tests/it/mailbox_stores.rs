@@ -638,4 +638,12 @@ fn a_host_is_found_by_name_and_one_that_is_starting_is_tried_again() {
     send(&appliance, &["eve"], b"Subject: m\r\n\r\nx\r\n");
     drained(&appliance);
     assert_eq!(lmtp.delivered("eve", "m"), 1, "by name");
+
+    // a server for many domains is told whose postmaster is meant
+    appliance.put("mailbox-stores/default", json!({ "type": "maildir" }));
+    let spec = json!({ "type": "lmtp", "host": "localhost", "port": address.port(), "default": true });
+    appliance.put("mailbox-stores/box", spec);
+    Smtp::open(appliance.smtp()).mail("a@b.example", &["postmaster"], b"Subject: p\r\n\r\nx\r\n");
+    drained(&appliance);
+    assert_eq!(lmtp.delivered("postmaster", "p"), 1);
 }
