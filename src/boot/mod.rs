@@ -29,6 +29,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
 use crate::net::connect::TcpConnect;
+use crate::net::http::Http;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::Outbound;
@@ -114,7 +115,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         listeners.clone(),
         metrics.clone(),
     );
-    let local = Local::new(queue.clone(), clock.clone(), options.data_dir.clone());
+    let connect = Arc::new(TcpConnect);
+    let local = Local::new(queue.clone(), clock.clone(), connect, Http::default(), options.data_dir.clone());
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
 
     configuration.register(Arc::new(BindCheck));

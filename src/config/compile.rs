@@ -14,7 +14,7 @@ use ipnet::IpNet;
 
 use super::certificates::{self, Certificate};
 use super::object::Spec;
-use super::snapshot::{MailboxStore, Snapshot, VirtualServer};
+use super::snapshot::{MailboxStore, Snapshot, StoreDirectory, VirtualServer};
 use super::violation::{Violation, ViolationCode, Warning, WarningCode, object_id};
 use super::{ClientList, Kept, Vault};
 use crate::directory::{Domains, Policies};
@@ -22,7 +22,6 @@ use crate::model::duration::Duration;
 use crate::model::host::{HostName, domain_key};
 use crate::model::labels::Labels;
 use crate::model::name::Name;
-use crate::model::path::RelativePath;
 use crate::model::pattern::{AddressPattern, ClientPattern};
 use crate::model::secret::Secret;
 use crate::model::size::Size;
@@ -188,7 +187,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
         virtual_servers: build_servers(objects, &certificates, previous, around),
         certificates,
         routes: build_routes(objects, previous),
-        stores: build_stores(objects, previous),
+        stores: build_stores(objects, previous, around.vault),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),
         postmaster: postmaster(&settings, &domains),
         domains: if *previous.domains == domains { previous.domains.clone() } else { Arc::new(domains) },
@@ -269,10 +268,16 @@ fn virtual_servers(
         }
         found.at_least(of, "/spec/connections/idleTimeout", spec.connections.idle_timeout, SECOND);
         found.at_least(of, "/spec/outbound/timeout", spec.outbound.timeout, SECOND);
-        found.at_least(of, "/spec/delivery/glitchRetry/after", spec.delivery.glitch_retry.after, SECOND);
-        found.at_least(of, "/spec/delivery/expireAfter", spec.delivery.expire_after, SECOND);
-        for (index, interval) in spec.delivery.retry_intervals.iter().enumerate() {
-            found.at_least(of, format!("/spec/delivery/retryIntervals/{index}"), *interval, SECOND);
+        let (delivery, local) = (&spec.delivery, &spec.delivery.local);
+        for (at, glitch, intervals, expire) in [
+            ("/spec/delivery", &delivery.glitch_retry, &delivery.retry_intervals, delivery.expire_after),
+            ("/spec/delivery/local", &local.glitch_retry, &local.retry_intervals, local.expire_after),
+        ] {
+            found.at_least(of, format!("{at}/glitchRetry/after"), glitch.after, SECOND);
+            found.at_least(of, format!("{at}/expireAfter"), expire, SECOND);
+            for (index, interval) in intervals.iter().enumerate() {
+                found.at_least(of, format!("{at}/retryIntervals/{index}"), *interval, SECOND);
+            }
         }
         if spec.messages.max_size < Size::from_bytes(64 << 10) {
             let detail = "at least 64KiB is needed (RFC 5321, 4.5.3.1.7)";
@@ -376,29 +381,34 @@ fn canonical(pattern: &AddressPattern) -> AddressPattern {
 
 fn default_store(objects: &Objects, found: &mut Findings) -> Option<Name> {
     let mut default: Option<&Name> = None;
-    let mut paths: Vec<(&Name, &MailboxStoreSpec, RelativePath)> = Vec::new();
+    let mut directories: Vec<(&Name, StoreDirectory)> = Vec::new();
     for (name, (_, spec)) in &objects.stores {
         let of = (Collection::MailboxStores, name);
         match default {
-            Some(other) if spec.default => {
+            Some(other) if spec.is_default() => {
                 let detail = format!("mailbox store {other} is the default already");
                 found.wrong(of, "/spec/default", ViolationCode::Conflict, detail);
             }
-            None if spec.default => default = Some(name),
+            None if spec.is_default() => default = Some(name),
             _ => {}
         }
-        let path = store_path(name, spec);
-        if let Some((other, ..)) = paths.iter().find(|(_, known, at)| known.kind == spec.kind && at.overlaps(&path)) {
-            let detail = format!("the directory {path} and that of mailbox store {other} lie in each other");
-            found.wrong(of, "/spec/path", ViolationCode::Conflict, detail);
+        if let Some(directory) = StoreDirectory::of(name, spec) {
+            if let Some((other, _)) = directories.iter().find(|(_, known)| known.overlaps(&directory)) {
+                let detail = format!("its directory and that of mailbox store {other} lie in each other");
+                found.wrong(of, "/spec/path", ViolationCode::Conflict, detail);
+            }
+            directories.push((name, directory));
         }
-        paths.push((name, spec, path));
+        let timeout = match &**spec {
+            MailboxStoreSpec::Lmtp(store) => Some(store.timeout),
+            MailboxStoreSpec::Webhook(store) => Some(store.timeout),
+            MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Drop(_) => None,
+        };
+        if let Some(timeout) = timeout {
+            found.at_least(of, "/spec/timeout", timeout, Duration::from_secs(1));
+        }
     }
     default.or_else(|| objects.stores.keys().next()).cloned()
-}
-
-fn store_path(name: &Name, spec: &MailboxStoreSpec) -> RelativePath {
-    spec.path.clone().unwrap_or_else(|| RelativePath::from(name))
 }
 
 /// Mail for the postmaster is for one of ours: nothing here rewrites the recipient of mail that goes out.
@@ -554,9 +564,17 @@ fn build_routes(objects: &Objects, previous: &Snapshot) -> Arc<Table> {
     Arc::new(Table::build(connectors))
 }
 
-fn build_stores(objects: &Objects, previous: &Snapshot) -> BTreeMap<Name, Arc<MailboxStore>> {
-    let build = |(name, (_, spec)): (&Name, &(u64, Arc<MailboxStoreSpec>))| {
-        let store = MailboxStore { name: name.clone(), kind: spec.kind, path: store_path(name, spec) };
+fn build_stores(objects: &Objects, previous: &Snapshot, vault: &Vault) -> BTreeMap<Name, Arc<MailboxStore>> {
+    let secret = |name: &Name, spec: &MailboxStoreSpec| match spec {
+        MailboxStoreSpec::Webhook(hook) => {
+            let kept = objects.secrets(Collection::MailboxStores, name).cloned().unwrap_or_default();
+            Some(vault.secret(&hook.secret, &kept))
+        }
+        MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Drop(_) => None,
+    };
+    let build = |(name, (generation, spec)): (&Name, &(u64, Arc<MailboxStoreSpec>))| {
+        let secret = secret(name, spec);
+        let store = MailboxStore { name: name.clone(), generation: *generation, spec: (**spec).clone(), secret };
         let same = previous.stores.get(name).filter(|known| ***known == store).cloned();
         (name.clone(), same.unwrap_or_else(|| Arc::new(store)))
     };

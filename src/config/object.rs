@@ -139,10 +139,13 @@ impl Spec {
                 Some(AccountPassword::Secret(secret)) => vec![("/password".to_owned(), secret)],
                 Some(AccountPassword::Hash(_)) | None => Vec::new(),
             },
+            Spec::MailboxStore(spec) => match Arc::make_mut(spec) {
+                MailboxStoreSpec::Webhook(hook) => vec![("/secret".to_owned(), &mut hook.secret)],
+                MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Drop(_) => Vec::new(),
+            },
             Spec::VirtualServer(_)
             | Spec::RecipientPolicy(_)
             | Spec::Recipient(_)
-            | Spec::MailboxStore(_)
             | Spec::Connector(_)
             | Spec::IdentityProvider(_)
             | Spec::Settings(_) => Vec::new(),

@@ -5,15 +5,16 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::certificates::{Certificate, Fault};
+use super::secrets::Unresolved;
 use super::{ClientList, Peer, Warning};
 use crate::accounts::{Accounts, IdentityProvider, Realm};
 use crate::directory::Domains;
 use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::path::RelativePath;
-use crate::model::spec::mailbox_store::MailboxStoreType;
+use crate::model::secret::SecretText;
 use crate::model::spec::virtual_server::{Binding, BindingTls};
-use crate::model::spec::{SettingsSpec, VirtualServerSpec};
+use crate::model::spec::{MailboxStoreSpec, SettingsSpec, VirtualServerSpec};
 use crate::net::tls::ServerTls;
 use crate::routing::Table;
 use crate::smtp::address::Mailbox;
@@ -135,8 +136,46 @@ impl VirtualServer {
 pub struct MailboxStore {
     /// Its name.
     pub name: Name,
-    /// What it is.
-    pub kind: MailboxStoreType,
-    /// Where: below `mail/` (Maildir) or `drop/` of the data directory.
-    pub path: RelativePath,
+    /// Rises by one with each change of it.
+    pub generation: u64,
+    /// Its settings.
+    pub spec: MailboxStoreSpec,
+    /// The secret of a webhook, or why it cannot be had.
+    pub secret: Option<Result<SecretText, Unresolved>>,
+}
+
+impl MailboxStore {
+    /// The directory of a store that has one, below `mail/` (Maildir) or `drop/` of the data directory.
+    pub fn directory(&self) -> Option<StoreDirectory> {
+        StoreDirectory::of(&self.name, &self.spec)
+    }
+}
+
+/// Where in the data directory a store keeps mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreDirectory {
+    root: &'static str,
+    path: RelativePath,
+}
+
+impl StoreDirectory {
+    /// That of a store; `None` for one that keeps its mail elsewhere.
+    pub fn of(name: &Name, spec: &MailboxStoreSpec) -> Option<Self> {
+        let (root, path) = match spec {
+            MailboxStoreSpec::Maildir(store) => ("mail", &store.path),
+            MailboxStoreSpec::Drop(store) => ("drop", &store.path),
+            MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Webhook(_) => return None,
+        };
+        Some(StoreDirectory { root, path: path.clone().unwrap_or_else(|| RelativePath::from(name)) })
+    }
+
+    /// As a path.
+    pub fn below(&self, data_dir: &std::path::Path) -> std::path::PathBuf {
+        self.path.below(&data_dir.join(self.root))
+    }
+
+    /// True when one lies in the other, or both are the same.
+    pub fn overlaps(&self, other: &StoreDirectory) -> bool {
+        self.root == other.root && self.path.overlaps(&other.path)
+    }
 }

@@ -3,6 +3,7 @@
 pub mod duration;
 pub mod failure;
 pub mod host;
+pub mod http_url;
 pub mod labels;
 pub mod mail;
 pub mod name;

@@ -120,7 +120,7 @@ impl Collection {
 
     /// Whether a spec of it may have a [`crate::model::secret::Secret`].
     pub fn may_hold_secrets(self) -> bool {
-        matches!(self, Collection::Certificates | Collection::Accounts)
+        matches!(self, Collection::Certificates | Collection::Accounts | Collection::MailboxStores)
     }
 
     /// The longest name that an object of it may have.
