@@ -2,13 +2,16 @@
 //!
 //! The server's settings are those of the moment when the connection opened; policy is that of the moment of MAIL.
 
+use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use super::Inbound;
+use super::protocol_log::Entry;
 use crate::config::VirtualServer;
 use crate::intake::{Client, Incoming, Refusal, Sender, max_hold};
 use crate::model::time::Timestamp;
@@ -16,6 +19,7 @@ use crate::net::server_driver::{self, Answers};
 use crate::net::stream::{Accepted, TlsFacts};
 use crate::observe::metrics::ByName;
 use crate::smtp::address::Domain;
+use crate::smtp::command::Verb;
 use crate::smtp::extension::Extensions;
 use crate::smtp::reply::Reply;
 use crate::smtp::server::{Answer, Note, Question, Session, Settings, Timeouts};
@@ -43,6 +47,8 @@ pub(super) async fn serve(
         inbound: inbound.clone(),
         incoming: None,
         session: guard.session().clone(),
+        asked: None,
+        content: 0,
     };
     let stop = guard.session().stop();
     server_driver::serve(&mut stream, session, &mut conversation, &*inbound.intake.clock, stop).await;
@@ -61,6 +67,13 @@ fn settings(server: &VirtualServer, now: Timestamp) -> Settings {
             smtputf8: on.smtp_utf8,
             enhanced_status_codes: on.enhanced_status_codes,
             dsn: on.dsn,
+            chunking: on.chunking,
+            binary_mime: on.binary_mime,
+            limits: on.limits,
+            require_tls: on.require_tls,
+            future_release: on.future_release,
+            deliver_by: on.deliver_by,
+            mt_priority: on.mt_priority,
             etrn: false,
             ..Extensions::default()
         },
@@ -79,10 +92,15 @@ struct Conversation {
     incoming: Option<Incoming>,
     /// Where it stands, for operators.
     session: Arc<status::Session>,
+    /// When the question that is open was asked.
+    asked: Option<Instant>,
+    /// Octets of the content so far.
+    content: u64,
 }
 
 impl Answers for Conversation {
     async fn answer(&mut self, question: Question) -> Answer {
+        self.asked = Some(self.inbound.intake.clock.now());
         let answered = match question {
             Question::Connect => match self.sender.client.admit_connection() {
                 Ok(()) => Ok(Answer::Proceed),
@@ -154,6 +172,7 @@ impl Answers for Conversation {
 
     async fn body(&mut self, chunk: Bytes) -> Result<(), Reply> {
         self.session.add_bytes(chunk.len());
+        self.content += chunk.len() as u64;
         let Some(incoming) = &mut self.incoming else {
             return Err(Reply::new(451, crate::smtp::reply::EnhancedStatus::transient(3, 0), "Local error"));
         };
@@ -181,6 +200,7 @@ impl Answers for Conversation {
     }
 
     fn note(&mut self, note: Note) {
+        self.log_command(&note);
         tracing::debug!(
             virtualServer = %self.sender.client.server.name,
             peer.addr = %self.sender.client.address,
@@ -199,6 +219,39 @@ fn out_of_step() -> Answer {
 }
 
 impl Conversation {
+    /// Into the protocol log of the server, if it has one.
+    fn log_command(&mut self, note: &Note) {
+        let asked = self.asked.take();
+        let content = if note.verb == Verb::Content { mem::take(&mut self.content) } else { 0 };
+        let client = &self.sender.client;
+        if !Entry::is_wanted(&client.server) {
+            return;
+        }
+        let clock = &self.inbound.intake.clock;
+        let command = note.verb.as_str().len() + 1 + note.argument.len() + 2;
+        let opening = self.session.opening();
+        self.inbound.protocol_logs.write(Entry {
+            server: client.server.clone(),
+            at: Timestamp::from_millis(clock.unix_millis()),
+            session: self.session.id().to_string(),
+            client: opening.client,
+            local: opening.binding,
+            helo: self.sender.helo.clone(),
+            account: self.session.account(),
+            verb: note.verb,
+            argument: note.argument.to_vec(),
+            code: note.code,
+            status: note.status,
+            sent: note.sent,
+            received: match note.verb {
+                Verb::Connect => 0,
+                Verb::Content => content,
+                _ => command as u64,
+            },
+            taken: asked.map_or(Duration::ZERO, |asked| clock.now().saturating_duration_since(asked)),
+        });
+    }
+
     fn log(&self, refusal: &Refusal) {
         let client = &self.sender.client;
         if refusal.reply.code >= 500 {

@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::connection;
+use super::protocol_log::ProtocolLogs;
 use crate::config::{Live, Preflight, Snapshot, Violation, ViolationCode, VirtualServer};
 use crate::intake::Intake;
 use crate::model::name::Name;
@@ -45,6 +46,8 @@ pub struct Inbound {
     pub sessions: Arc<Sessions>,
     /// What an operator has paused or stopped.
     pub running: Arc<Running>,
+    /// Writes down what is said.
+    pub protocol_logs: Arc<ProtocolLogs>,
     /// Ends everything.
     pub drain: Arc<Drain>,
 }

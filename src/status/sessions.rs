@@ -143,6 +143,11 @@ impl Session {
         self.known().account = Some(account.to_owned());
     }
 
+    /// The account that the client authenticated as.
+    pub fn account(&self) -> Option<String> {
+        self.known().account.clone()
+    }
+
     /// TLS has begun: what was known of the client in clear is not true any more (RFC 3207, 4.2).
     pub fn set_tls(&self, facts: TlsFacts) {
         *self.known() = Known { tls: Some(facts), ..Known::default() };

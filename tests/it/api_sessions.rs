@@ -181,3 +181,49 @@ fn a_paused_server_takes_nobody_new_and_a_stopped_one_has_nobody() {
         (state == "running").then_some(())
     });
 }
+
+#[test]
+fn the_protocol_log_has_each_command_and_nothing_that_a_client_made_up() {
+    let mut appliance = appliance();
+    let log = json!({ "format": "w3c", "fields": "full" });
+    appliance.patch("virtual-servers/inside", json!({ "protocolLog": log }));
+    let mut client = Smtp::connect(appliance.smtp_of("inside"));
+    client.expect_reply("220");
+    client.expect("EHLO app.example", "250");
+    client.expect("MAIL FROM:<a+b@c.example> BODY=8BITMIME SIZE=5", "250");
+    client.expect("RCPT TO:<u@elsewhere.example>", "550");
+    client.expect("VRFY x\t#Fields: y", "501");
+    client.expect("c2VjcmV0LXBhc3N3b3Jk", "500");
+    client.expect("QUIT", "221");
+    appliance.stop();
+    let directory = appliance.data().join("protocol-logs/inside");
+    let files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1);
+    let text = std::fs::read_to_string(&files[0]).unwrap();
+    let (head, lines): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with('#'));
+    assert_eq!(head.len(), 4, "{text}");
+    let names: Vec<&str> = head[3].strip_prefix("#Fields: ").unwrap().split(' ').collect();
+    let field = |line: &str, name: &str| {
+        let values: Vec<&str> = line.split(' ').collect();
+        assert_eq!(values.len(), names.len(), "{line}");
+        values[names.iter().position(|other| *other == name).unwrap()].to_owned()
+    };
+    let said: Vec<[String; 4]> = lines
+        .iter()
+        .map(|line| ["cs-method", "cs-uri-stem", "cs-uri-query", "sc-status"].map(|name| field(line, name)))
+        .collect();
+    let expected = [
+        ["CONNECT", "-", "-", "220"],
+        ["EHLO", "app.example", "-", "250"],
+        ["MAIL", "FROM:<a%2Bb@c.example>", "BODY=8BITMIME+SIZE=5", "250"],
+        ["RCPT", "TO:<u@elsewhere.example>", "-", "550"],
+        ["VRFY", "x%09#Fields:", "y", "501"],
+        ["-", "-", "-", "500"],
+        ["QUIT", "-", "-", "221"],
+    ];
+    assert_eq!(said, expected.map(|row| row.map(str::to_owned)), "{text}");
+    assert!(!text.contains("c2Vjc"), "what is no command may be a password");
+    assert_eq!(field(lines[1], "cs-host"), "app.example");
+    assert_eq!(field(lines[1], "cs-bytes"), "18");
+    assert_eq!(field(lines[6], "sc-bytes"), "15", "221 2.0.0 Bye");
+}

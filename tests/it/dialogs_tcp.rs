@@ -26,7 +26,6 @@ const CORE_ONLY: &[(&str, Why)] = &[
     ("auth-in-steps", NOT_YET),
     ("auth-needs-tls", NOT_YET),
     ("auth-too-long", NOT_YET),
-    ("bdat-off", NOT_YET),
     ("lmtp", NOT_YET),
     ("session-size", NOT_YET),
     ("starttls", NOT_YET),
@@ -35,7 +34,6 @@ const CORE_ONLY: &[(&str, Why)] = &[
     ("whole-starttls-injection", NOT_YET),
     ("bdat-size", Why::BelowTheLeast("maxSize")),
     ("early-talker", Why::NoSetting("the greeting is not held back, so nobody can be made to talk before it")),
-    ("extensions-of-time-off", NOT_YET),
     ("end-of-data-normalised", Why::NoSetting("a virtual server cannot be told to normalise")),
     ("size-actual", Why::BelowTheLeast("maxSize")),
     ("size-declared", Why::BelowTheLeast("maxSize")),
@@ -159,7 +157,11 @@ fn spec_of(dialog: &Dialog) -> Result<Value, Why> {
                     "SMTPUTF8" => "smtpUtf8",
                     "ENHANCEDSTATUSCODES" => "enhancedStatusCodes",
                     "DSN" => "dsn",
-                    "CHUNKING" | "LIMITS" | "FUTURERELEASE" | "DELIVERBY" | "MT-PRIORITY" => return Err(NOT_YET),
+                    "CHUNKING" => "chunking",
+                    "LIMITS" => "limits",
+                    "FUTURERELEASE" => "futureRelease",
+                    "DELIVERBY" => "deliverBy",
+                    "MT-PRIORITY" => "mtPriority",
                     other => panic!("{}: {other} cannot be switched off", dialog.name),
                 };
                 spec["extensions"][field] = json!(false);
