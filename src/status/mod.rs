@@ -3,6 +3,7 @@
 //!
 //! Running state, not configuration. Only what an operator did ([`Running`]) is stored, to hold over a restart.
 
+mod rates;
 mod running;
 mod sessions;
 
@@ -17,7 +18,7 @@ use crate::smtp::reply::{EnhancedStatus, Reply};
 
 pub use running::{Halt, Halted, Running};
 pub use sessions::{
-    Opening, Session, SessionFilter, SessionGuard, SessionId, SessionState, SessionView, Sessions, TooMany,
+    Limits, Opening, Session, SessionFilter, SessionGuard, SessionId, SessionState, SessionView, Sessions, TooMany,
 };
 
 /// One binding of a virtual server.

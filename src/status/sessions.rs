@@ -12,12 +12,15 @@ use std::ops::Bound;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
+use super::rates::Rates;
 use crate::model::name::Name;
+use crate::model::rate::Rate;
 use crate::model::time::Timestamp;
-use crate::net::stream::TlsFacts;
+use crate::net::tls::Secured;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
 /// The id of a session: a UUID v7, so they list in the order in which they were opened.
@@ -45,8 +48,10 @@ pub struct Opening {
     pub server: Name,
     /// The address that the client connected to.
     pub binding: SocketAddr,
-    /// The client; behind a trusted proxy, the one that the proxy names.
-    pub client: SocketAddr,
+    /// Who connected: the client, or its proxy.
+    pub peer: SocketAddr,
+    /// A proxy is to say who the client is ([`SessionGuard::speaks_for`]).
+    pub proxied: bool,
     /// When.
     pub since: Timestamp,
 }
@@ -93,7 +98,9 @@ pub struct Session {
 struct Known {
     helo: Option<String>,
     account: Option<String>,
-    tls: Option<TlsFacts>,
+    tls: Option<Arc<Secured>>,
+    /// What a proxy said.
+    client: Option<SocketAddr>,
 }
 
 /// A session as an operator sees it.
@@ -103,12 +110,14 @@ pub struct SessionView {
     pub id: SessionId,
     /// See [`Opening`].
     pub opening: Opening,
+    /// The client; behind a proxy, the one that it names.
+    pub client: SocketAddr,
     /// What the client calls itself.
     pub helo: Option<String>,
     /// The account that it authenticated as.
     pub account: Option<String>,
     /// Its TLS; `None` in clear.
-    pub tls: Option<TlsFacts>,
+    pub tls: Option<Arc<Secured>>,
     /// How far it is.
     pub state: SessionState,
     /// Messages taken.
@@ -143,14 +152,16 @@ impl Session {
         self.known().account = Some(account.to_owned());
     }
 
-    /// The account that the client authenticated as.
-    pub fn account(&self) -> Option<String> {
-        self.known().account.clone()
+    /// The client; behind a proxy, the one that it names.
+    pub fn client(&self) -> SocketAddr {
+        self.known().client.unwrap_or(self.opening.peer)
     }
 
     /// TLS has begun: what was known of the client in clear is not true any more (RFC 3207, 4.2).
-    pub fn set_tls(&self, facts: TlsFacts) {
-        *self.known() = Known { tls: Some(facts), ..Known::default() };
+    pub fn set_tls(&self, secured: Arc<Secured>) {
+        let mut known = self.known();
+        *known = Known { tls: Some(secured), client: known.client, ..Known::default() };
+        drop(known);
         self.set_state(SessionState::Connected);
     }
 
@@ -171,10 +182,11 @@ impl Session {
 
     /// As an operator sees it.
     pub fn view(&self) -> SessionView {
-        let Known { helo, account, tls } = self.known().clone();
+        let Known { helo, account, tls, client } = self.known().clone();
         SessionView {
             id: self.id,
             opening: self.opening.clone(),
+            client: client.unwrap_or(self.opening.peer),
             helo,
             account,
             tls,
@@ -191,7 +203,7 @@ impl Session {
     fn meets(&self, filter: &SessionFilter) -> bool {
         let account = |wanted: &String| self.known().account.as_ref() == Some(wanted);
         filter.virtual_server.as_ref().is_none_or(|server| *server == self.opening.server)
-            && filter.client.is_none_or(|client| client == self.opening.client.ip())
+            && filter.client.is_none_or(|client| client == self.client().ip())
             && filter.account.as_ref().is_none_or(account)
     }
 
@@ -223,6 +235,7 @@ struct Open {
     all: BTreeMap<SessionId, Arc<Session>>,
     by_server: HashMap<Name, u32>,
     by_client: HashMap<(Name, IpAddr), u32>,
+    rates: Rates,
     /// The process ends: a session that is taken in now ends at once.
     draining: Option<Reply>,
 }
@@ -234,6 +247,19 @@ pub enum TooMany {
     InAll,
     /// This client has as many as one client may.
     FromClient,
+    /// This client has opened as many as one may in a time.
+    TooFast,
+}
+
+/// Limits on the connections of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// At a time, in all.
+    pub max: u32,
+    /// At a time, from one client.
+    pub max_per_client: Option<u32>,
+    /// In a time, from one client.
+    pub rate_per_client: Option<Rate>,
 }
 
 impl Sessions {
@@ -241,26 +267,21 @@ impl Sessions {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a session in, if the limits allow it; it is counted out when the guard is dropped.
+    /// Counts a session in, if the limits allow it; it is counted out when the guard is dropped. Behind a proxy the limits
+    /// of a client are asked when it is known who that is ([`SessionGuard::speaks_for`]).
     ///
     /// # Errors
     /// Which limit was reached.
-    pub fn admit(
-        self: &Arc<Self>,
-        opening: Opening,
-        max: u32,
-        max_per_client: Option<u32>,
-    ) -> Result<SessionGuard, TooMany> {
+    pub fn admit(self: &Arc<Self>, opening: Opening, limits: &Limits) -> Result<SessionGuard, TooMany> {
         let mut open = self.open();
-        let key = (opening.server.clone(), opening.client.ip());
-        if open.by_server.get(&key.0).copied().unwrap_or(0) >= max {
+        if open.by_server.get(&opening.server).copied().unwrap_or(0) >= limits.max {
             return Err(TooMany::InAll);
         }
-        if max_per_client.is_some_and(|max| open.by_client.get(&key).copied().unwrap_or(0) >= max) {
-            return Err(TooMany::FromClient);
+        let counted = (!opening.proxied).then(|| opening.peer.ip());
+        if let Some(client) = counted {
+            open.count_client(&opening.server, client, limits)?;
         }
-        *open.by_server.entry(key.0.clone()).or_default() += 1;
-        *open.by_client.entry(key).or_default() += 1;
+        *open.by_server.entry(opening.server.clone()).or_default() += 1;
         let session = Arc::new(Session {
             id: SessionId(uuid::Uuid::now_v7()),
             opening,
@@ -271,7 +292,7 @@ impl Sessions {
             stop: watch::Sender::new(open.draining.clone()),
         });
         open.all.insert(session.id, session.clone());
-        Ok(SessionGuard { sessions: self.clone(), session })
+        Ok(SessionGuard { sessions: self.clone(), session, counted })
     }
 
     /// How many there are.
@@ -321,6 +342,20 @@ impl Sessions {
     }
 }
 
+impl Open {
+    fn count_client(&mut self, server: &Name, client: IpAddr, limits: &Limits) -> Result<(), TooMany> {
+        let key = (server.clone(), client);
+        if limits.max_per_client.is_some_and(|max| self.by_client.get(&key).copied().unwrap_or(0) >= max) {
+            return Err(TooMany::FromClient);
+        }
+        if limits.rate_per_client.is_some_and(|rate| !self.rates.take(&key, rate, Instant::now())) {
+            return Err(TooMany::TooFast);
+        }
+        *self.by_client.entry(key).or_default() += 1;
+        Ok(())
+    }
+}
+
 fn ended_by_operator() -> Reply {
     Reply::new(421, EnhancedStatus::transient(3, 2), "The session was ended, try again later")
 }
@@ -330,9 +365,24 @@ fn ended_by_operator() -> Reply {
 pub struct SessionGuard {
     sessions: Arc<Sessions>,
     session: Arc<Session>,
+    /// The client that it counts for; `None` while a proxy has not said who that is.
+    counted: Option<IpAddr>,
 }
 
 impl SessionGuard {
+    /// A proxy has said for whom it speaks: the limits of that client hold from now on.
+    ///
+    /// # Errors
+    /// Which limit was reached; the session is not counted as that client's then.
+    pub fn speaks_for(&mut self, client: SocketAddr, limits: &Limits) -> Result<(), TooMany> {
+        if self.counted.is_none() {
+            self.sessions.open().count_client(&self.session.opening.server, client.ip(), limits)?;
+            self.counted = Some(client.ip());
+            self.session.known().client = Some(client);
+        }
+        Ok(())
+    }
+
     /// The session, to write down what becomes known of it.
     pub fn session(&self) -> &Arc<Session> {
         &self.session
@@ -343,9 +393,11 @@ impl Drop for SessionGuard {
     fn drop(&mut self) {
         let mut open = self.sessions.open();
         open.all.remove(&self.session.id);
-        let Opening { server, client, .. } = &self.session.opening;
+        let server = &self.session.opening.server;
         count_down(&mut open.by_server, server);
-        count_down(&mut open.by_client, &(server.clone(), client.ip()));
+        if let Some(client) = self.counted {
+            count_down(&mut open.by_client, &(server.clone(), client));
+        }
         let last = open.all.is_empty();
         drop(open);
         if last {
@@ -367,11 +419,14 @@ fn count_down<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
 mod tests {
     use super::*;
 
+    const OPEN: Limits = Limits { max: 9, max_per_client: None, rate_per_client: None };
+
     fn opening(server: &str, client: &str) -> Opening {
         Opening {
             server: server.parse().unwrap(),
             binding: "127.0.0.1:25".parse().unwrap(),
-            client: SocketAddr::new(client.parse().unwrap(), 4_000),
+            peer: SocketAddr::new(client.parse().unwrap(), 4_000),
+            proxied: false,
             since: Timestamp::EPOCH,
         }
     }
@@ -380,12 +435,18 @@ mod tests {
     async fn limits_count_what_is_open() {
         let sessions = Arc::new(Sessions::default());
         let (a, b) = (opening("default", "192.0.2.1"), opening("default", "192.0.2.2"));
-        let first = sessions.admit(a.clone(), 2, Some(1)).unwrap();
-        assert_eq!(sessions.admit(a.clone(), 2, Some(1)).unwrap_err(), TooMany::FromClient);
-        let second = sessions.admit(b.clone(), 2, Some(1)).unwrap();
-        assert_eq!(sessions.admit(b, 2, None).unwrap_err(), TooMany::InAll);
+        let limits = Limits { max: 2, max_per_client: Some(1), rate_per_client: None };
+        let first = sessions.admit(a.clone(), &limits).unwrap();
+        assert_eq!(sessions.admit(a.clone(), &limits).unwrap_err(), TooMany::FromClient);
+        let proxied = Opening { proxied: true, ..opening("default", "192.0.2.99") };
+        let mut second = sessions.admit(proxied, &limits).unwrap();
+        assert_eq!(sessions.admit(b.clone(), &limits).unwrap_err(), TooMany::InAll);
+        assert_eq!(second.speaks_for(a.peer, &limits).unwrap_err(), TooMany::FromClient);
+        second.speaks_for(b.peer, &limits).unwrap();
+        assert_eq!(second.session().client(), b.peer);
         drop(first);
-        assert!(sessions.admit(a, 2, Some(1)).is_ok());
+        assert!(sessions.admit(a, &limits).is_ok());
+        assert_eq!(sessions.admit(b, &limits).unwrap_err(), TooMany::FromClient);
         drop(second);
         sessions.all_gone().await;
         assert!(sessions.open().by_client.is_empty(), "nothing is remembered of who has gone");
@@ -397,7 +458,7 @@ mod tests {
         let guards: Vec<_> = ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
             .into_iter()
             .enumerate()
-            .map(|(n, client)| sessions.admit(opening(["a", "b", "b"][n], client), 9, None).unwrap())
+            .map(|(n, client)| sessions.admit(opening(["a", "b", "b"][n], client), &OPEN).unwrap())
             .collect();
         let session = guards[2].session();
         session.set_helo("c.example");
@@ -418,7 +479,14 @@ mod tests {
         assert_eq!(count(SessionFilter { account: Some("app".into()), ..SessionFilter::default() }), 1);
         assert_eq!(count(SessionFilter { account: Some("other".into()), ..SessionFilter::default() }), 0);
         // behind STARTTLS the client is a stranger again
-        session.set_tls(TlsFacts { version: "TLSv1.3".into(), ..TlsFacts::default() });
+        session.set_tls(Arc::new(Secured {
+            version: "TLSv1.3",
+            cipher: "TLS13_AES_256_GCM_SHA384".into(),
+            sni: None,
+            client: None,
+            end_point: Vec::new(),
+            exporter: None,
+        }));
         let view = session.view();
         assert_eq!((view.helo, view.account, view.state), (None, None, SessionState::Connected));
         assert_eq!(view.tls.unwrap().version, "TLSv1.3");
@@ -427,8 +495,8 @@ mod tests {
     #[test]
     fn one_some_or_all_are_told_to_end_and_the_next_too_when_the_process_ends() {
         let sessions = Arc::new(Sessions::default());
-        let a = sessions.admit(opening("a", "192.0.2.1"), 9, None).unwrap();
-        let b = sessions.admit(opening("b", "192.0.2.2"), 9, None).unwrap();
+        let a = sessions.admit(opening("a", "192.0.2.1"), &OPEN).unwrap();
+        let b = sessions.admit(opening("b", "192.0.2.2"), &OPEN).unwrap();
         let told = |guard: &SessionGuard| guard.session().stop().borrow().clone().map(|reply| reply.code);
         assert_eq!((told(&a), told(&b)), (None, None));
         assert!(sessions.end(a.session().id()));
@@ -439,10 +507,10 @@ mod tests {
         let gone = b.session().id();
         drop(b);
         assert!(!sessions.end(gone));
-        let c = sessions.admit(opening("a", "192.0.2.1"), 9, None).unwrap();
+        let c = sessions.admit(opening("a", "192.0.2.1"), &OPEN).unwrap();
         assert_eq!(told(&c), None);
         sessions.drain(&Reply::plain(421, "bye"));
-        let d = sessions.admit(opening("a", "192.0.2.1"), 9, None).unwrap();
+        let d = sessions.admit(opening("a", "192.0.2.1"), &OPEN).unwrap();
         assert_eq!((told(&c), told(&d)), (Some(421), Some(421)));
     }
 }
