@@ -21,7 +21,7 @@ use crate::accounts::{Authenticator, Quotas};
 use crate::api::{self, Api, Handles, Listen};
 use crate::cli::Serve;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
-use crate::inbound::{BindCheck, Inbound};
+use crate::inbound::{BindCheck, Inbound, ProtocolLogs};
 use crate::intake::Intake;
 use crate::local::Local;
 use crate::model::name::Name;
@@ -120,6 +120,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
 
     configuration.register(Arc::new(BindCheck));
+    let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
+    let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
     let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
     let intake = Intake {
         store: store.clone(),
@@ -137,6 +139,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         listeners: listeners.clone(),
         sessions: sessions.clone(),
         running: running.clone(),
+        protocol_logs: protocol_logs.clone(),
         drain: drain.clone(),
     });
 
@@ -187,7 +190,12 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         tracing::warn!(sessions = sessions.count(), "the grace time is over; what is left is cut");
     }
     api.stop().await;
-    tokio::task::spawn_blocking(move || store.close()).await.context("the store did not close")?;
+    tokio::task::spawn_blocking(move || {
+        protocol_logs.close();
+        store.close();
+    })
+    .await
+    .context("the store did not close")?;
     tracing::info!("stopped");
     Ok(())
 }
