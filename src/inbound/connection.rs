@@ -71,10 +71,10 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
         },
         inbound: inbound.clone(),
         incoming: None,
+        login: None,
         session: guard.session().clone(),
         asked: None,
         content: 0,
-        login: None,
     };
     if binding.tls == BindingTls::Implicit {
         match timeout(server_driver::HANDSHAKE_LIMIT, stream.start_tls()).await {
@@ -184,14 +184,14 @@ struct Conversation {
     inbound: Arc<Inbound>,
     sender: Sender,
     incoming: Option<Incoming>,
+    /// A login that is going on.
+    login: Option<Login>,
     /// Where it stands, for operators.
     session: Arc<status::Session>,
     /// When the question that is open was asked.
     asked: Option<Instant>,
     /// Octets of the content so far.
     content: u64,
-    /// A login that is going on.
-    login: Option<Login>,
 }
 
 impl Answers for Conversation {
@@ -292,9 +292,9 @@ impl Answers for Conversation {
     }
 
     fn tls_started(&mut self, secured: Secured) {
-        let client = &mut self.sender.client;
         let secured = Arc::new(secured);
         self.session.set_tls(secured.clone());
+        let client = &mut self.sender.client;
         (client.tls, client.account) = (Some(secured), None);
         self.sender.helo.clear();
         self.login = None;

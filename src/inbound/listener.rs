@@ -21,7 +21,7 @@ use crate::config::{Live, Preflight, Snapshot, Violation, ViolationCode, Virtual
 use crate::intake::Intake;
 use crate::model::name::Name;
 use crate::model::spec::Collection;
-use crate::model::spec::virtual_server::Binding;
+use crate::model::spec::virtual_server::{Binding, ProxyProtocol};
 use crate::model::time::Timestamp;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::ByName;
@@ -164,11 +164,8 @@ impl Inbound {
         let Some(server) = snapshot.virtual_servers.get(name) else { return };
         let Some(binding) = server.spec.bindings.iter().find(|binding| address_of(binding) == *address) else { return };
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let untrusted = binding.proxy_protocol.as_ref().is_some_and(|proxy| {
-            let mut trusted = proxy.trusted.iter();
-            !trusted.any(|net| net.0.contains(&peer.ip()))
-        });
-        if untrusted {
+        let trusts = |proxy: &ProxyProtocol| proxy.trusted.iter().any(|net| net.0.contains(&peer.ip()));
+        if binding.proxy_protocol.as_ref().is_some_and(|proxy| !trusts(proxy)) {
             tracing::info!(virtualServer = %name, peer.addr = %peer, rule = "proxyProtocol", "refused: no trusted proxy");
             return;
         }
@@ -180,12 +177,11 @@ impl Inbound {
         }
         let opening = Opening {
             server: name.clone(),
-            binding: stream.local_addr().unwrap_or(*address),
-            peer,
-            proxied: binding.proxy_protocol.is_some(),
+            binding: stream.local_addr().unwrap_or(SocketAddr::new(peer.ip(), 0)),
+            client: peer,
             since: Timestamp::from_millis(self.intake.clock.unix_millis()),
         };
-        match self.sessions.admit(opening, &limits(server)) {
+        match self.sessions.admit(opening, binding.proxy_protocol.is_some(), &limits(server)) {
             Ok(guard) => {
                 self.intake.metrics.connections.get_or_create(&label).inc();
                 let arrival = Arrival { server: server.clone(), binding: binding.clone(), stream, peer, guard };
