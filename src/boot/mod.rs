@@ -24,10 +24,12 @@ use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use crate::inbound::{BindCheck, Inbound, ProtocolLogs};
 use crate::intake::Intake;
 use crate::local::Local;
+use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
 use crate::net::connect::TcpConnect;
+use crate::net::http::Http;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::Outbound;
@@ -113,15 +115,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         listeners.clone(),
         metrics.clone(),
     );
-    let local = Local::new(queue.clone(), clock.clone(), options.data_dir.clone());
+    let connect = Arc::new(TcpConnect);
+    let local = Local::new(queue.clone(), clock.clone(), connect, Http::default(), options.data_dir.clone());
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
 
     configuration.register(Arc::new(BindCheck));
     let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
     let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
-    let authenticator = Authenticator::new(clock.clone(), key).context("logins cannot be checked")?;
+    let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
     let intake = Intake {
         store: store.clone(),
         recipients,
@@ -133,7 +134,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
-        authenticator,
+        authenticator: authenticator.clone(),
         resolvers,
         listeners: listeners.clone(),
         sessions: sessions.clone(),
@@ -157,6 +158,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         listeners: status::of_servers(live.clone(), listeners.clone(), running.clone()),
         sessions: sessions.clone(),
         running,
+        issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;

@@ -29,6 +29,7 @@ mod first_start;
 pub mod keys;
 pub mod live;
 pub mod object;
+mod passwords;
 pub mod read;
 mod recipients;
 mod records;

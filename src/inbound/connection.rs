@@ -71,10 +71,10 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
         },
         inbound: inbound.clone(),
         incoming: None,
-        login: None,
-        session: guard.session().clone(),
         asked: None,
         content: 0,
+        login: None,
+        session: guard.session().clone(),
     };
     if binding.tls == BindingTls::Implicit {
         match timeout(server_driver::HANDSHAKE_LIMIT, stream.start_tls()).await {
@@ -184,14 +184,14 @@ struct Conversation {
     inbound: Arc<Inbound>,
     sender: Sender,
     incoming: Option<Incoming>,
-    /// A login that is going on.
-    login: Option<Login>,
     /// Where it stands, for operators.
     session: Arc<status::Session>,
     /// When the question that is open was asked.
     asked: Option<Instant>,
     /// Octets of the content so far.
     content: u64,
+    /// A login that is going on.
+    login: Option<Login>,
 }
 
 impl Answers for Conversation {

@@ -11,13 +11,14 @@ use serde_json::{Value, json};
 use super::api_house::House;
 use super::appliance::{Appliance, Smtp, eventually};
 
-const MANY: Limits = Limits { max: 10, max_per_client: None, rate_per_client: None };
+const OPEN: Limits = Limits { max: 10, max_per_client: None, rate_per_client: None };
 
 fn opening(server: &str, client: &str) -> Opening {
     Opening {
         server: server.parse().unwrap(),
         binding: "127.0.0.1:2525".parse().unwrap(),
-        client: SocketAddr::new(client.parse().unwrap(), 4_000),
+        peer: SocketAddr::new(client.parse().unwrap(), 4_000),
+        proxied: false,
         since: Timestamp::from_millis(1_795_000_000_000),
     }
 }
@@ -25,8 +26,8 @@ fn opening(server: &str, client: &str) -> Opening {
 #[tokio::test]
 async fn sessions_are_shown_filtered_and_listed_in_pages() {
     let house = House::open().await;
-    let first = house.sessions.admit(opening("default", "192.0.2.7"), false, &MANY).unwrap();
-    let second = house.sessions.admit(opening("inside", "2001:db8::1"), false, &MANY).unwrap();
+    let first = house.sessions.admit(opening("default", "192.0.2.7"), &OPEN).unwrap();
+    let second = house.sessions.admit(opening("inside", "2001:db8::1"), &OPEN).unwrap();
     first.session().set_helo("<img src=x>");
     first.session().set_state(SessionState::Content);
     first.session().add_bytes(70_000);
@@ -61,7 +62,7 @@ async fn sessions_are_ended_by_id_or_by_a_selector_that_says_something() {
     let house = House::open().await;
     let guards: Vec<_> = ["default", "inside", "inside"]
         .into_iter()
-        .map(|server| house.sessions.admit(opening(server, "192.0.2.7"), false, &MANY).unwrap())
+        .map(|server| house.sessions.admit(opening(server, "192.0.2.7"), &OPEN).unwrap())
         .collect();
     let told = |n: usize| guards[n].session().stop().borrow().as_ref().map(|reply| reply.code);
     let path = format!("/api/v1/sessions/{}", guards[0].session().id());
