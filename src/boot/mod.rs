@@ -26,8 +26,9 @@ use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
 use crate::net::connect::TcpConnect;
+use crate::net::resolvers::Resolvers;
 use crate::observe::metrics::Metrics;
-use crate::outbound::{Outbound, Resolvers};
+use crate::outbound::Outbound;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::status::{Drain, Listeners, Sessions};
 use crate::store::Store;
@@ -100,11 +101,12 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let sessions = Arc::new(Sessions::default());
     let drain = Arc::new(Drain::default());
 
+    let resolvers = Arc::new(Resolvers::new());
     let outbound = Outbound::new(
         queue.clone(),
         clock.clone(),
         Arc::new(TcpConnect),
-        Resolvers::new(),
+        resolvers.clone(),
         listeners.clone(),
         metrics.clone(),
     );
@@ -112,7 +114,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
 
     configuration.register(Arc::new(BindCheck));
-    let intake = Intake { store: store.clone(), recipients, queue: queue.clone(), clock: clock.clone(), metrics };
+    let intake =
+        Intake { store: store.clone(), recipients, queue: queue.clone(), clock: clock.clone(), resolvers, metrics };
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),

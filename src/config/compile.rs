@@ -3,6 +3,7 @@
 //! Shape was judged before ([`super::schema`]); here it is what needs more than one value to see: references, clashes,
 //! contradictions. Recipients are not among the objects: what concerns them is judged where they are written.
 
+mod filters;
 mod servers;
 
 use std::collections::{BTreeMap, HashMap};
@@ -23,8 +24,8 @@ use crate::model::path::RelativePath;
 use crate::model::pattern::{AddressPattern, ClientPattern};
 use crate::model::size::Size;
 use crate::model::spec::{
-    CertificateSpec, Collection, ConnectorSpec, DEFAULT, MailboxStoreSpec, RecipientPolicySpec, SettingsSpec,
-    VirtualServerSpec,
+    CertificateSpec, Collection, ConnectorSpec, DEFAULT, FilterSpec, MailboxStoreSpec, RecipientPolicySpec,
+    SettingsSpec, VirtualServerSpec,
 };
 use crate::routing::{Connector, Table};
 use crate::smtp::address::Mailbox;
@@ -37,6 +38,7 @@ pub struct Objects {
     stores: BTreeMap<Name, (u64, Arc<MailboxStoreSpec>)>,
     connectors: BTreeMap<Name, (u64, Arc<ConnectorSpec>)>,
     certificates: BTreeMap<Name, (u64, Arc<CertificateSpec>)>,
+    filters: BTreeMap<Name, (u64, Arc<FilterSpec>)>,
     settings: Option<(u64, Arc<SettingsSpec>)>,
     /// The values of their secrets, of objects that have any.
     secrets: BTreeMap<(Collection, Name), Kept>,
@@ -56,6 +58,7 @@ impl Objects {
             Spec::MailboxStore(spec) => drop(self.stores.insert(name, (generation, spec))),
             Spec::Connector(spec) => drop(self.connectors.insert(name, (generation, spec))),
             Spec::Certificate(spec) => drop(self.certificates.insert(name, (generation, spec))),
+            Spec::Filter(spec) => drop(self.filters.insert(name, (generation, spec))),
             Spec::Settings(spec) => self.settings = Some((generation, spec)),
             Spec::Recipient(_) => {}
         }
@@ -70,6 +73,7 @@ impl Objects {
             Collection::MailboxStores => drop(self.stores.remove(name)),
             Collection::Connectors => drop(self.connectors.remove(name)),
             Collection::Certificates => drop(self.certificates.remove(name)),
+            Collection::Filters => drop(self.filters.remove(name)),
             Collection::Settings => self.settings = None,
             Collection::Recipients => {}
         }
@@ -115,6 +119,7 @@ pub fn compile(
     let default_store = default_store(objects, &mut found);
     virtual_servers(objects, &mut found);
     connectors(objects, &mut found);
+    filters::check(objects, &mut found);
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
     check_settings(objects, &settings, &mut found);
     let domains = policies(objects, default_store, &settings, &mut found);
@@ -132,6 +137,7 @@ pub fn compile(
     Ok(Snapshot {
         revision: previous.revision,
         virtual_servers: build_servers(objects, previous, host_name),
+        filters: filters::build(objects, previous),
         routes: build_routes(objects, previous),
         stores: build_stores(objects, previous),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),

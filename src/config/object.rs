@@ -13,8 +13,8 @@ use crate::model::name::Name;
 use crate::model::secret::Secret;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{
-    CertificateSpec, Collection, ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec,
-    VirtualServerSpec,
+    CertificateSpec, Collection, ConnectorSpec, FilterSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec,
+    SettingsSpec, VirtualServerSpec,
 };
 
 /// An object of the configuration, as it is shown.
@@ -87,6 +87,8 @@ pub enum Spec {
     Connector(Arc<ConnectorSpec>),
     /// Of a certificate.
     Certificate(Arc<CertificateSpec>),
+    /// Of a filter.
+    Filter(Arc<FilterSpec>),
     /// The settings.
     Settings(Arc<SettingsSpec>),
 }
@@ -104,6 +106,7 @@ impl Spec {
             Collection::MailboxStores => from_value(spec).map(Spec::MailboxStore),
             Collection::Connectors => from_value(spec).map(Spec::Connector),
             Collection::Certificates => from_value(spec).map(Spec::Certificate),
+            Collection::Filters => from_value(spec).map(Spec::Filter),
             Collection::Settings => from_value(spec).map(Spec::Settings),
         }
     }
@@ -117,6 +120,7 @@ impl Spec {
             Spec::MailboxStore(_) => Collection::MailboxStores,
             Spec::Connector(_) => Collection::Connectors,
             Spec::Certificate(_) => Collection::Certificates,
+            Spec::Filter(_) => Collection::Filters,
             Spec::Settings(_) => Collection::Settings,
         }
     }
@@ -131,6 +135,7 @@ impl Spec {
             | Spec::Recipient(_)
             | Spec::MailboxStore(_)
             | Spec::Connector(_)
+            | Spec::Filter(_)
             | Spec::Settings(_) => Vec::new(),
         }
     }
@@ -144,6 +149,7 @@ impl Spec {
             Spec::MailboxStore(spec) => to_value(spec),
             Spec::Connector(spec) => to_value(spec),
             Spec::Certificate(spec) => to_value(spec),
+            Spec::Filter(spec) => to_value(spec),
             Spec::Settings(spec) => to_value(spec),
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::filters::Filter;
 use super::{ClientList, Peer, Warning};
 use crate::directory::Domains;
 use crate::model::host::HostName;
@@ -20,6 +21,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// The virtual servers, also those that are not enabled. An object that did not change is the same `Arc` as before.
     pub virtual_servers: BTreeMap<Name, Arc<VirtualServer>>,
+    /// The filters that bindings name.
+    pub filters: BTreeMap<Name, Arc<Filter>>,
     /// Which domains are local.
     pub domains: Arc<Domains>,
     /// Which connector carries what.

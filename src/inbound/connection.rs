@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::Inbound;
 use crate::config::VirtualServer;
-use crate::intake::{Client, Incoming, Refusal, Sender, max_hold};
+use crate::intake::{Client, Filtering, Incoming, Refusal, Sender, max_hold};
 use crate::model::time::Timestamp;
 use crate::net::server_driver::{self, Answers};
 use crate::net::stream::{Accepted, TlsFacts};
@@ -25,6 +25,7 @@ use crate::status::SessionGuard;
 pub(super) async fn serve(
     inbound: Arc<Inbound>,
     server: Arc<VirtualServer>,
+    binding: SocketAddr,
     stream: TcpStream,
     peer: SocketAddr,
     guard: SessionGuard,
@@ -37,7 +38,7 @@ pub(super) async fn serve(
     let mut stream = Accepted::new(stream, None);
     let now = Timestamp::from_millis(inbound.intake.clock.unix_millis());
     let session = Session::new(Arc::new(settings(&server, now)), inbound.intake.clock.now());
-    let client = Client { address: peer.ip(), server };
+    let client = Client { address: peer.ip(), filtering: Filtering::new(&server, binding), server };
     let mut conversation = Conversation {
         sender: Sender { client, helo: String::new(), extended: false },
         inbound: inbound.clone(),
@@ -108,7 +109,8 @@ impl Answers for Conversation {
             }
             Question::Rcpt { forward_path, parameters } => match &mut self.incoming {
                 Some(incoming) => {
-                    incoming.recipient(&self.inbound.intake, forward_path, parameters).map(|()| Answer::Proceed)
+                    let added = incoming.recipient(&self.inbound.intake, forward_path, parameters).await;
+                    added.map(|()| Answer::Proceed)
                 }
                 None => Ok(out_of_step()),
             },
@@ -133,7 +135,7 @@ impl Answers for Conversation {
         };
         answered.unwrap_or_else(|refusal| {
             self.log(&refusal);
-            Answer::Reply(refusal.reply)
+            if refusal.closes { Answer::Close(refusal.reply) } else { Answer::Reply(refusal.reply) }
         })
     }
 

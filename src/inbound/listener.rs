@@ -109,7 +109,7 @@ impl Inbound {
         match opened.and_then(|listener| Ok((listener.local_addr()?, listener))) {
             Ok((bound, listener)) => {
                 tracing::info!(listener = "smtp", virtualServer = %server.name, address = %bound, "listening");
-                let accepting = tokio::spawn(self.clone().accept(server.name.clone(), listener));
+                let accepting = tokio::spawn(self.clone().accept(server.name.clone(), address, listener));
                 Ok(OpenBinding { bound, accepting })
             }
             Err(error) => {
@@ -119,10 +119,11 @@ impl Inbound {
         }
     }
 
-    async fn accept(self: Arc<Self>, server: Name, listener: TcpListener) {
+    /// `binding` is the address as configured.
+    async fn accept(self: Arc<Self>, server: Name, binding: SocketAddr, listener: TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.take(&server, stream, peer),
+                Ok((stream, peer)) => self.take(&server, binding, stream, peer),
                 Err(error) => {
                     tracing::warn!(virtualServer = %server, error = %error, "a connection could not be accepted");
                     tokio::time::sleep(PAUSE).await;
@@ -132,7 +133,7 @@ impl Inbound {
     }
 
     /// Takes one connection, or turns it away.
-    fn take(self: &Arc<Self>, name: &Name, stream: TcpStream, peer: SocketAddr) {
+    fn take(self: &Arc<Self>, name: &Name, binding: SocketAddr, stream: TcpStream, peer: SocketAddr) {
         let snapshot = self.live.current();
         let Some(server) = snapshot.virtual_servers.get(name) else { return };
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
@@ -141,7 +142,7 @@ impl Inbound {
         match self.sessions.admit(name, peer.ip(), limits.max, limits.max_per_client) {
             Ok(guard) => {
                 self.intake.metrics.connections.get_or_create(&label).inc();
-                let serve = connection::serve(self.clone(), server.clone(), stream, peer, guard);
+                let serve = connection::serve(self.clone(), server.clone(), binding, stream, peer, guard);
                 // the guard is what counts and awaits it
                 drop(tokio::spawn(serve));
             }

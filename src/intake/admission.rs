@@ -9,6 +9,8 @@
 //! | RCPT | `routedLocalPart`: a local part that hides another address (`u%d`, `d!u`, `"u@d"`) | 550 5.7.1 |
 //! | RCPT | `relay`: the recipient lives elsewhere, and nothing lets this client relay there | 550 5.7.1 |
 //!
+//! Filters, which a binding may name, are asked apart, and before these rules: see [`super::filters`].
+//!
 //! A priority above 0 is a matter of trust too (RFC 6710, section 5): from a client that may not relay it counts as 0, and
 //! the reply to MAIL says so.
 //!
@@ -19,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Intake;
+use super::filters::Filtering;
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -31,6 +34,9 @@ use crate::store::StoreError;
 
 /// The longest that mail is held (RFC 4865).
 const MAX_HOLD: Duration = Duration::from_secs(45 * 24 * 60 * 60);
+
+/// The rule of recipients that do not exist.
+pub(super) const UNKNOWN_RECIPIENT: &str = "unknownRecipient";
 
 /// How long mail is held at most, as EHLO tells it.
 pub fn max_hold(now: Timestamp) -> MaxHold {
@@ -46,6 +52,8 @@ pub struct Client {
     pub address: IpAddr,
     /// The virtual server it came to, as it was when the connection opened.
     pub server: Arc<VirtualServer>,
+    /// What its filters know of the connection.
+    pub filtering: Arc<Filtering>,
 }
 
 /// A refusal, for the peer and for the operator.
@@ -57,11 +65,13 @@ pub struct Refusal {
     pub rule: &'static str,
     /// What the operator is told.
     pub detail: String,
+    /// The session ends with it.
+    pub closes: bool,
 }
 
 impl Refusal {
-    fn new(rule: &'static str, reply: Reply, detail: impl Into<String>) -> Self {
-        Refusal { reply, rule, detail: detail.into() }
+    pub(super) fn new(rule: &'static str, reply: Reply, detail: impl Into<String>) -> Self {
+        Refusal { reply, rule, detail: detail.into(), closes: false }
     }
 
     /// What the failure of the store means for the client.
@@ -97,8 +107,9 @@ impl Client {
         intake.store.has_room().map_err(|error| Refusal::of_store(&error))
     }
 
-    /// May it ask for more than delivery: a hold, a priority? So far as its address lets it relay.
-    fn is_trusted(&self) -> bool {
+    /// May it ask for more than delivery, such as a hold or a priority, and pass by the filters? So far as its address lets it
+    /// relay.
+    pub(super) fn is_trusted(&self) -> bool {
         self.server.may_relay(self.address)
     }
 
@@ -174,7 +185,7 @@ fn unknown(path: &ForwardPath) -> Refusal {
         return relay_denied("routedLocalPart", path);
     }
     let reply = Reply::new(550, EnhancedStatus::permanent(1, 1), "No such recipient here");
-    Refusal::new("unknownRecipient", reply, format!("{path} is not in the directory, and its domain is authoritative"))
+    Refusal::new(UNKNOWN_RECIPIENT, reply, format!("{path} is not in the directory, and its domain is authoritative"))
 }
 
 fn relay_denied(rule: &'static str, path: &ForwardPath) -> Refusal {

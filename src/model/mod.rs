@@ -1,10 +1,12 @@
 //! Configuration and mail as valid values, and nothing else: no IO, no clock, no policy.
 
+pub mod dns_list;
 pub mod duration;
 pub mod failure;
 pub mod host;
 pub mod labels;
 pub mod mail;
+pub mod mailbox_pattern;
 pub mod name;
 pub mod path;
 pub mod pattern;

@@ -4,7 +4,9 @@
 pub mod client_driver;
 pub mod clock;
 pub mod connect;
+pub mod dns_list;
 pub mod proxy_protocol;
 pub mod resolver;
+pub mod resolvers;
 pub mod server_driver;
 pub mod stream;

@@ -11,6 +11,7 @@
 
 pub mod certificate;
 pub mod connector;
+pub mod filter;
 pub mod mailbox_store;
 pub mod recipient;
 pub mod recipient_policy;
@@ -19,6 +20,7 @@ pub mod virtual_server;
 
 pub use certificate::CertificateSpec;
 pub use connector::ConnectorSpec;
+pub use filter::FilterSpec;
 pub use mailbox_store::MailboxStoreSpec;
 pub use recipient::RecipientSpec;
 pub use recipient_policy::RecipientPolicySpec;
@@ -42,13 +44,15 @@ pub enum Collection {
     Connectors,
     /// `certificates`
     Certificates,
+    /// `filters`
+    Filters,
     /// `settings`: one object, of that name.
     Settings,
 }
 
 impl Collection {
     /// All of them, in the order in which a document is read aloud.
-    pub const ALL: [Collection; 7] = [
+    pub const ALL: [Collection; 8] = [
         Collection::Settings,
         Collection::VirtualServers,
         Collection::RecipientPolicies,
@@ -56,6 +60,7 @@ impl Collection {
         Collection::Recipients,
         Collection::Connectors,
         Collection::Certificates,
+        Collection::Filters,
     ];
 
     /// Its name in a path of the REST API, and in the keys of the store.
@@ -67,6 +72,7 @@ impl Collection {
             Collection::MailboxStores => "mailbox-stores",
             Collection::Connectors => "connectors",
             Collection::Certificates => "certificates",
+            Collection::Filters => "filters",
             Collection::Settings => "settings",
         }
     }
@@ -80,6 +86,7 @@ impl Collection {
             Collection::MailboxStores => "mailboxStores",
             Collection::Connectors => "connectors",
             Collection::Certificates => "certificates",
+            Collection::Filters => "filters",
             Collection::Settings => "settings",
         }
     }
@@ -93,6 +100,7 @@ impl Collection {
             Collection::MailboxStores => "mailbox store",
             Collection::Connectors => "connector",
             Collection::Certificates => "certificate",
+            Collection::Filters => "filter",
             Collection::Settings => "settings",
         }
     }
