@@ -7,6 +7,7 @@
 
 mod logging;
 mod status;
+mod watch;
 mod welcome;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::accounts::{Authenticator, Quotas};
 use crate::api::{self, Api, Handles, Listen};
 use crate::cli::Serve;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
@@ -26,7 +28,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
 use crate::net::connect::TcpConnect;
-use crate::net::resolvers::Resolvers;
+use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::queue::{Hand, Operator, Queue, Workforce};
@@ -114,11 +116,23 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
 
     configuration.register(Arc::new(BindCheck));
-    let intake =
-        Intake { store: store.clone(), recipients, queue: queue.clone(), clock: clock.clone(), resolvers, metrics };
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
+    let authenticator = Authenticator::new(clock.clone(), key).context("logins cannot be checked")?;
+    let intake = Intake {
+        store: store.clone(),
+        recipients,
+        queue: queue.clone(),
+        quotas: Arc::new(Quotas::default()),
+        clock: clock.clone(),
+        resolvers: resolvers.clone(),
+        metrics,
+    };
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
+        authenticator,
+        resolvers,
         listeners: listeners.clone(),
         sessions: sessions.clone(),
         drain: drain.clone(),
@@ -146,6 +160,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         tracing::info!(listener = "health", address = %address, "listening");
     }
     let accepting = tokio::spawn(inbound.run());
+    let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
     tokio::select! {
@@ -156,6 +171,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     drain.begin();
     let ended = tokio::time::timeout(GRACE, async {
         let _ = accepting.await;
+        let _ = watching.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;

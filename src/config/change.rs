@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
 use super::answer::{Actor, ChangeError, ChangeKind, Outcome, Precondition, Reference};
-use super::compile::{Objects, compile};
+use super::compile::{Objects, Surroundings, compile};
 use super::object::{Object, Record, Spec};
 use super::records::{audit_key, encode, load, object_key, read_record};
 use super::violation::{Violation, ViolationCode, Warning, object_id};
-use super::{Live, Snapshot, Vault, schema, stamping};
+use super::{Live, Snapshot, Vault, certificates, schema, secrets, stamping};
 use crate::directory::Policies;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -103,8 +103,9 @@ impl Configuration {
     pub async fn open(store: Arc<dyn ConfigStore>, options: OpenOptions) -> Result<Arc<Self>, OpenError> {
         let state = State::load(&*store)?;
         let vault = Arc::new(Vault::open(&*store, &options.secrets_dir)?);
-        let compiled =
-            compile(&state.objects, &Snapshot::default(), &options.host_name, &vault).map_err(OpenError::Invalid)?;
+        let around = Surroundings { host_name: &options.host_name, vault: &vault, now: (options.now)() };
+        let compiled = compile(&state.objects, &Snapshot::default(), &around).map_err(OpenError::Invalid)?;
+        certificates::tell(&Snapshot::default(), &compiled);
         let live = Live::new(Snapshot { revision: state.revision, ..compiled });
         let state = Arc::new(tokio::sync::Mutex::new(state));
         Ok(Arc::new(Configuration { store, options, vault, live, state, preflights: Mutex::default() }))
@@ -310,10 +311,10 @@ impl Configuration {
     ) -> Result<Plan, ChangeError> {
         let id = object_id(object.collection, &object.name);
         let current = self.live.current();
-        let compiled = compile(&objects, &current, &self.options.host_name, &self.vault)
-            .map_err(|found| refusal(found, &id, delete))?;
+        let compiled =
+            compile(&objects, &current, &self.surroundings()).map_err(|found| refusal(found, &id, delete))?;
         let preflights = self.preflights.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut found = Vec::new();
+        let mut found = if delete { Vec::new() } else { faults(&compiled, object.collection, &object.name) };
         for preflight in preflights {
             found.extend(preflight.check(&current, &compiled).await);
         }
@@ -378,12 +379,40 @@ impl Configuration {
     pub(super) fn reload(&self, state: &mut State) -> Result<(), ChangeError> {
         *state = State::load(&*self.store)?;
         self.vault.reload(&*self.store)?;
-        let compiled = compile(&state.objects, &self.live.current(), &self.options.host_name, &self.vault);
+        let compiled = compile(&state.objects, &self.live.current(), &self.surroundings());
         let compiled = compiled.map_err(|found| {
             let first = found.first().map(ToString::to_string).unwrap_or_default();
             StoreError::Damaged(format!("another writer stored what is not valid: {first}"))
         })?;
         self.live.publish(Snapshot { revision: state.revision, ..compiled });
+        Ok(())
+    }
+
+    /// The time, as the configuration sees it.
+    pub fn now(&self) -> Timestamp {
+        (self.options.now)()
+    }
+
+    pub(super) fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings { host_name: &self.options.host_name, vault: &self.vault, now: self.now() }
+    }
+
+    /// Looks at the files that the configuration is made of. When one changed, what needs it is made anew and published;
+    /// what cannot be used is logged once, and what was in force stays. For a caller that does this every second or two.
+    ///
+    /// # Errors
+    /// When the stored configuration has become invalid, which no file can make it.
+    pub async fn refresh(&self) -> Result<(), ChangeError> {
+        if !self.vault.changed() {
+            return Ok(());
+        }
+        let state = self.state.clone().lock_owned().await;
+        self.vault.forget();
+        let current = self.live.current();
+        let compiled = compile(&state.objects, &current, &self.surroundings()).map_err(ChangeError::Invalid)?;
+        if compiled != *current {
+            self.live.publish(compiled);
+        }
         Ok(())
     }
 
@@ -438,6 +467,7 @@ fn patched(record: &Record, patch: &Value) -> Result<Value, ChangeError> {
         return Err(ChangeError::Invalid(vec![violation]));
     }
     let mut body = json!({"labels": record.labels, "spec": record.spec});
+    secrets::make_way(&mut body, patch);
     json_patch::merge(&mut body, patch);
     for field in ["labels", "spec"] {
         if body.get(field).is_none() {
@@ -462,6 +492,20 @@ fn refusal(found: Vec<Violation>, id: &str, delete: bool) -> ChangeError {
     let mut found: Vec<Violation> = found.into_iter().map(own).collect();
     found.sort();
     ChangeError::Invalid(found)
+}
+
+/// What a change may not bring into force, though it may break later: what it says cannot be used now.
+fn faults(compiled: &Snapshot, collection: Collection, name: &Name) -> Vec<Violation> {
+    let fault = match collection {
+        Collection::Certificates => compiled.certificates.get(name).and_then(|certificate| certificate.fault.as_ref()),
+        // that a certificate is broken is told there; the server can be changed meanwhile
+        Collection::VirtualServers => {
+            let fault = compiled.virtual_servers.get(name).and_then(|server| server.tls_fault.as_ref());
+            fault.filter(|fault| fault.pointer == certificates::CLIENT_CA)
+        }
+        _ => None,
+    };
+    fault.map(|fault| Violation::new(fault.pointer, fault.code, fault.message.clone())).into_iter().collect()
 }
 
 fn references(found: Vec<Violation>) -> Vec<Reference> {

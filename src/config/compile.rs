@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::certificates::{self, Certificate};
 use super::object::Spec;
 use super::snapshot::{MailboxStore, Snapshot, VirtualServer};
 use super::violation::{Violation, ViolationCode, Warning, WarningCode, object_id};
@@ -27,6 +28,7 @@ use crate::model::spec::{
     CertificateSpec, Collection, ConnectorSpec, DEFAULT, FilterSpec, MailboxStoreSpec, RecipientPolicySpec,
     SettingsSpec, VirtualServerSpec,
 };
+use crate::model::time::Timestamp;
 use crate::routing::{Connector, Table};
 use crate::smtp::address::Mailbox;
 
@@ -99,25 +101,39 @@ impl Objects {
         self.certificates.contains_key(name)
     }
 
+    /// The certificates, each with its generation.
+    pub(super) fn certificates(&self) -> impl Iterator<Item = (&Name, &(u64, Arc<CertificateSpec>))> {
+        self.certificates.iter()
+    }
+
     /// Whether there is a mailbox store of this name.
     pub fn has_store(&self, name: &Name) -> bool {
         self.stores.contains_key(name)
     }
 }
 
+/// What a configuration means depends on where it is compiled.
+pub struct Surroundings<'a> {
+    /// The host's name.
+    pub host_name: &'a HostName,
+    /// Where secrets are.
+    pub vault: &'a Vault,
+    /// Now: certificates expire.
+    pub now: Timestamp,
+}
+
 /// Compiles all objects. What did not change is taken over from `previous`, the revision too: that is the caller's to set.
+/// A file that cannot be used is no violation here but a fault of what needs it; a change that needs it is refused by
+/// its caller.
 ///
 /// # Errors
 /// Everything that is wrong, in order of the objects.
-pub fn compile(
-    objects: &Objects,
-    previous: &Snapshot,
-    host_name: &HostName,
-    vault: &Vault,
-) -> Result<Snapshot, Vec<Violation>> {
+pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>) -> Result<Snapshot, Vec<Violation>> {
     let mut found = Findings::default();
+    let certificates = certificates::build(objects, previous, around.vault);
+    expiry(&certificates, around.now, &mut found);
     let default_store = default_store(objects, &mut found);
-    virtual_servers(objects, &mut found);
+    virtual_servers(objects, &certificates, around.host_name, &mut found);
     connectors(objects, &mut found);
     filters::check(objects, &mut found);
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
@@ -136,7 +152,8 @@ pub fn compile(
     let first = || objects.virtual_servers.keys().next().cloned();
     Ok(Snapshot {
         revision: previous.revision,
-        virtual_servers: build_servers(objects, previous, host_name),
+        virtual_servers: build_servers(objects, &certificates, previous, around),
+        certificates,
         filters: filters::build(objects, previous),
         routes: build_routes(objects, previous),
         stores: build_stores(objects, previous),
@@ -181,7 +198,26 @@ impl Findings {
     }
 }
 
-fn virtual_servers(objects: &Objects, found: &mut Findings) {
+/// How long before its end a certificate is worth a warning.
+pub const EXPIRES_SOON: std::time::Duration = std::time::Duration::from_secs(14 * 86_400);
+
+fn expiry(certificates: &BTreeMap<Name, Arc<Certificate>>, now: Timestamp, found: &mut Findings) {
+    for (name, certificate) in certificates {
+        let Some(facts) = certificate.identity.as_ref().map(|identity| identity.facts()) else { continue };
+        if facts.not_after < now + EXPIRES_SOON {
+            let word = if facts.not_after < now { "expired" } else { "expires" };
+            let detail = format!("the certificate {word} at {}", facts.not_after);
+            found.warn((Collection::Certificates, name), WarningCode::CertificateExpires, detail);
+        }
+    }
+}
+
+fn virtual_servers(
+    objects: &Objects,
+    certificates: &BTreeMap<Name, Arc<Certificate>>,
+    host_name: &HostName,
+    found: &mut Findings,
+) {
     const SECOND: Duration = Duration::from_secs(1);
     // port → who listens there, where
     let mut bound: HashMap<u16, Vec<(IpAddr, &Name)>> = HashMap::new();
@@ -209,6 +245,7 @@ fn virtual_servers(objects: &Objects, found: &mut Findings) {
             found.wrong(of, "/spec/messages/maxSize", ViolationCode::OutOfRange, detail);
         }
         servers::check(objects, name, spec, found);
+        servers::names(name, spec, certificates, host_name, found);
         if let Some(index) = everybody(&spec.relay.allow) {
             if spec.relay.acknowledge_open_relay {
                 found.warn(of, WarningCode::OpenRelay, format!("everybody may relay through virtual server {name}"));
@@ -437,17 +474,28 @@ fn postmaster(settings: &SettingsSpec, domains: &Domains) -> Option<Mailbox> {
     settings.postmaster.clone().or_else(default)
 }
 
-fn build_servers(objects: &Objects, previous: &Snapshot, host_name: &HostName) -> BTreeMap<Name, Arc<VirtualServer>> {
+fn build_servers(
+    objects: &Objects,
+    certificates: &BTreeMap<Name, Arc<Certificate>>,
+    previous: &Snapshot,
+    around: &Surroundings<'_>,
+) -> BTreeMap<Name, Arc<VirtualServer>> {
     let build = |(name, (generation, spec)): (&Name, &(u64, Arc<VirtualServerSpec>))| {
+        let (tls, tls_fault) = certificates::server_tls(name, spec, certificates, previous, around.vault);
         let known = previous.virtual_servers.get(name);
-        let same = known.filter(|known| known.generation == *generation && known.spec == **spec);
+        let same = known.filter(|known| {
+            let same_tls = known.tls == tls && known.tls_fault == tls_fault;
+            known.generation == *generation && known.spec == **spec && same_tls
+        });
         let server = same.cloned().unwrap_or_else(|| {
             Arc::new(VirtualServer {
                 name: name.clone(),
                 generation: *generation,
-                fqdn: spec.fqdn.clone().unwrap_or_else(|| host_name.clone()),
+                fqdn: spec.fqdn.clone().unwrap_or_else(|| around.host_name.clone()),
                 relay: ClientList::new(&spec.relay.allow, &spec.relay.deny),
                 connection_control: ClientList::new(&spec.connection_control.allow, &spec.connection_control.deny),
+                tls,
+                tls_fault,
                 spec: (**spec).clone(),
             })
         });

@@ -59,7 +59,7 @@ impl Configuration {
             made.push(json!({"object": object_id(collection, &name), "after": record}));
             objects.insert(name, 1, spec, Kept::default());
         }
-        let compiled = compile(&objects, &self.live().current(), &self.options.host_name, &self.vault);
+        let compiled = compile(&objects, &self.live().current(), &self.surroundings());
         let compiled = compiled.map_err(ChangeError::Invalid)?;
         let audit = json!({"change": ChangeKind::Created, "objects": made});
         let actor = Actor { key: "system".to_owned(), ..Actor::default() };

@@ -19,6 +19,7 @@
 //! million of them cost no memory. Their addresses are written in the same commit as the change that gives them.
 
 pub mod answer;
+pub mod certificates;
 pub mod change;
 mod client_list;
 pub mod compile;
@@ -38,6 +39,7 @@ mod stamping;
 pub mod violation;
 
 pub use answer::{Actor, ChangeError, ChangeKind, IfMatch, Outcome, Precondition, Reference};
+pub use certificates::{Certificate, Fault};
 pub use change::{Configuration, OpenError, OpenOptions, Preflight};
 pub use client_list::{ClientList, Peer};
 pub use first_start::FirstStart;

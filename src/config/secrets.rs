@@ -11,11 +11,12 @@
 //! The fingerprint is an HMAC-SHA-256 under a random key of the store, shortened to 128 bits: two stores give one secret two
 //! fingerprints, and nobody can try out passwords on it. The key is committed with the first change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Mutex, PoisonError, RwLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -81,6 +82,21 @@ pub enum Unresolved {
 pub struct Vault {
     directory: PathBuf,
     key: RwLock<Key>,
+    /// Files that were read since [`Vault::forget`], as they were just before.
+    seen: Mutex<HashMap<SecretFile, Option<Stamp>>>,
+}
+
+/// Files that are watched at most; beyond it they are only read when something is compiled.
+const MOST_WATCHED: usize = 10_000;
+
+/// Tells whether a file is another than before. Through links: Kubernetes changes files by changing a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
 }
 
 #[derive(Clone)]
@@ -95,7 +111,8 @@ impl Vault {
     /// # Errors
     /// When the store cannot be read, or the system gives no random bytes.
     pub fn open(store: &dyn ConfigStore, directory: &Path) -> Result<Self, StoreError> {
-        Ok(Vault { directory: directory.to_owned(), key: RwLock::new(key_of(store)?) })
+        let key = RwLock::new(key_of(store)?);
+        Ok(Vault { directory: directory.to_owned(), key, seen: Mutex::default() })
     }
 
     /// Reads the key again: another writer may have been the first to store one.
@@ -203,10 +220,38 @@ impl Vault {
         }
     }
 
+    /// Whether a file that was read since [`Vault::forget`] is another one now.
+    pub(super) fn changed(&self) -> bool {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        seen.into_iter().any(|(file, stamp)| self.stamp(&file) != stamp)
+    }
+
+    /// Watches nothing any more, until it is read again.
+    pub(super) fn forget(&self) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn stamp(&self, file: &SecretFile) -> Option<Stamp> {
+        let of = fs::metadata(file.below(&self.directory)?).ok()?;
+        let (modified, changed) = ((of.mtime(), of.mtime_nsec()), (of.ctime(), of.ctime_nsec()));
+        Some(Stamp { device: of.dev(), inode: of.ino(), length: of.len(), modified, changed })
+    }
+
+    /// Takes note of a file before it is read, so that whatever happens while it is read is seen as a change.
+    fn note(&self, file: &SecretFile) {
+        let stamp = self.stamp(file);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() < MOST_WATCHED {
+            // the oldest stamp counts: what was made of the file then must be made anew
+            seen.entry(file.clone()).or_insert(stamp);
+        }
+    }
+
     fn file(&self, file: &SecretFile) -> Result<SecretText, Unresolved> {
         let io = |error: std::io::Error| Unresolved::File(file.clone(), error.to_string());
         let outside = || Unresolved::Outside(file.clone(), self.directory.clone());
         let path = file.below(&self.directory).ok_or_else(outside)?;
+        self.note(file);
         // the real places: links may lead around below the directory, not out of it
         let path = fs::canonicalize(path).map_err(io)?;
         let directory = fs::canonicalize(&self.directory).map_err(io)?;
@@ -225,6 +270,24 @@ impl Vault {
             0 => Err(Unresolved::Content(file.clone(), "is empty")),
             length if length > MAX_SECRET => Err(Unresolved::Content(file.clone(), "has more than 256 KiB")),
             _ => Ok(SecretText::new(text)),
+        }
+    }
+}
+
+/// Before a merge patch: where it gives a secret or text in one way, the way in which it was given before goes, with
+/// what was shown of it. Merged, the two would contradict each other.
+pub(super) fn make_way(target: &mut Value, patch: &Value) {
+    const WAYS: [&str; 4] = ["value", "env", "file", "hash"];
+    const SHOWN: [&str; 2] = ["set", "fingerprint"];
+    let (Value::Object(target), Value::Object(patch)) = (target, patch) else { return };
+    let is_secret = target.keys().all(|key| WAYS.contains(&key.as_str()) || SHOWN.contains(&key.as_str()));
+    if is_secret && WAYS.iter().any(|way| patch.get(*way).is_some_and(|given| !given.is_null())) {
+        target.clear();
+        return;
+    }
+    for (key, patch) in patch {
+        if let Some(target) = target.get_mut(key) {
+            make_way(target, patch);
         }
     }
 }

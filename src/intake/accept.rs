@@ -12,8 +12,8 @@ use super::Intake;
 use super::admission::{Client, Refusal, UNKNOWN_RECIPIENT};
 use super::filters::{Fate, Match};
 use super::header::HeaderScanner;
+use super::{staging, trace};
 use crate::config::Snapshot;
-use crate::dsn::date_field;
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
 use crate::model::name::Name;
@@ -34,8 +34,10 @@ pub struct Sender {
     pub client: Client,
     /// Its HELO or EHLO name, cleaned.
     pub helo: String,
-    /// It said EHLO.
+    /// It said EHLO or LHLO.
     pub extended: bool,
+    /// It speaks LMTP.
+    pub lmtp: bool,
 }
 
 /// A recipient that was accepted.
@@ -78,7 +80,7 @@ impl Incoming {
         reverse_path: ReversePath,
         parameters: MailParameters,
     ) -> Result<Self, Refusal> {
-        sender.client.admit_sender(intake)?;
+        sender.client.admit_sender(intake, &snapshot, &reverse_path)?;
         let fate = sender.client.filter_sender(intake, &snapshot, &reverse_path)?;
         let began = Timestamp::from_millis(intake.clock.unix_millis());
         let asked_for = parameters.priority;
@@ -121,9 +123,10 @@ impl Incoming {
         &mut self,
         intake: &Intake,
         path: ForwardPath,
-        parameters: RcptParameters,
+        mut parameters: RcptParameters,
     ) -> Result<(), Refusal> {
-        if self.known.contains(&path) {
+        let staged = staging::apply(&self.sender.client.server, &path)?;
+        if staged.is_none() && self.known.contains(&path) {
             return Ok(());
         }
         let client = &self.sender.client;
@@ -133,13 +136,9 @@ impl Incoming {
         };
         let spread = self.draft.id().spread();
         let admitted = client.admit_recipient(intake, &self.snapshot, &self.reverse_path, &path, spread);
-        let (queue, name, archived) = match fate {
-            Fate::Deliver => admitted.map(|(queue, name)| (queue, name, None))?,
-            Fate::Archive(found) => {
-                found.admit(admitted)?;
-                self.log_filtered(intake, FilterAction::Archive, &found, &path);
-                (QueueName::DeadLetter, None, Some(found))
-            }
+        let archived = match fate {
+            Fate::Deliver => None,
+            Fate::Archive(found) => Some(found),
             Fate::Discard(found) => {
                 found.admit(admitted)?;
                 self.log_filtered(intake, FilterAction::AcceptSilently, &found, &path);
@@ -147,6 +146,33 @@ impl Incoming {
                 return Ok(());
             }
         };
+        let (queue, name) = match &archived {
+            None => admitted?,
+            Some(found) => {
+                found.admit(admitted)?;
+                self.log_filtered(intake, FilterAction::Archive, found, &path);
+                (QueueName::DeadLetter, None)
+            }
+        };
+        let (path, queue, name) = match staged {
+            None => (path, queue, name),
+            // whoever may write to the one is not to be refused for the other, which the operator has chosen
+            Some(staged) => {
+                if self.known.contains(&staged) {
+                    return Ok(());
+                }
+                staging::remember(&path, &mut parameters);
+                let (queue, name) = match &archived {
+                    Some(_) => (queue, name),
+                    None => staging::assign(intake, &self.snapshot, &self.reverse_path, &staged, spread)?,
+                };
+                (staged, queue, name)
+            }
+        };
+        if let Some(account) = &self.sender.client.account {
+            let counted = intake.quotas.recipient(account, intake.clock.now());
+            counted.map_err(|over| Refusal::of_quota(account, &over))?;
+        }
         self.known.insert(path.clone());
         // two addresses of one mailbox are one delivery
         if name.is_some() && self.recipients.iter().any(|other| other.name == name && other.queue == queue) {
@@ -161,7 +187,11 @@ impl Incoming {
     /// # Errors
     /// When the store fails.
     pub async fn content_begins(&mut self, now: Timestamp) -> Result<(), Refusal> {
-        let received = self.received_field(now);
+        let only = match self.recipients.as_slice() {
+            [Taken { path, .. }] => Some(path),
+            _ => None,
+        };
+        let received = trace::received(&self.sender, &self.parameters, self.draft.id(), only, now);
         self.keep(Bytes::from(received)).await
     }
 
@@ -200,7 +230,7 @@ impl Incoming {
         if self.recipients.is_empty() {
             return Ok(queued_as(self.draft.id()));
         }
-        let Sender { client, helo, extended } = self.sender;
+        let Sender { client, helo, extended, lmtp } = self.sender;
         let server = client.server.name.clone();
         if let Some(by) = &mut self.parameters.deliver_by {
             by.seconds -= i64::try_from(received_at.since(self.began).as_secs()).unwrap_or(i64::MAX);
@@ -209,11 +239,15 @@ impl Incoming {
             id: self.draft.id(),
             received_at,
             origin: Origin {
-                protocol: if extended { Protocol::Esmtp } else { Protocol::Smtp },
+                protocol: match (lmtp, extended) {
+                    (true, _) => Protocol::Lmtp,
+                    (false, true) => Protocol::Esmtp,
+                    (false, false) => Protocol::Smtp,
+                },
                 virtual_server: server.clone(),
                 client: Some(client.address),
                 helo: Some(helo),
-                account: None,
+                account: client.account.as_ref().map(|account| account.name.clone()),
             },
             reverse_path: self.reverse_path,
             parameters: self.parameters,
@@ -249,6 +283,8 @@ impl Incoming {
             virtualServer = %server,
             peer.addr = %client.address,
             sender = %message.reverse_path,
+            account = client.account.as_ref().map(|account| tracing::field::display(&account.name)),
+            tls = client.tls.as_ref().map(|tls| tls.version),
             recipients = message.recipients.len(),
             size = message.size,
             header.message_id = message.message_id_header.as_deref(),
@@ -273,32 +309,6 @@ impl Incoming {
             detail = %found.detail,
             "filtered"
         );
-    }
-
-    fn received_field(&self, now: Timestamp) -> String {
-        let protocol = match (self.sender.extended, self.parameters.smtputf8) {
-            (true, true) => "UTF8SMTP",
-            (true, false) => "ESMTP",
-            (false, _) => "SMTP",
-        };
-        let client = match self.sender.client.address {
-            std::net::IpAddr::V4(v4) => format!("[{v4}]"),
-            std::net::IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
-        };
-        // only when there is one: with several it would tell each about the others
-        let for_whom = match self.recipients.as_slice() {
-            [Taken { path, .. }] => format!("\r\n\tfor <{path}>"),
-            _ => String::new(),
-        };
-        // RFC 6710, section 4.4
-        let priority = self.parameters.priority.map_or(String::new(), |priority| format!("\r\n\tpriority {priority}"));
-        format!(
-            "Received: from {helo} ({client})\r\n\tby {by} (Bridgehead) with {protocol}\r\n\tid {id}{for_whom}{priority};\r\n\t{date}\r\n",
-            helo = self.sender.helo,
-            by = self.sender.client.server.fqdn.as_str(),
-            id = self.draft.id(),
-            date = date_field(now),
-        )
     }
 }
 

@@ -32,6 +32,7 @@ use crate::directory::{Resolution, resolve};
 use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::spec::filter::FilterAction;
+use crate::model::spec::virtual_server::Binding;
 use crate::net::dns_list::{LIMIT, ask};
 use crate::net::resolver::{Resolver, verified_name};
 use crate::smtp::address::{ForwardPath, ReversePath};
@@ -79,10 +80,10 @@ pub(super) struct Match {
 }
 
 impl Filtering {
-    /// For a connection that comes in by this binding of the server, as it is configured.
-    pub fn new(server: &VirtualServer, binding: SocketAddr) -> Arc<Self> {
-        let names = named(server, binding).map(<[Name]>::to_vec).unwrap_or_default();
-        Arc::new(Filtering { binding, names, known: Mutex::default() })
+    /// For a connection that comes in by this binding.
+    pub fn new(binding: &Binding) -> Arc<Self> {
+        let at = SocketAddr::new(binding.address.0, binding.port);
+        Arc::new(Filtering { binding: at, names: binding.filters.clone(), known: Mutex::default() })
     }
 
     /// The filters in force for this connection, in order.
@@ -99,6 +100,11 @@ fn named(server: &VirtualServer, binding: SocketAddr) -> Option<&[Name]> {
 }
 
 impl Client {
+    /// Is it passed by, as one that is known?
+    fn is_exempt(&self) -> bool {
+        self.account.is_some() || self.is_trusted()
+    }
+
     /// What filters make of mail from this sender.
     ///
     /// # Errors
@@ -109,7 +115,7 @@ impl Client {
         snapshot: &Snapshot,
         sender: &ReversePath,
     ) -> Result<Fate, Refusal> {
-        if self.is_trusted() {
+        if self.is_exempt() {
             return Ok(Fate::Deliver);
         }
         for filter in self.filtering.filters(snapshot, &self.server) {
@@ -134,7 +140,7 @@ impl Client {
         path: &ForwardPath,
     ) -> Result<Fate, Refusal> {
         let filters: Vec<&Filter> = self.filtering.filters(snapshot, &self.server).collect();
-        if filters.is_empty() || self.is_trusted() {
+        if filters.is_empty() || self.is_exempt() {
             return Ok(Fate::Deliver);
         }
         let clients = Clients::new(self, intake, &filters);
@@ -303,12 +309,16 @@ impl<'a> Clients<'a> {
     }
 
     async fn look_up_name(&self, resolver: &dyn Resolver) -> Option<HostName> {
+        // the server may have had it looked up for lists of its own
+        if let Some(name) = &self.client.name {
+            return Some(name.clone());
+        }
         let found = timeout_at(self.deadline, verified_name(resolver, self.client.address)).await;
         found.ok()?.ok()??.parse().ok()
     }
 
     fn resolver(&self) -> Option<Arc<dyn Resolver>> {
-        let resolver = self.intake.resolvers.of(&self.client.server.spec.dns_servers);
+        let resolver = self.intake.resolvers.of(&self.client.server.name_servers());
         resolver.inspect_err(|error| tracing::error!(error = %error, "filters cannot ask DNS")).ok()
     }
 }
@@ -331,8 +341,7 @@ mod tests {
     use crate::model::spec::Collection;
     use crate::model::time::Timestamp;
     use crate::net::clock::{Clock as _, ManualClock};
-    use crate::net::resolver::{Mx, ResolveError, StaticResolver};
-    use crate::net::resolvers::Resolvers;
+    use crate::net::resolver::{Mx, ResolveError, Resolvers, StaticResolver};
     use crate::observe::metrics::{ByAction, Metrics};
     use crate::queue::Queue;
     use crate::smtp::parameters::{MailParameters, RcptParameters};
@@ -394,7 +403,15 @@ mod tests {
             let queue = Queue::new(Arc::new(store.clone()), live, recipients.clone(), clock.clone(), metrics.clone());
             let resolver = Arc::new(Counting::default());
             let resolvers = Arc::new(Resolvers::with_system(resolver.clone()));
-            let intake = Intake { store: Arc::new(store.clone()), recipients, queue, clock, resolvers, metrics };
+            let intake = Intake {
+                store: Arc::new(store.clone()),
+                recipients,
+                queue,
+                quotas: Arc::default(),
+                clock,
+                resolvers,
+                metrics,
+            };
             let house = House { store, configuration, intake, resolver };
             let addresses = json!([
                 {"template": "%m@a.example", "primary": true}, {"template": "%m@s.example", "authoritative": false}
@@ -422,14 +439,14 @@ mod tests {
 
         fn client(&self, address: &str) -> Client {
             let server = self.configuration.live().current().virtual_servers["default"].clone();
-            let filtering = Filtering::new(&server, BINDING.parse().unwrap());
-            Client { address: address.parse().unwrap(), server, filtering }
+            let filtering = Filtering::new(&server.spec.bindings[0]);
+            Client { address: address.parse().unwrap(), name: None, server, account: None, tls: None, filtering }
         }
 
         /// Hands in a message and says what came of it: the code and rule of the refusal, or 250.
         async fn mail(&self, client: &Client, from: &str, to: &[&str]) -> Vec<(u16, &'static str)> {
             let from = if from.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(from.parse().unwrap()) };
-            let sender = Sender { client: client.clone(), helo: "x".into(), extended: true };
+            let sender = Sender { client: client.clone(), helo: "x".into(), extended: true, lmtp: false };
             let snapshot = self.configuration.live().current();
             let begun = Incoming::begin(&self.intake, snapshot, sender, from, MailParameters::default());
             let mut incoming = match begun {

@@ -11,8 +11,7 @@ use crate::model::failure::{Failure, NameFault};
 use crate::model::host::Host;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::RouteSpec;
-use crate::net::resolver::{ResolveError, Resolver};
-use crate::net::resolvers::Resolvers;
+use crate::net::resolver::{ResolveError, Resolver, Resolvers};
 use crate::routing::Connector;
 use crate::routing::mx::{Exchanges, exchanges};
 use crate::routing::next_hop;
@@ -29,6 +28,10 @@ pub struct NextHop {
     pub name: String,
     /// The address.
     pub address: SocketAddr,
+}
+
+fn of_server(resolvers: &Resolvers, server: &VirtualServer) -> Result<Arc<dyn Resolver>, NameFault> {
+    resolvers.of(&server.name_servers()).map_err(|error| NameFault::TryLater(error.to_string()))
 }
 
 /// The addresses for a queue.
@@ -72,7 +75,7 @@ async fn by_mx(
 ) -> Result<Vec<NextHop>, NameFault> {
     let records = match domain {
         Domain::Literal(_) => Vec::new(),
-        Domain::Name(name) => match resolver(resolvers, server)?.mx(name).await {
+        Domain::Name(name) => match of_server(resolvers, server)?.mx(name).await {
             Ok(records) => records.into_iter().map(|mx| (mx.preference, mx.exchange)).collect(),
             Err(ResolveError::NoRecords) => Vec::new(),
             Err(error) => return Err(fault(error)),
@@ -107,7 +110,7 @@ async fn look_up(
     for (host, port) in hosts {
         match host {
             Host::Address(ip) => found.push(NextHop { name: ip.to_string(), address: SocketAddr::new(*ip, *port) }),
-            Host::Name(name) => match resolver(resolvers, server)?.addresses(name.as_str()).await {
+            Host::Name(name) => match of_server(resolvers, server)?.addresses(name.as_str()).await {
                 Ok(addresses) => found.extend(
                     by_turns(addresses)
                         .into_iter()
@@ -134,10 +137,6 @@ fn by_turns(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     let (six, four): (Vec<IpAddr>, Vec<IpAddr>) = addresses.into_iter().partition(IpAddr::is_ipv6);
     let longest = six.len().max(four.len());
     (0..longest).flat_map(|at| six.get(at).into_iter().chain(four.get(at)).copied().collect::<Vec<_>>()).collect()
-}
-
-fn resolver(resolvers: &Resolvers, server: &VirtualServer) -> Result<Arc<dyn Resolver>, NameFault> {
-    resolvers.of(&server.spec.dns_servers).map_err(|error| NameFault::TryLater(error.to_string()))
 }
 
 fn fault(error: ResolveError) -> NameFault {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::net::clock::Clock;
 use crate::net::connect::Connect;
-use crate::net::resolvers::Resolvers;
+use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::queue::{Hand, Queue};
 use crate::status::Listeners;

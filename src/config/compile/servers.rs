@@ -1,10 +1,13 @@
 //! What of a virtual server needs more than one value to judge: TLS, authentication, limits, logs.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
 
 use super::{Findings, Objects};
+use crate::config::certificates::Certificate;
 use crate::config::violation::{ViolationCode, WarningCode};
 use crate::model::duration::Duration;
+use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::size::Size;
 use crate::model::spec::virtual_server::{BareLineEnds, BindingTls, ClientCertificates, Mechanism};
@@ -19,11 +22,9 @@ pub(super) fn check(objects: &Objects, name: &Name, spec: &VirtualServerSpec, fo
     tls(objects, name, spec, found);
     authentication(name, spec, found);
     limits(name, spec, found);
-    if let Some(staging) = spec.staging.as_ref().filter(|staging| staging.redirect_to.is_none()) {
-        if staging.allow.is_empty() {
-            let detail = "redirectTo or allow is needed; with neither, no mail at all could be sent";
-            found.wrong((Collection::VirtualServers, name), "/spec/staging", ViolationCode::Required, detail);
-        }
+    if spec.staging.as_ref().is_some_and(|staging| staging.redirect_to.is_none() && staging.allow.is_empty()) {
+        let detail = "redirectTo or allow is needed; with neither, no mail at all could be sent";
+        found.wrong((Collection::VirtualServers, name), "/spec/staging", ViolationCode::Required, detail);
     }
 }
 
@@ -81,6 +82,24 @@ fn tls(objects: &Objects, name: &Name, spec: &VirtualServerSpec, found: &mut Fin
             found.wrong(of, "/spec/tls/clientCa", ViolationCode::Required, detail);
         }
         _ => {}
+    }
+}
+
+/// Whether the name that the server gives itself is one that it can prove.
+pub(super) fn names(
+    name: &Name,
+    spec: &VirtualServerSpec,
+    certificates: &BTreeMap<Name, Arc<Certificate>>,
+    host_name: &HostName,
+    found: &mut Findings,
+) {
+    let fqdn = spec.fqdn.as_ref().unwrap_or(host_name).as_str();
+    let own = spec.certificates.iter().filter_map(|name| certificates.get(name)?.identity.as_ref());
+    let known: Vec<_> = own.map(|identity| identity.facts()).collect();
+    if !known.is_empty() && !known.iter().any(|facts| facts.is_for(fqdn, true)) {
+        let detail =
+            format!("none of its certificates is for {fqdn}, the name that virtual server {name} gives itself");
+        found.warn((Collection::VirtualServers, name), WarningCode::NameNotCovered, detail);
     }
 }
 

@@ -9,9 +9,11 @@
 //! [`Default`] gives; an optional field that is absent is left out again when it is written. A field that nothing
 //! enforces yet does not exist.
 
+pub mod account;
 pub mod certificate;
 pub mod connector;
 pub mod filter;
+pub mod identity_provider;
 pub mod mailbox_store;
 pub mod recipient;
 pub mod recipient_policy;
