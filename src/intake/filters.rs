@@ -334,11 +334,14 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::accounts::Account;
     use crate::config::{Actor, Configuration, FirstStart, OpenOptions, Precondition, StoredRecipients};
     use crate::intake::{Incoming, Sender};
+    use crate::model::labels::Labels;
     use crate::model::mail::RecipientStatus;
     use crate::model::queue_name::QueueName;
     use crate::model::spec::Collection;
+    use crate::model::spec::account::AccountQuotas;
     use crate::model::time::Timestamp;
     use crate::net::clock::{Clock as _, ManualClock};
     use crate::net::resolver::{Mx, ResolveError, Resolvers, StaticResolver};
@@ -556,6 +559,33 @@ mod tests {
         assert_eq!(house.mail(&house.client("192.0.2.2"), "", &["ada@a.example"]).await, [(550, "senderFilter")]);
         let ham = house.mail(&house.client("192.0.2.2"), "a@b.example", &["ada@a.example"]).await;
         assert_eq!(ham, [(550, "connectionFilter")]);
+    }
+
+    #[tokio::test]
+    async fn who_has_authenticated_is_not_filtered() {
+        let house = House::with(&[("e", json!({"kind": "connection", "deny": ["0.0.0.0/0"]}))]).await;
+        let account = Account {
+            name: "ada".parse().unwrap(),
+            username: "ada".into(),
+            labels: Labels::default(),
+            verifier: None,
+            may_relay: false,
+            send_as: None,
+            quotas: AccountQuotas::default(),
+        };
+        let known = Client { account: Some(Arc::new(account)), ..house.client("192.0.2.1") };
+        assert_eq!(house.mail(&known, "ada@a.example", &["ada@a.example"]).await, [(250, "")]);
+    }
+
+    #[tokio::test]
+    async fn what_is_archived_on_a_stage_stays_there() {
+        let house = House::with(&[("f", sender("archive"))]).await;
+        house.put(Collection::Recipients, "stage", json!({})).await;
+        let binding = json!([{"address": "127.0.0.1", "port": 0, "filters": ["f"]}]);
+        house.server(json!({"bindings": binding, "staging": {"redirectTo": "stage@a.example"}})).await;
+        assert_eq!(house.mail(&house.client("192.0.2.1"), "", &["ada@a.example"]).await, [(250, "")]);
+        let page = house.store.page(Some(&QueueName::DeadLetter), None, 10).await.unwrap();
+        assert_eq!(page[0].1.recipients[0].forward_path.to_string(), "stage@a.example");
     }
 
     #[tokio::test]
