@@ -19,7 +19,7 @@ use super::status;
 use crate::config::{Object, Warning};
 use crate::model::labels::Labels;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, Collection, ConnectorSpec, IdentityProviderSpec, MailboxStoreSpec,
+    AccountSpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
     RecipientPolicySpec, RecipientSpec, VirtualServerSpec,
 };
 
@@ -438,6 +438,26 @@ kind! {
         }]
     };
     patch {"spec": {"usernameClaim": "upn"}}
+}
+
+kind! {
+    filters = Filters, "filters", "/filters", "/filters/{name}";
+    Filter, FilterList, FilterInput, FilterSpec, ObjectStatus by object;
+    one "a filter", many "filters", called "lists";
+    ids "listFilters", "getFilter", "putFilter", "patchFilter", "deleteFilter";
+    list ListParams "Whose mail is not taken: by sender, recipient or client. A filter acts on the bindings of virtual servers \
+                     that name it."
+        by super::resources::list;
+    put "It acts from the next message on, on every binding that names it.";
+    delete "Refused while a binding of a virtual server names it.";
+    spec {
+        "kind": "connection",
+        "allow": ["192.0.2.0/24"],
+        "dnsbl": [{"zone": "bl.example.org", "codes": ["127.0.0.2"], "reply": "%0 is listed by %2"}],
+        "exceptions": ["postmaster@example.com"]
+    };
+    status {"state": "active", "conditions": []};
+    patch {"spec": {"deny": ["198.51.100.7"], "action": "drop"}}
 }
 
 pub use recipient_listing::RecipientListParams;

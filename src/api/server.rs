@@ -23,7 +23,7 @@ use utoipa_actix_web::{AppExt, scope};
 use super::auth::{self, Failures, Keys, Principal};
 use super::health::Health;
 use super::kinds::{
-    accounts, certificates, connectors, identity_providers, mailbox_stores, recipient_policies, recipients,
+    accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
     virtual_servers,
 };
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
@@ -286,7 +286,7 @@ fn v1(config: &mut ServiceConfig<'_>) {
         };
     }
     kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors);
-    kinds!(certificates accounts identity_providers);
+    kinds!(certificates accounts identity_providers filters);
     config
         .service(settings::get_settings)
         .service(settings::put_settings)

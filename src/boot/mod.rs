@@ -129,6 +129,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         queue: queue.clone(),
         quotas: Arc::new(Quotas::default()),
         clock: clock.clone(),
+        resolvers: resolvers.clone(),
         metrics,
     };
     let inbound = Arc::new(Inbound {

@@ -4,6 +4,7 @@
 //! contradictions. Recipients are not among the objects: what concerns them is judged where they are written.
 
 mod accounts;
+mod filters;
 mod servers;
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,8 +28,8 @@ use crate::model::secret::Secret;
 use crate::model::size::Size;
 use crate::model::spec::account::AccountPassword;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, IdentityProviderSpec, MailboxStoreSpec,
-    RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
+    AccountSpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, FilterSpec, IdentityProviderSpec,
+    MailboxStoreSpec, RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
 };
 use crate::model::time::Timestamp;
 use crate::routing::{Connector, Table};
@@ -44,6 +45,7 @@ pub struct Objects {
     certificates: BTreeMap<Name, (u64, Arc<CertificateSpec>)>,
     accounts: BTreeMap<Name, AccountObject>,
     identity_providers: BTreeMap<Name, (u64, Arc<IdentityProviderSpec>)>,
+    filters: BTreeMap<Name, (u64, Arc<FilterSpec>)>,
     settings: Option<(u64, Arc<SettingsSpec>)>,
     /// The values of their secrets, of objects that have any.
     secrets: BTreeMap<(Collection, Name), Kept>,
@@ -75,6 +77,7 @@ impl Objects {
                 self.accounts.insert(name, AccountObject { generation, labels: labels.clone(), spec });
             }
             Spec::IdentityProvider(spec) => drop(self.identity_providers.insert(name, (generation, spec))),
+            Spec::Filter(spec) => drop(self.filters.insert(name, (generation, spec))),
             Spec::Settings(spec) => self.settings = Some((generation, spec)),
             Spec::Recipient(_) => {}
         }
@@ -91,6 +94,7 @@ impl Objects {
             Collection::Certificates => drop(self.certificates.remove(name)),
             Collection::Accounts => drop(self.accounts.remove(name)),
             Collection::IdentityProviders => drop(self.identity_providers.remove(name)),
+            Collection::Filters => drop(self.filters.remove(name)),
             Collection::Settings => self.settings = None,
             Collection::Recipients => {}
         }
@@ -168,6 +172,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     connectors(objects, &mut found);
     let accounts = accounts::accounts(objects, previous, around.vault, &mut found);
     let identity_providers = accounts::identity_providers(objects, previous, &mut found);
+    filters::check(objects, &mut found);
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
     check_settings(objects, &settings, &mut found);
     let domains = policies(objects, default_store, &settings, &mut found);
@@ -186,6 +191,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
         revision: previous.revision,
         virtual_servers: build_servers(objects, &certificates, previous, around),
         certificates,
+        filters: filters::build(objects, previous),
         routes: build_routes(objects, previous),
         stores: build_stores(objects, previous, around.vault),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),

@@ -25,6 +25,7 @@ pub mod change;
 mod client_list;
 pub mod compile;
 pub mod domain_view;
+pub mod filters;
 mod first_start;
 pub mod keys;
 pub mod live;

@@ -14,7 +14,7 @@ use crate::model::secret::Secret;
 use crate::model::spec::account::AccountPassword;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, Collection, ConnectorSpec, IdentityProviderSpec, MailboxStoreSpec,
+    AccountSpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
     RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
 };
 
@@ -92,6 +92,8 @@ pub enum Spec {
     Account(Arc<AccountSpec>),
     /// Of an identity provider.
     IdentityProvider(Arc<IdentityProviderSpec>),
+    /// Of a filter.
+    Filter(Arc<FilterSpec>),
     /// The settings.
     Settings(Arc<SettingsSpec>),
 }
@@ -111,6 +113,7 @@ impl Spec {
             Collection::Certificates => from_value(spec).map(Spec::Certificate),
             Collection::Accounts => from_value(spec).map(Spec::Account),
             Collection::IdentityProviders => from_value(spec).map(Spec::IdentityProvider),
+            Collection::Filters => from_value(spec).map(Spec::Filter),
             Collection::Settings => from_value(spec).map(Spec::Settings),
         }
     }
@@ -126,6 +129,7 @@ impl Spec {
             Spec::Certificate(_) => Collection::Certificates,
             Spec::Account(_) => Collection::Accounts,
             Spec::IdentityProvider(_) => Collection::IdentityProviders,
+            Spec::Filter(_) => Collection::Filters,
             Spec::Settings(_) => Collection::Settings,
         }
     }
@@ -148,6 +152,7 @@ impl Spec {
             | Spec::Recipient(_)
             | Spec::Connector(_)
             | Spec::IdentityProvider(_)
+            | Spec::Filter(_)
             | Spec::Settings(_) => Vec::new(),
         }
     }
@@ -163,6 +168,7 @@ impl Spec {
             Spec::Certificate(spec) => to_value(spec),
             Spec::Account(spec) => to_value(spec),
             Spec::IdentityProvider(spec) => to_value(spec),
+            Spec::Filter(spec) => to_value(spec),
             Spec::Settings(spec) => to_value(spec),
         }
     }

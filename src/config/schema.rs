@@ -19,8 +19,8 @@ use super::violation::{Violation, ViolationCode};
 use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, ConnectorSpec, IdentityProviderSpec, MailboxStoreSpec, RecipientPolicySpec,
-    RecipientSpec, SettingsSpec, VirtualServerSpec,
+    AccountSpec, CertificateSpec, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
+    RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// Most violations that are told of one body.
@@ -107,6 +107,7 @@ pub fn schema(collection: Collection) -> Value {
         Collection::Certificates => collect::<CertificateSpec>(&mut schemas),
         Collection::Accounts => collect::<AccountSpec>(&mut schemas),
         Collection::IdentityProviders => collect::<IdentityProviderSpec>(&mut schemas),
+        Collection::Filters => collect::<FilterSpec>(&mut schemas),
         Collection::Settings => collect::<SettingsSpec>(&mut schemas),
     };
     let schemas: serde_json::Map<String, Value> = schemas.into_iter().collect();
@@ -154,6 +155,8 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-address-pattern", parse::<crate::model::pattern::AddressPattern>),
     ("bridgehead-address-template", parse::<crate::model::template::Template>),
     ("bridgehead-client-pattern", parse::<crate::model::pattern::ClientPattern>),
+    ("bridgehead-dns-list-code", parse::<crate::model::dns_list::DnsListCode>),
+    ("bridgehead-dns-list-reply", parse::<crate::model::dns_list::DnsListReply>),
     ("bridgehead-domain", parse::<crate::smtp::address::Domain>),
     ("bridgehead-duration", parse::<crate::model::duration::Duration>),
     ("bridgehead-fingerprint", parse::<crate::model::secret::Fingerprint>),
@@ -163,6 +166,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-ip-address", parse::<crate::model::host::IpAddress>),
     ("bridgehead-label-selector", parse::<crate::model::labels::LabelSelector>),
     ("bridgehead-mailbox", parse::<crate::smtp::address::Mailbox>),
+    ("bridgehead-mailbox-pattern", parse::<crate::model::mailbox_pattern::MailboxPattern>),
     ("bridgehead-name", parse::<crate::model::name::Name>),
     ("bridgehead-name-server", parse::<crate::model::host::NameServer>),
     ("bridgehead-network", parse::<crate::model::pattern::Network>),
@@ -246,40 +250,41 @@ fn explain(error: &jsonschema::ValidationError<'_>, body: &Value) -> Vec<Violati
     }
 }
 
-/// What is wrong with an object that is one of several kinds, told apart by `type`: what its own kind says, or that there is no
-/// such kind.
+/// The fields that say which of several kinds an object is.
+const TAGS: [&str; 2] = ["type", "kind"];
+
+/// What is wrong with an object that is one of several kinds, told apart by one of [`TAGS`]: what its own kind says, or that
+/// there is no such kind.
 fn explain_kinds(kinds: &[Vec<jsonschema::ValidationError<'_>>], body: &Value, pointer: &str) -> Vec<Violation> {
-    let tag = format!("{pointer}/type");
-    let is_own_kind = |errors: &&Vec<jsonschema::ValidationError<'_>>| {
-        !errors.iter().any(|error| match error.kind() {
-            ValidationErrorKind::Enum { .. } => error.instance_path().as_str() == tag,
-            ValidationErrorKind::Required { property } => property == "type",
-            ValidationErrorKind::Type { .. } => error.instance_path().as_str() == pointer,
-            _ => false,
-        })
+    let Some(object) = body.pointer(pointer).and_then(Value::as_object) else {
+        return vec![Violation::new(pointer, ViolationCode::WrongType, "an object is needed")];
     };
-    if let Some(own) = kinds.iter().find(is_own_kind) {
+    let says = |error: &jsonschema::ValidationError<'_>| match error.kind() {
+        ValidationErrorKind::Enum { .. } => {
+            let at = error.instance_path().as_str();
+            TAGS.into_iter().find(|tag| at.strip_prefix(pointer) == Some(&format!("/{tag}")))
+        }
+        ValidationErrorKind::Required { property } => {
+            let here = error.instance_path().as_str() == pointer;
+            TAGS.into_iter().find(|tag| here && property == tag)
+        }
+        _ => None,
+    };
+    let is_own = |errors: &&Vec<jsonschema::ValidationError<'_>>| errors.iter().all(|error| says(error).is_none());
+    if let Some(own) = kinds.iter().find(is_own) {
         return own.iter().flat_map(|error| explain(error, body)).collect();
     }
-    let words: Vec<String> = kinds
-        .iter()
-        .flatten()
-        .filter_map(|error| match error.kind() {
-            ValidationErrorKind::Enum { options } if error.instance_path().as_str() == tag => Some(options),
-            _ => None,
-        })
-        .flat_map(|options| options.as_array().into_iter().flatten().map(Value::to_string))
-        .collect();
-    match body.pointer(pointer).and_then(Value::as_object) {
-        None => vec![Violation::new(pointer, ViolationCode::WrongType, "an object is needed")],
-        Some(object) if !object.contains_key("type") => {
-            vec![Violation::new(tag, ViolationCode::Required, "type is needed")]
-        }
-        Some(_) => {
-            let detail = format!("one of {} is needed", words.join(", "));
-            vec![Violation::new(tag, ViolationCode::InvalidValue, detail)]
-        }
+    let tag = kinds.iter().flatten().find_map(says).unwrap_or(TAGS[0]);
+    let at = format!("{pointer}/{tag}");
+    if !object.contains_key(tag) {
+        return vec![Violation::new(at, ViolationCode::Required, format!("{tag} is needed"))];
     }
+    let options = kinds.iter().flatten().filter_map(|error| match error.kind() {
+        ValidationErrorKind::Enum { options } if says(error).is_some() => options.as_array(),
+        _ => None,
+    });
+    let words: Vec<String> = options.flatten().map(Value::to_string).collect();
+    vec![Violation::new(at, ViolationCode::InvalidValue, format!("one of {} is needed", words.join(", ")))]
 }
 
 fn types(kind: &TypeKind) -> String {
@@ -379,6 +384,28 @@ mod tests {
             wrong(Collection::RecipientPolicies, filter(json!({"all": [{"attribute": "shoe", "operator": "exists"}]}))),
             only("/spec/filter/all/0/attribute", InvalidValue)
         );
+        let filter = |spec: Value| wrong(Collection::Filters, json!({"spec": spec}));
+        assert_eq!(filter(json!({})), only("/spec/kind", Required));
+        assert_eq!(filter(json!([])), only("/spec", WrongType));
+        assert_eq!(filter(json!({"kind": "colour"})), only("/spec/kind", InvalidValue));
+        assert_eq!(filter(json!({"kind": 7})), only("/spec/kind", InvalidValue));
+        assert_eq!(filter(json!({"kind": "sender", "dnsbl": []})), only("/spec/dnsbl", UnknownField));
+        assert_eq!(
+            filter(json!({"kind": "sender", "deny": ["a@b.example", "@"], "action": "bounce"})),
+            [("/spec/action".to_owned(), InvalidValue), ("/spec/deny/1".to_owned(), InvalidValue)]
+        );
+        let list = |list: Value| filter(json!({"kind": "connection", "dnsbl": [list]}));
+        assert_eq!(list(json!({"codes": []})), only("/spec/dnsbl/0/zone", Required));
+        assert_eq!(
+            list(json!({"zone": "bl.example", "codes": ["10.0.0.1"]})),
+            only("/spec/dnsbl/0/codes/0", InvalidValue)
+        );
+        assert_eq!(list(json!({"zone": "bl.example", "reply": "%9"})), only("/spec/dnsbl/0/reply", InvalidValue));
+        assert_eq!(list(json!({"zone": "bl.example", "ttl": 1})), only("/spec/dnsbl/0/ttl", UnknownField));
+        assert_eq!(
+            filter(json!({"kind": "connection", "exceptions": vec!["a@b.example"; 1_001]})),
+            only("/spec/exceptions", OutOfRange)
+        );
         assert_eq!(
             wrong(Collection::MailboxStores, json!({"spec": {"type": "drop", "path": "../x"}})),
             only("/spec/path", InvalidValue)
@@ -420,6 +447,8 @@ mod tests {
                 Collection::MailboxStores,
                 json!({"type": "webhook", "url": "https://app.example/", "secret": {"env": "BRIDGEHEAD_SECRET_X"}}),
             ),
+            (Collection::Filters, json!({"kind": "recipient"})),
+            (Collection::Filters, json!({"kind": "connection", "dnsbl": [{"zone": "bl.example"}]})),
             (
                 Collection::Connectors,
                 json!({"addressSpaces": [{"pattern": "*"}], "route": {"smartHosts": [{"host": "a.example"}]}}),

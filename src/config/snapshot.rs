@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::certificates::{Certificate, Fault};
+use super::filters::Filter;
 use super::secrets::Unresolved;
 use super::{ClientList, Peer, Warning};
 use crate::accounts::{Accounts, IdentityProvider, Realm};
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub virtual_servers: BTreeMap<Name, Arc<VirtualServer>>,
     /// The certificates.
     pub certificates: BTreeMap<Name, Arc<Certificate>>,
+    /// The filters that bindings name.
+    pub filters: BTreeMap<Name, Arc<Filter>>,
     /// Which domains are local.
     pub domains: Arc<Domains>,
     /// Which connector carries what.

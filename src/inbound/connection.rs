@@ -16,7 +16,7 @@ use super::listener::{limits, turned_away};
 use super::protocol_log::Entry;
 use crate::accounts::{Outcome, Session as Login};
 use crate::config::VirtualServer;
-use crate::intake::{Client, Incoming, Refusal, Sender, max_hold};
+use crate::intake::{Client, Filtering, Incoming, Refusal, Sender, max_hold};
 use crate::model::size::Size;
 use crate::model::spec::virtual_server::{self, Binding, BindingTls, Mechanism as Offered, Protocol};
 use crate::model::time::Timestamp;
@@ -64,7 +64,14 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
     let mut session = Session::new(settings, inbound.intake.clock.now());
     let mut conversation = Conversation {
         sender: Sender {
-            client: Client { address, name: None, server, account: None, tls: None },
+            client: Client {
+                address,
+                name: None,
+                server,
+                account: None,
+                tls: None,
+                filtering: Filtering::new(&binding),
+            },
             helo: String::new(),
             extended: false,
             lmtp: binding.protocol == Protocol::Lmtp,
@@ -231,7 +238,7 @@ impl Answers for Conversation {
             }
             Question::Rcpt { forward_path, parameters } => match &mut self.incoming {
                 Some(incoming) => {
-                    incoming.recipient(&self.inbound.intake, forward_path, parameters).map(|()| Answer::Proceed)
+                    incoming.recipient(&self.inbound.intake, forward_path, parameters).await.map(|()| Answer::Proceed)
                 }
                 None => Ok(out_of_step()),
             },
@@ -266,7 +273,7 @@ impl Answers for Conversation {
         };
         answered.unwrap_or_else(|refusal| {
             self.log(&refusal);
-            Answer::Reply(refusal.reply)
+            if refusal.closes { Answer::Close(refusal.reply) } else { Answer::Reply(refusal.reply) }
         })
     }
 
@@ -423,7 +430,7 @@ impl Conversation {
                 Answer::Proceed
             }
             Outcome::Refused { reply, reason } | Outcome::Unavailable { reply, reason } => {
-                self.log(&Refusal { reply: reply.clone(), rule: "authentication", detail: reason.to_string() });
+                self.log(&Refusal::new("authentication", reply.clone(), reason.to_string()));
                 Answer::Reply(reply)
             }
         }

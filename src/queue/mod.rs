@@ -44,7 +44,7 @@ use std::time::Duration;
 use crate::config::{Live, Snapshot};
 use crate::directory::Recipients;
 use crate::model::failure::Failure;
-use crate::model::mail::Message;
+use crate::model::mail::{Message, Recipient};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -269,7 +269,8 @@ impl Queue {
         track::track(&*self.store, self.now(), event, message.id, recipients, detail);
     }
 
-    /// Writes the first event of a message: who brought it, for whom.
+    /// Writes the first events of a message: who brought it, for whom; and which recipients go no further, because a filter
+    /// archived them.
     pub fn track_received(&self, message: &Message) {
         self.track(
             EventKind::Received,
@@ -285,6 +286,13 @@ impl Queue {
                 ..track::Detail::default()
             },
         );
+        let archived =
+            |recipient: &&Recipient| recipient.waits.as_ref().is_some_and(|w| w.queue == QueueName::DeadLetter);
+        for recipient in message.recipients.iter().filter(archived) {
+            self.metrics.outcome("deadLettered", 1);
+            let detail = track::Detail { failure: recipient.last_failure.as_ref(), ..track::Detail::default() };
+            self.track(EventKind::DeadLettered, message, std::iter::once(recipient.forward_path.to_string()), detail);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod api_sessions;
 mod appliance;
 mod dialogs;
 mod dialogs_tcp;
+mod filters;
 mod mailbox_stores;
 mod openapi;
 mod shape;

@@ -12,6 +12,7 @@
 pub mod account;
 pub mod certificate;
 pub mod connector;
+pub mod filter;
 pub mod identity_provider;
 pub mod mailbox_store;
 pub mod recipient;
@@ -22,6 +23,7 @@ pub mod virtual_server;
 pub use account::AccountSpec;
 pub use certificate::CertificateSpec;
 pub use connector::ConnectorSpec;
+pub use filter::FilterSpec;
 pub use identity_provider::IdentityProviderSpec;
 pub use mailbox_store::MailboxStoreSpec;
 pub use recipient::RecipientSpec;
@@ -50,13 +52,15 @@ pub enum Collection {
     Accounts,
     /// `identity-providers`
     IdentityProviders,
+    /// `filters`
+    Filters,
     /// `settings`: one object, of that name.
     Settings,
 }
 
 impl Collection {
     /// All of them, in the order in which a document is read aloud.
-    pub const ALL: [Collection; 9] = [
+    pub const ALL: [Collection; 10] = [
         Collection::Settings,
         Collection::VirtualServers,
         Collection::RecipientPolicies,
@@ -66,6 +70,7 @@ impl Collection {
         Collection::Certificates,
         Collection::Accounts,
         Collection::IdentityProviders,
+        Collection::Filters,
     ];
 
     /// Its name in a path of the REST API, and in the keys of the store.
@@ -79,6 +84,7 @@ impl Collection {
             Collection::Certificates => "certificates",
             Collection::Accounts => "accounts",
             Collection::IdentityProviders => "identity-providers",
+            Collection::Filters => "filters",
             Collection::Settings => "settings",
         }
     }
@@ -94,6 +100,7 @@ impl Collection {
             Collection::Certificates => "certificates",
             Collection::Accounts => "accounts",
             Collection::IdentityProviders => "identityProviders",
+            Collection::Filters => "filters",
             Collection::Settings => "settings",
         }
     }
@@ -109,6 +116,7 @@ impl Collection {
             Collection::Certificates => "certificate",
             Collection::Accounts => "account",
             Collection::IdentityProviders => "identity provider",
+            Collection::Filters => "filter",
             Collection::Settings => "settings",
         }
     }

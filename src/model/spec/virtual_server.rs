@@ -57,7 +57,7 @@ pub struct VirtualServerSpec {
     pub delivery: Delivery,
     /// How it sends.
     pub outbound: Outbound,
-    /// DNS servers for outbound mail, asked in this order; when given, only these. Default: those of the host.
+    /// DNS servers for outbound mail and for the DNS lists of filters, asked in this order; when given, only these. Default: those of the host.
     #[schema(max_items = 10)]
     pub dns_servers: Vec<NameServer>,
     /// What it offers in answer to EHLO.
@@ -123,6 +123,11 @@ pub struct Binding {
     #[serde(default)]
     #[schema(default = "refuse")]
     pub bare_line_ends: BareLineEnds,
+    /// The filters that mail has to pass which comes in here, in this order: the first that matches decides. Clients that
+    /// have authenticated or may relay are not filtered.
+    #[serde(default)]
+    #[schema(max_items = 16)]
+    pub filters: Vec<Name>,
 }
 
 /// How a binding encrypts.
