@@ -374,7 +374,15 @@ fn transactions_are_counted() {
 #[test]
 fn an_idle_client_and_a_slow_one_are_cut() {
     let mut bench = Bench::new();
-    for _ in 0..59 {
+    bench.pass(Duration::from_secs(599));
+    assert!(!bench.closed);
+    bench.pass(Duration::from_secs(2));
+    assert!(bench.closed && bench.text().ends_with("421 4.4.2 Timed out\r\n"));
+
+    // a command has less time, and single octets do not extend it
+    let mut bench = Bench::new();
+    bench.pass(Duration::from_secs(200));
+    for _ in 0..29 {
         bench.feed(b"E");
         bench.pass(Duration::from_secs(10));
     }
