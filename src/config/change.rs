@@ -15,7 +15,7 @@ use super::compile::{Objects, compile};
 use super::object::{Object, Record, Spec};
 use super::records::{audit_key, encode, load, object_key, read_record};
 use super::violation::{Violation, ViolationCode, Warning, object_id};
-use super::{Live, Snapshot, schema, stamping};
+use super::{Live, Snapshot, references, schema, stamping};
 use crate::directory::Policies;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -273,7 +273,10 @@ impl Configuration {
     ) -> Result<Plan, ChangeError> {
         let object = before.clone().object(collection, name.clone());
         let mut plan = match collection {
-            Collection::Recipients => Plan { writes: stamping::gone(name, &before), ..Plan::unchanged(object) },
+            Collection::Recipients => {
+                references::unused(&*self.store, name)?;
+                Plan { writes: stamping::gone(name, &before), ..Plan::unchanged(object) }
+            }
             _ => {
                 let mut objects = state.objects.clone();
                 objects.remove(collection, name);

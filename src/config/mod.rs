@@ -29,6 +29,7 @@ pub mod object;
 pub mod read;
 mod recipients;
 mod records;
+mod references;
 pub mod schema;
 pub mod snapshot;
 mod stamping;

@@ -153,12 +153,15 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-domain", parse::<crate::smtp::address::Domain>),
     ("bridgehead-duration", parse::<crate::model::duration::Duration>),
     ("bridgehead-host", parse::<crate::model::host::Host>),
+    ("bridgehead-host-and-port", parse::<crate::model::host::HostAndPort>),
     ("bridgehead-host-name", parse::<crate::model::host::HostName>),
     ("bridgehead-ip-address", parse::<crate::model::host::IpAddress>),
     ("bridgehead-mailbox", parse::<crate::smtp::address::Mailbox>),
     ("bridgehead-name", parse::<crate::model::name::Name>),
     ("bridgehead-name-server", parse::<crate::model::host::NameServer>),
+    ("bridgehead-recipient-reference", parse::<crate::model::recipient_ref::RecipientRef>),
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
+    ("bridgehead-sender-pattern", parse::<crate::model::recipient_ref::SenderPattern>),
     ("bridgehead-size", parse::<crate::model::size::Size>),
 ];
 
@@ -309,7 +312,7 @@ mod tests {
             only("/spec/route/dns/x", UnknownField)
         );
         assert_eq!(wrong(Collection::Recipients, json!({"spec": {"alias": null}})), only("/spec/alias", WrongType));
-        assert_eq!(wrong(Collection::Recipients, json!({"spec": {"type": "group"}})), only("/spec/type", InvalidValue));
+        assert_eq!(wrong(Collection::Recipients, json!({"spec": {"type": "robot"}})), only("/spec/type", InvalidValue));
         assert_eq!(wrong(Collection::Recipients, json!({})), only("/spec", Required));
         assert_eq!(wrong(Collection::Recipients, json!([])), only("", WrongType));
         let filter = |filter: Value| json!({"spec": {"addresses": [{"template": "@a.example"}], "filter": filter}});
