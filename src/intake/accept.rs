@@ -18,7 +18,7 @@ use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::observe::metrics::ByName;
-use crate::queue::{Assignment, Sending, assign, is_ours};
+use crate::queue::{Assignment, Sending, assign, is_ours, restriction_failure};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::parameters::{MailParameters, RcptParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
@@ -219,7 +219,7 @@ impl Incoming {
 }
 
 /// The size is known only now: a connector that does not carry messages as large as this one is passed over. A recipient
-/// that takes nothing so large waits in the directory queue, where its sender gets a report. `sent` are the octets that
+/// that takes nothing so large waits in the directory queue with that failure, and its sender gets a report from there. `sent` are the octets that
 /// the client sent.
 ///
 /// # Errors
@@ -242,10 +242,10 @@ fn assigned_by_size(snapshot: &Snapshot, intake: &Intake, mut message: Message, 
         match assign(snapshot, &*intake.recipients, &recipient.forward_path, sending) {
             Assignment::Refused(restriction) => {
                 refused.get_or_insert_with(|| restricted(restriction, &recipient.forward_path));
-                assigned.push(Some((QueueName::Directory, None)));
+                assigned.push(Some((QueueName::Directory, None, Some(restriction_failure(restriction)))));
                 continue;
             }
-            Assignment::Queue(queue, name) => assigned.push(Some((queue, name))),
+            Assignment::Queue(queue, name) => assigned.push(Some((queue, name, None))),
             Assignment::Unknown | Assignment::TryLater => assigned.push(None),
         }
         taken = true;
@@ -254,7 +254,8 @@ fn assigned_by_size(snapshot: &Snapshot, intake: &Intake, mut message: Message, 
         return Err(refusal);
     }
     for (recipient, to) in message.recipients.iter_mut().zip(assigned) {
-        if let (Some(waits), Some((queue, name))) = (&mut recipient.waits, to) {
+        if let (Some(waits), Some((queue, name, failure))) = (&mut recipient.waits, to) {
+            recipient.last_failure = failure;
             waits.queue = queue;
             recipient.directory_name = name;
         }

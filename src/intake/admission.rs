@@ -18,7 +18,7 @@ use super::Intake;
 use crate::config::{Snapshot, VirtualServer};
 use crate::directory::Restriction;
 use crate::model::queue_name::QueueName;
-use crate::queue::{Assignment, Sending, assign, is_ours, restriction_status};
+use crate::queue::{Assignment, Sending, assign, is_ours, restriction_failure};
 use crate::smtp::address::{ForwardPath, Mailbox};
 use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::store::StoreError;
@@ -140,7 +140,7 @@ pub(super) fn restricted(restriction: Restriction, path: &ForwardPath) -> Refusa
         Restriction::TooLarge { .. } => (552, "The message is too large for this recipient"),
         Restriction::Sender => (550, "You may not send to this recipient"),
     };
-    let reply = Reply::new(code, restriction_status(restriction), words);
+    let reply = Reply::new(code, restriction_failure(restriction).status, words);
     Refusal::new("restriction", reply, format!("{path}: {restriction}"))
 }
 

@@ -10,6 +10,8 @@
 //! | a group without owner, a forward to several or with a copy (5.2.7.3) | stays | pass on, without SUCCESS | `expanded` |
 //! | a group with owner (RFC 5321, 3.9.2; RFC 3461, 5.2.7.1: mailing list) | the owner's; null stays null | none | `delivered`, to the list |
 //!
+//! Who may write to whom is asked once, when the mail is handed in; here it is only carried out.
+//!
 //! **What happens on failure.** A directory that cannot be read defers. A group that leads to nobody, in a circle, or to too
 //! many fails with a report to the sender. A member that cannot be assigned waits in `unrouted` like any mail.
 
@@ -19,10 +21,10 @@ use std::time::{Duration, Instant};
 
 use super::assign::{Sending, assign_own};
 use super::outcome::{Conclusion, Facts, Persistence, defer};
-use super::scheduler::waiting_here;
-use super::{Assignment, Hand, Queue, assign};
+use super::scheduler::{nowhere_to_go, waiting_here};
+use super::{Assignment, Hand, Queue, assign_again};
 use crate::config::Snapshot;
-use crate::directory::{Distributor, Member, NotDistributed, Recipients};
+use crate::directory::{Distributor, Member, NotDistributed, Recipients, Restriction};
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Message, MessageId, Recipient, RecipientStatus, Waits};
 use crate::model::queue_name::QueueName;
@@ -31,8 +33,6 @@ use crate::smtp::parameters::{MailParameters, Notify, RcptParameters};
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::{Caused, Content, Leased};
 
-/// Our own trace field, which is not held against a message, has no more octets.
-const MOST_TRACE: u64 = 1_024;
 /// How long a worker waits for the next message.
 const IDLE: Duration = Duration::from_secs(5);
 /// Most recipients of a message that goes to members.
@@ -118,16 +118,19 @@ fn plan(snapshot: &Snapshot, recipients: &dyn Recipients, message: &Message) -> 
     let mut mailings = Mailings::new();
     for index in waiting_here(message, &QueueName::Directory) {
         let Some(recipient) = message.recipients.get(index as usize) else { continue };
-        // asked here too: the size was not known at RCPT, the sender's right may have gone
-        let sending = Sending { size: message.size.saturating_sub(MOST_TRACE), ..Sending::of(message) };
-        match assign(snapshot, recipients, &recipient.forward_path, sending) {
+        // found out when all of it was there: it takes nothing so large
+        if let Some(failure) = recipient.last_failure.as_ref().filter(|failure| failure.is_permanent()) {
+            conclusions.push((index, Conclusion::Failed(failure.clone())));
+            continue;
+        }
+        match assign_again(snapshot, recipients, message, recipient) {
             Assignment::Queue(QueueName::Directory, _) => {}
             Assignment::Queue(queue, name) => {
                 conclusions.push((index, Conclusion::Moved(queue, name)));
                 continue;
             }
             nowhere => {
-                conclusions.push((index, Conclusion::Failed(refusal(&nowhere))));
+                conclusions.push((index, Conclusion::Failed(nowhere_to_go(&nowhere))));
                 continue;
             }
         }
@@ -239,24 +242,13 @@ fn further(message: &Message, owner: Option<Mailbox>, recipients: Vec<Recipient>
     }
 }
 
-/// Why mail for a recipient that is known to wait here goes nowhere.
-fn refusal(assignment: &Assignment) -> Failure {
-    let (status, words) = match assignment {
-        Assignment::Refused(restriction) => (restriction_status(*restriction), restriction.to_string()),
-        Assignment::TryLater => (EnhancedStatus::transient(3, 0), "the directory cannot be read now".to_owned()),
-        Assignment::Unknown | Assignment::Queue(..) => {
-            (EnhancedStatus::transient(1, 1), "the recipient is no longer in the directory".to_owned())
-        }
+/// What it means that a recipient may not be written to: 5.2.3, 5.7.1.
+pub fn restriction_failure(restriction: Restriction) -> Failure {
+    let status = match restriction {
+        Restriction::TooLarge { .. } => EnhancedStatus::permanent(2, 3),
+        Restriction::Sender => EnhancedStatus::permanent(7, 1),
     };
-    Failure::new(Scope::Recipient, status, words)
-}
-
-/// The status of a restriction: 5.2.3, 5.7.1.
-pub fn restriction_status(restriction: crate::directory::Restriction) -> EnhancedStatus {
-    match restriction {
-        crate::directory::Restriction::TooLarge { .. } => EnhancedStatus::permanent(2, 3),
-        crate::directory::Restriction::Sender => EnhancedStatus::permanent(7, 1),
-    }
+    Failure::new(Scope::Recipient, status, restriction.to_string())
 }
 
 fn failure(error: &NotDistributed) -> Failure {

@@ -53,7 +53,7 @@ use agenda::Agenda;
 use link::{Link, Offer};
 
 pub use assign::{Assignment, Sending, assign, assign_again, is_ours};
-pub use distribution::restriction_status;
+pub use distribution::restriction_failure;
 pub use link::Hand;
 pub use operate::{
     ActionError, AddressFilter, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,

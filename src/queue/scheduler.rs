@@ -126,7 +126,7 @@ impl Queue {
         let mut conclusions = Vec::new();
         for index in due_here(message, name, now) {
             let Some(recipient) = message.recipients.get(index as usize) else { continue };
-            // whether the sender may, and how large it is, is asked where it is distributed
+            // who is meant is asked where it is distributed
             if *name == QueueName::Directory {
                 continue;
             }
@@ -167,7 +167,7 @@ impl Queue {
 }
 
 /// Why a recipient has no queue to go to now.
-fn nowhere_to_go(assignment: &Assignment) -> Failure {
+pub(super) fn nowhere_to_go(assignment: &Assignment) -> Failure {
     let (status, words) = match assignment {
         Assignment::Queue(..) => (EnhancedStatus::transient(4, 4), "no connector carries mail for this recipient"),
         Assignment::Refused(_) | Assignment::Unknown => {

@@ -7,6 +7,7 @@ mod api_mail;
 mod appliance;
 mod dialogs;
 mod dialogs_tcp;
+mod directory;
 mod openapi;
 mod shape;
 mod way_of_a_message;

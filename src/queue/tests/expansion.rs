@@ -252,18 +252,6 @@ async fn a_circle_of_forwards_fails_with_a_report() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_group_may_not_get_comes_back_when_its_right_has_gone() {
-    let f = Fixture::with(NextHop::Takes, &[("all", group(&["anna"])), ("tom", json!({}))]).await;
-    f.queue.freeze_queue(&QueueName::Directory).await.unwrap();
-    let id = f.send_to(&f.at("tom"), &[f.at("all")], None).await;
-    f.put(Collection::Recipients, "all", json!({"type": "group", "members": ["anna"], "rejectFrom": ["tom"]})).await;
-    f.queue.thaw_queue(&QueueName::Directory).await.unwrap();
-    f.pass(Duration::from_secs(5)).await;
-    assert_eq!(f.queue.events(id).await.unwrap()[0]["failure"]["status"], "5.7.1");
-    assert_eq!((f.reports_to(&f.at("tom")), f.reports_to(&f.anna())), (1, 0));
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_large_group_goes_in_messages_of_a_thousand() {
     let members: Vec<String> = (0..2_500).map(|n| format!("u{n}@out.example")).collect();
     let f = Fixture::with(NextHop::Dead, &[("many", json!({"type": "group", "members": members}))]).await;
