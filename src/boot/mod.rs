@@ -7,6 +7,7 @@
 
 mod logging;
 mod status;
+mod watch;
 mod welcome;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::accounts::{Authenticator, Quotas};
 use crate::api::{self, Api, Handles, Listen};
 use crate::cli::Serve;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
@@ -26,8 +28,9 @@ use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
 use crate::net::connect::TcpConnect;
+use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
-use crate::outbound::{Outbound, Resolvers};
+use crate::outbound::Outbound;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::status::{Drain, Listeners, Sessions};
 use crate::store::Store;
@@ -102,11 +105,12 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let sessions = Arc::new(Sessions::default());
     let drain = Arc::new(Drain::default());
 
+    let resolvers = Arc::new(Resolvers::new());
     let outbound = Outbound::new(
         queue.clone(),
         clock.clone(),
         Arc::new(TcpConnect),
-        Resolvers::new(),
+        resolvers.clone(),
         listeners.clone(),
         metrics.clone(),
     );
@@ -114,10 +118,22 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local, queue: queue.clone() })));
 
     configuration.register(Arc::new(BindCheck));
-    let intake = Intake { store: store.clone(), recipients, queue: queue.clone(), clock: clock.clone(), metrics };
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
+    let authenticator = Authenticator::new(clock.clone(), key).context("logins cannot be checked")?;
+    let intake = Intake {
+        store: store.clone(),
+        recipients,
+        queue: queue.clone(),
+        quotas: Arc::new(Quotas::default()),
+        clock: clock.clone(),
+        metrics,
+    };
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
+        authenticator,
+        resolvers,
         listeners: listeners.clone(),
         sessions: sessions.clone(),
         drain: drain.clone(),
@@ -145,6 +161,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         tracing::info!(listener = "health", address = %address, "listening");
     }
     let accepting = tokio::spawn(inbound.run());
+    let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
     tokio::select! {
@@ -155,6 +172,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     drain.begin();
     let ended = tokio::time::timeout(GRACE, async {
         let _ = accepting.await;
+        let _ = watching.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
@@ -183,7 +201,7 @@ async fn open_configuration(
 ) -> anyhow::Result<Arc<Configuration>> {
     let clock = clock.clone();
     let now = Arc::new(move || Timestamp::from_millis(clock.unix_millis()));
-    let open = OpenOptions { host_name: welcome::host_name(), now };
+    let open = OpenOptions { host_name: welcome::host_name(), secrets_dir: options.secrets_dir.clone(), now };
     let configuration =
         Configuration::open(store.clone(), open).await.context("the stored configuration cannot be used")?;
     if configuration.is_empty().context("the stored configuration cannot be read")? {

@@ -84,13 +84,9 @@ impl<'a> Distributor<'a> {
         Distributor { domains, recipients, reached, opened, walks: 0, steps: 0 }
     }
 
-    /// Says that this recipient of the message has it already, or gets it by itself.
-    pub fn has(&mut self, path: &ForwardPath, mailbox: Option<&Name>) {
-        match (mailbox, path) {
-            (Some(name), _) => drop(self.reached.insert(Key::Mailbox(name.clone()))),
-            (None, ForwardPath::Mailbox(mailbox)) => drop(self.reached.insert(Key::Address(mailbox_key(mailbox)))),
-            (None, ForwardPath::Postmaster) => {}
-        }
+    /// Says that this recipient of the message has it already, or gets it by itself. True when that is new.
+    pub fn has(&mut self, path: &ForwardPath, mailbox: Option<&Name>) -> bool {
+        self.reached.insert(key(path, mailbox))
     }
 
     /// The members behind a recipient of the message that do not have it yet, in the order in which they stand.
@@ -110,7 +106,7 @@ impl<'a> Distributor<'a> {
             self.steps = before;
             self.opened.retain(|_, walk| *walk != self.walks);
             for member in &members {
-                self.reached.remove(&key(member));
+                self.reached.remove(&key(&member.path, member.mailbox.as_ref()));
             }
         }
         walked.map(|()| members)
@@ -207,7 +203,7 @@ impl<'a> Distributor<'a> {
     }
 
     fn reach(&mut self, member: Member, members: &mut Vec<Member>) {
-        if self.reached.insert(key(&member)) {
+        if self.has(&member.path, member.mailbox.as_ref()) {
             members.push(member);
         }
     }
@@ -220,8 +216,8 @@ impl<'a> Distributor<'a> {
     }
 }
 
-fn key(member: &Member) -> Key {
-    match (&member.mailbox, &member.path) {
+fn key(path: &ForwardPath, mailbox: Option<&Name>) -> Key {
+    match (mailbox, path) {
         (Some(name), _) => Key::Mailbox(name.clone()),
         (None, ForwardPath::Mailbox(mailbox)) => Key::Address(mailbox_key(mailbox)),
         (None, ForwardPath::Postmaster) => Key::Address(String::new()),

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use super::Intake;
 use super::admission::{Client, Refusal, restricted};
 use super::header::HeaderScanner;
+use super::{staging, trace};
 use crate::config::Snapshot;
-use crate::dsn::date_field;
 use crate::model::mail::{Message, Origin, Protocol, Recipient, RecipientStatus, Waits};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
@@ -31,8 +31,10 @@ pub struct Sender {
     pub client: Client,
     /// Its HELO or EHLO name, cleaned.
     pub helo: String,
-    /// It said EHLO.
+    /// It said EHLO or LHLO.
     pub extended: bool,
+    /// It speaks LMTP.
+    pub lmtp: bool,
 }
 
 /// A message that is being handed in.
@@ -41,6 +43,10 @@ pub struct Incoming {
     sender: Sender,
     reverse_path: ReversePath,
     parameters: MailParameters,
+    /// When MAIL came: from then on a time to deliver counts.
+    began: Timestamp,
+    /// The reply to MAIL, when it is not the usual one.
+    reply_to_mail: Option<Reply>,
     recipients: Vec<(ForwardPath, RcptParameters, QueueName, Option<Name>)>,
     known: HashSet<ForwardPath>,
     draft: Box<dyn Draft>,
@@ -61,13 +67,22 @@ impl Incoming {
         reverse_path: ReversePath,
         parameters: MailParameters,
     ) -> Result<Self, Refusal> {
-        sender.client.admit_sender(intake)?;
+        sender.client.admit_sender(intake, &snapshot, &reverse_path)?;
+        let began = Timestamp::from_millis(intake.clock.unix_millis());
+        let asked_for = parameters.priority;
+        let parameters = sender.client.admit_parameters(began, parameters)?;
+        let lowered = parameters.priority != asked_for;
+        // RFC 6710, section 5.1
+        let reply_to_mail =
+            lowered.then(|| Reply::new(250, EnhancedStatus::success(3, 6), "Sender OK, but the priority counts as 0"));
         let draft = intake.store.begin().map_err(|error| Refusal::of_store(&error))?;
         Ok(Incoming {
             snapshot,
             sender,
             reverse_path,
             parameters,
+            began,
+            reply_to_mail,
             recipients: Vec::new(),
             known: HashSet::new(),
             draft,
@@ -81,12 +96,23 @@ impl Incoming {
         &self.reverse_path
     }
 
+    /// The reply to MAIL, when something of it was granted only in part.
+    pub fn reply_to_mail(&self) -> Option<Reply> {
+        self.reply_to_mail.clone()
+    }
+
     /// Adds a recipient. One that is named twice counts once.
     ///
     /// # Errors
     /// When the client may not send to it.
-    pub fn recipient(&mut self, intake: &Intake, path: ForwardPath, parameters: RcptParameters) -> Result<(), Refusal> {
-        if self.known.contains(&path) {
+    pub fn recipient(
+        &mut self,
+        intake: &Intake,
+        path: ForwardPath,
+        mut parameters: RcptParameters,
+    ) -> Result<(), Refusal> {
+        let staged = staging::apply(&self.sender.client.server, &path)?;
+        if staged.is_none() && self.known.contains(&path) {
             return Ok(());
         }
         let sending = Sending {
@@ -96,6 +122,22 @@ impl Incoming {
             spread: self.draft.id().spread(),
         };
         let (queue, name) = self.sender.client.admit_recipient(intake, &self.snapshot, sending, &path)?;
+        let (path, queue, name) = match staged {
+            None => (path, queue, name),
+            // whoever may write to the one is not to be refused for the other, which the operator has chosen
+            Some(staged) => {
+                if self.known.contains(&staged) {
+                    return Ok(());
+                }
+                staging::remember(&path, &mut parameters);
+                let (queue, name) = staging::assign(intake, &self.snapshot, sending, &staged)?;
+                (staged, queue, name)
+            }
+        };
+        if let Some(account) = &self.sender.client.account {
+            let counted = intake.quotas.recipient(account, intake.clock.now());
+            counted.map_err(|over| Refusal::of_quota(account, &over))?;
+        }
         self.known.insert(path.clone());
         // two addresses of one mailbox are one delivery
         if name.is_some() && self.recipients.iter().any(|(_, _, other, known)| *known == name && *other == queue) {
@@ -110,7 +152,11 @@ impl Incoming {
     /// # Errors
     /// When the store fails.
     pub async fn content_begins(&mut self, now: Timestamp) -> Result<(), Refusal> {
-        let received = self.received_field(now);
+        let only = match self.recipients.as_slice() {
+            [(path, ..)] => Some(path),
+            _ => None,
+        };
+        let received = trace::received(&self.sender, &self.parameters, self.draft.id(), only, now);
         self.traced = received.len() as u64;
         self.draft.append(Bytes::from(received)).await.map_err(|error| Refusal::of_store(&error))
     }
@@ -140,37 +186,47 @@ impl Incoming {
     pub async fn commit(mut self, intake: &Intake) -> Result<Reply, Refusal> {
         let received_at = Timestamp::from_millis(intake.clock.unix_millis());
         let sent = self.draft.size() - self.traced;
-        let Sender { client, helo, extended } = self.sender;
+        let Sender { client, helo, extended, lmtp } = self.sender;
         let server = client.server.name.clone();
-        let message = Message {
+        if let Some(by) = &mut self.parameters.deliver_by {
+            by.seconds -= i64::try_from(received_at.since(self.began).as_secs()).unwrap_or(i64::MAX);
+        }
+        let mut message = Message {
             id: self.draft.id(),
             received_at,
             origin: Origin {
-                protocol: if extended { Protocol::Esmtp } else { Protocol::Smtp },
+                protocol: match (lmtp, extended) {
+                    (true, _) => Protocol::Lmtp,
+                    (false, true) => Protocol::Esmtp,
+                    (false, false) => Protocol::Smtp,
+                },
                 virtual_server: server.clone(),
                 client: Some(client.address),
                 helo: Some(helo),
-                account: None,
+                account: client.account.as_ref().map(|account| account.name.clone()),
             },
             reverse_path: self.reverse_path,
             parameters: self.parameters,
             size: self.draft.size(),
             message_id_header: self.header.into_message_id(),
             frozen: false,
-            recipients: std::mem::take(&mut self.recipients)
-                .into_iter()
-                .map(|(forward_path, parameters, queue, directory_name)| Recipient {
-                    forward_path,
-                    parameters,
-                    directory_name,
-                    status: RecipientStatus::Pending,
-                    waits: Some(Waits { queue, due: received_at }),
-                    attempts: 0,
-                    delay_notified: false,
-                    last_failure: None,
-                })
-                .collect(),
+            recipients: Vec::new(),
         };
+        let due = message.due_at_once(received_at);
+        message.recipients = self
+            .recipients
+            .into_iter()
+            .map(|(forward_path, parameters, queue, directory_name)| Recipient {
+                forward_path,
+                parameters,
+                directory_name,
+                status: RecipientStatus::Pending,
+                waits: Some(Waits { queue, due }),
+                attempts: 0,
+                delay_notified: false,
+                last_failure: None,
+            })
+            .collect();
         let message = assigned_by_size(&self.snapshot, intake, message, sent)?;
         let leased = self.draft.commit(message).await.map_err(|error| Refusal::of_store(&error))?;
         let message = &leased.message;
@@ -182,6 +238,8 @@ impl Incoming {
             virtualServer = %server,
             peer.addr = %client.address,
             sender = %message.reverse_path,
+            account = client.account.as_ref().map(|account| tracing::field::display(&account.name)),
+            tls = client.tls.as_ref().map(|tls| tls.version),
             recipients = message.recipients.len(),
             size = message.size,
             header.message_id = message.message_id_header.as_deref(),
@@ -191,30 +249,6 @@ impl Incoming {
         intake.queue.track_received(message);
         intake.queue.enqueue(leased);
         Ok(reply)
-    }
-
-    fn received_field(&self, now: Timestamp) -> String {
-        let protocol = match (self.sender.extended, self.parameters.smtputf8) {
-            (true, true) => "UTF8SMTP",
-            (true, false) => "ESMTP",
-            (false, _) => "SMTP",
-        };
-        let client = match self.sender.client.address {
-            std::net::IpAddr::V4(v4) => format!("[{v4}]"),
-            std::net::IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
-        };
-        // only when there is one: with several it would tell each about the others
-        let for_whom = match self.recipients.as_slice() {
-            [(path, ..)] => format!("\r\n\tfor <{path}>"),
-            _ => String::new(),
-        };
-        format!(
-            "Received: from {helo} ({client})\r\n\tby {by} (Bridgehead) with {protocol}\r\n\tid {id}{for_whom};\r\n\t{date}\r\n",
-            helo = self.sender.helo,
-            by = self.sender.client.server.fqdn.as_str(),
-            id = self.draft.id(),
-            date = date_field(now),
-        )
     }
 }
 

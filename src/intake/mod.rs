@@ -7,9 +7,12 @@
 mod accept;
 mod admission;
 mod header;
+mod staging;
+mod trace;
 
 use std::sync::Arc;
 
+use crate::accounts::Quotas;
 use crate::directory::Recipients;
 use crate::net::clock::Clock;
 use crate::observe::metrics::Metrics;
@@ -17,7 +20,7 @@ use crate::queue::Queue;
 use crate::store::Store;
 
 pub use accept::{Incoming, Sender};
-pub use admission::{Client, Refusal};
+pub use admission::{Client, Refusal, max_hold};
 
 /// What acceptance needs of the rest of the house.
 #[derive(Clone)]
@@ -28,6 +31,8 @@ pub struct Intake {
     pub recipients: Arc<dyn Recipients>,
     /// Where it goes then.
     pub queue: Arc<Queue>,
+    /// What accounts have sent.
+    pub quotas: Arc<Quotas>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Counters.

@@ -300,6 +300,12 @@ mod tests {
         fn reset(&mut self) {
             self.open.clear();
         }
+        fn tls_started(&mut self, _: crate::net::tls::Secured) {}
+
+        fn completion(&self) -> Option<crate::smtp::address::Domain> {
+            None
+        }
+
         fn note(&mut self, _: server::Note) {}
     }
 

@@ -14,6 +14,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 
 use super::clock::Clock;
+use super::tls::Secured;
+use crate::smtp::address::Domain;
 use crate::smtp::command::Verb;
 use crate::smtp::reply::Reply;
 use crate::smtp::server::{Answer, Note, Question, Session, Step};
@@ -35,6 +37,22 @@ pub trait Answers: Send {
 
     /// A command and its reply, for logs.
     fn note(&mut self, note: Note);
+
+    /// TLS is active behind STARTTLS: whatever was known of the client is not true any more.
+    fn tls_started(&mut self, secured: Secured);
+
+    /// The domain that completes addresses without one, if this client is trusted that far; asked after
+    /// [`Question::Connect`] and [`Question::Auth`].
+    fn completion(&self) -> Option<Domain>;
+}
+
+/// A connection that may begin TLS where it stands.
+pub trait ServerStream: AsyncRead + AsyncWrite + Unpin + Send {
+    /// The handshake, as the server.
+    ///
+    /// # Errors
+    /// When the client cannot, or does not keep to it; the stream is of no more use then.
+    fn start_tls(&mut self) -> impl Future<Output = io::Result<Secured>> + Send;
 }
 
 /// How a connection ended.
@@ -44,10 +62,14 @@ pub enum Ended {
     Closed,
     /// The client did, or the connection broke.
     Gone,
+    /// ATRN: from here on we are the client, and the caller has the stream.
+    TurnedRound,
 }
 
 /// Longest time that a client may take to read one block of replies.
 const WRITE_LIMIT: Duration = Duration::from_secs(300);
+/// Longest time that a TLS handshake may take.
+pub const HANDSHAKE_LIMIT: Duration = Duration::from_secs(30);
 /// How long a connection that we close first is still read from, so that our last reply is not lost to a reset.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -62,7 +84,7 @@ pub async fn serve<S, A>(
     mut stop: watch::Receiver<Option<Reply>>,
 ) -> Ended
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: ServerStream,
     A: Answers,
 {
     let (mut ended, mut quit) = (Ended::Closed, false);
@@ -102,6 +124,22 @@ where
                     session.body_failed(reply);
                 }
             }
+            Step::StartTls => match tokio::time::timeout(HANDSHAKE_LIMIT, stream.start_tls()).await {
+                Ok(Ok(secured)) => {
+                    session.tls_started();
+                    answers.tls_started(secured);
+                }
+                failed => {
+                    let error = failed.map_or_else(
+                        |_| "timed out".to_owned(),
+                        |failed| failed.map_or_else(|e| e.to_string(), |_| String::new()),
+                    );
+                    tracing::debug!(error, "the TLS handshake failed");
+                    ended = Ended::Gone;
+                    session.abandon();
+                }
+            },
+            Step::TurnAround => return Ended::TurnedRound,
             Step::Reset => answers.reset(),
             Step::Note(note) => {
                 quit = note.verb == Verb::Quit;
@@ -186,10 +224,36 @@ where
     A: Answers,
 {
     let commit = question == Question::Commit;
+    let trusts = matches!(question, Question::Connect | Question::Auth(_));
+    let answered = find(stream, session, answers, question, commit, clock).await;
+    if trusts {
+        session.complete_with(answers.completion());
+    }
+    match answered {
+        Some(answer) => {
+            session.answer(answer, clock.now());
+            true
+        }
+        None => false,
+    }
+}
+
+/// `None` when the client has gone and the question was given up.
+async fn find<S, A>(
+    stream: &mut S,
+    session: &mut Session,
+    answers: &mut A,
+    question: Question,
+    commit: bool,
+    clock: &dyn Clock,
+) -> Option<Answer>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+    A: Answers,
+{
     let mut answer = std::pin::pin!(answers.answer(question));
     if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
-        session.answer(answer, clock.now());
-        return true;
+        return Some(answer);
     }
     let mut gone = false;
     if let Some(replies) = session.flush() {
@@ -197,11 +261,11 @@ where
         if gone {
             session.eof();
             if !commit {
-                return false;
+                return None;
             }
         }
     }
-    let answer = poll_fn(|cx| {
+    poll_fn(|cx| {
         if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
             return Poll::Ready(Some(answer));
         }
@@ -218,14 +282,7 @@ where
         // commands that were sent before the end are still to be served
         if gone && !commit && !session.has_input() { Poll::Ready(None) } else { Poll::Pending }
     })
-    .await;
-    match answer {
-        Some(answer) => {
-            session.answer(answer, clock.now());
-            true
-        }
-        None => false,
-    }
+    .await
 }
 
 async fn write<S: AsyncWrite + Unpin>(stream: &mut S, octets: Bytes) -> io::Result<()> {
@@ -300,6 +357,24 @@ mod tests {
         }
 
         fn note(&mut self, _: Note) {}
+
+        fn tls_started(&mut self, _: Secured) {}
+
+        fn completion(&self) -> Option<Domain> {
+            None
+        }
+    }
+
+    impl ServerStream for DuplexStream {
+        async fn start_tls(&mut self) -> io::Result<Secured> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    impl ServerStream for tokio::net::TcpStream {
+        async fn start_tls(&mut self) -> io::Result<Secured> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
     }
 
     struct Running {

@@ -28,7 +28,8 @@ use crate::directory::{Distributor, Member, NotDistributed, Recipients, Restrict
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Message, MessageId, Recipient, RecipientStatus, Waits};
 use crate::model::queue_name::QueueName;
-use crate::smtp::address::{Mailbox, ReversePath};
+use crate::model::spec::virtual_server::Staging;
+use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
 use crate::smtp::parameters::{MailParameters, Notify, RcptParameters};
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::{Caused, Content, Leased};
@@ -111,7 +112,7 @@ fn plan(snapshot: &Snapshot, recipients: &dyn Recipients, message: &Message) -> 
     for recipient in &message.recipients {
         let here = recipient.waits.as_ref().is_some_and(|waits| waits.queue == QueueName::Directory);
         if !here && !matches!(recipient.status, RecipientStatus::Expanded) {
-            distributor.has(&recipient.forward_path, recipient.directory_name.as_ref());
+            let _ = distributor.has(&recipient.forward_path, recipient.directory_name.as_ref());
         }
     }
     let mut conclusions = Vec::new();
@@ -136,6 +137,12 @@ fn plan(snapshot: &Snapshot, recipients: &dyn Recipients, message: &Message) -> 
         }
         match distributor.members(&recipient.forward_path) {
             Ok(members) => {
+                let found = members.len();
+                let members = staged(snapshot, message, members, &mut distributor);
+                if members.is_empty() && found > 0 && !redirects(snapshot, message) {
+                    conclusions.push((index, Conclusion::Failed(kept_back())));
+                    continue;
+                }
                 let kind = kind_of(&members);
                 for member in members {
                     let (owner, recipient) = written(snapshot, recipients, message, recipient, kind, member);
@@ -153,6 +160,44 @@ fn plan(snapshot: &Snapshot, recipients: &dyn Recipients, message: &Message) -> 
         })
         .collect();
     Plan { conclusions, messages }
+}
+
+/// Who of the members gets the mail on a virtual server that must not reach real people (`staging`): those allowed, and the
+/// one who gets the mail of all others.
+fn staged(
+    snapshot: &Snapshot,
+    message: &Message,
+    members: Vec<Member>,
+    distributor: &mut Distributor<'_>,
+) -> Vec<Member> {
+    let Some(staging) = staging(snapshot, message) else { return members };
+    let (mut staged, others): (Vec<Member>, Vec<Member>) = members.into_iter().partition(|member| match &member.path {
+        ForwardPath::Mailbox(mailbox) => {
+            staging.redirect_to.as_ref() == Some(mailbox)
+                || staging.allow.iter().any(|pattern| pattern.matches(mailbox))
+        }
+        ForwardPath::Postmaster => true,
+    });
+    if let (Some(instead), Some(other)) = (&staging.redirect_to, others.into_iter().next()) {
+        let member = Member { path: ForwardPath::Mailbox(instead.clone()), mailbox: None, ..other };
+        if distributor.has(&member.path, None) {
+            staged.push(member);
+        }
+    }
+    staged
+}
+
+fn staging<'a>(snapshot: &'a Snapshot, message: &Message) -> Option<&'a Staging> {
+    snapshot.delivery_server(&message.origin.virtual_server)?.spec.staging.as_ref()
+}
+
+fn redirects(snapshot: &Snapshot, message: &Message) -> bool {
+    staging(snapshot, message).is_some_and(|staging| staging.redirect_to.is_some())
+}
+
+fn kept_back() -> Failure {
+    let words = "this system sends no mail to any of its members (staging)";
+    Failure::new(Scope::Recipient, EnhancedStatus::permanent(7, 1), words)
 }
 
 /// What a recipient that stood for others was, in the words of RFC 3461, 5.2.7.
@@ -206,7 +251,7 @@ fn written(
         parameters,
         directory_name: directory_name.or(mailbox),
         status: RecipientStatus::Pending,
-        waits: Some(Waits { queue, due: message.received_at }),
+        waits: Some(Waits { queue, due: message.due_at_once(message.released_at()) }),
         attempts: 0,
         delay_notified: false,
         last_failure: None,

@@ -11,6 +11,7 @@
 //! * [`enqueue`](Queue::enqueue): mail that has just become durable goes to its link queues from memory.
 //! * `link`: one queue per next hop, a bounded window of leased messages; the rest waits in the store.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
+//! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
@@ -22,6 +23,8 @@
 
 mod agenda;
 mod assign;
+mod deadlines;
+mod dequeue;
 mod distribution;
 mod link;
 pub mod operate;
@@ -50,6 +53,7 @@ use crate::observe::EventKind;
 use crate::observe::metrics::Metrics;
 use crate::store::{Lease, Leased, Store, StoreError};
 use agenda::Agenda;
+use deadlines::Deadlines;
 use link::{Link, Offer};
 
 pub use assign::{Assignment, Sending, assign, assign_again, is_ours};
@@ -59,7 +63,7 @@ pub use operate::{
     ActionError, AddressFilter, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
 pub use operator::Operator;
-pub use outcome::{Attempt, AttemptResult};
+pub use outcome::{Attempt, AttemptResult, PassedOn};
 
 /// Who does the work of a link queue: `outbound` and `local` implement it, `boot` wires them.
 pub trait Workforce: Send + Sync {
@@ -80,6 +84,7 @@ pub struct Queue {
     links: Mutex<HashMap<QueueName, Arc<Link>>>,
     frozen: Mutex<HashSet<QueueName>>,
     agenda: Arc<Agenda>,
+    deadlines: Deadlines,
     workforce: OnceLock<Arc<dyn Workforce>>,
     stopping: AtomicBool,
 }
@@ -107,6 +112,7 @@ impl Queue {
             links: Mutex::default(),
             frozen: Mutex::new(frozen),
             agenda: Arc::default(),
+            deadlines: Deadlines::default(),
             workforce: OnceLock::new(),
             stopping: AtomicBool::new(false),
         })
@@ -130,10 +136,17 @@ impl Queue {
         self.agenda.workers_gone().await;
     }
 
-    /// Takes mail that has just become durable, with its leases.
+    /// Takes mail that has just become durable, with its leases. What is held goes back to the store until its time.
     pub fn enqueue(&self, leased: Leased) {
         let Leased { message, leases, content } = leased;
+        let held = message.released_at() > self.now();
         for lease in leases {
+            if held {
+                self.note_deadline(&message);
+                self.agenda.look(&lease.queue, message.released_at());
+                self.store.release(vec![lease]);
+                continue;
+            }
             let link = self.link(&lease.queue);
             self.offer(&link, Leased { message: message.clone(), leases: vec![lease], content: content.clone() });
         }
@@ -208,10 +221,17 @@ impl Queue {
         if !carried || self.stopping.load(Ordering::Acquire) {
             return self.release_now(link, leased);
         }
+        self.note_deadline(&leased.message);
         match link.offer(leased, self.now(), self.max_workers(&link.name)) {
             Offer::Taken => {}
             Offer::WorkerWanted => self.employ(link),
             Offer::Refused(leased) => self.release_now(link, leased),
+        }
+    }
+
+    fn note_deadline(&self, message: &Message) {
+        if self.deadlines.note(message) {
+            self.agenda.nudge();
         }
     }
 
@@ -273,6 +293,7 @@ impl Queue {
                 client: message.origin.client,
                 virtual_server: Some(message.origin.virtual_server.as_str()),
                 related,
+                next_attempt: message.parameters.hold.map(|_| message.released_at()),
                 ..track::Detail::default()
             },
         );

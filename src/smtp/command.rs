@@ -8,11 +8,13 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::address::{AddressError, Domain, ForwardPath, MAX_PATH, Mailbox, ReversePath};
 use super::extension::Extensions;
 use super::parameters::{
-    Body, MAX_ENVID, MAX_ORCPT, MailParameters, Notify, OriginalRecipient, RcptParameters, Ret, decode_utf8_xtext,
-    decode_xtext, is_address_type,
+    Body, ByMode, DeliverBy, Hold, MAX_ENVID, MAX_ORCPT, MailParameters, Notify, OriginalRecipient, RcptParameters,
+    Ret, decode_utf8_xtext, decode_xtext, is_address_type,
 };
 use super::reply::{EnhancedStatus, Reply};
 
@@ -25,12 +27,20 @@ pub enum Verb {
     Helo,
     /// EHLO.
     Ehlo,
+    /// LHLO, the EHLO of LMTP (RFC 2033).
+    Lhlo,
+    /// STARTTLS (RFC 3207).
+    StartTls,
+    /// AUTH, and the lines of an exchange that it began (RFC 4954).
+    Auth,
     /// MAIL.
     Mail,
     /// RCPT.
     Rcpt,
     /// DATA; the reply is the 354 or a refusal.
     Data,
+    /// BDAT; the reply is that to the chunk, but to the last chunk it is that of `Content` (RFC 3030).
+    Bdat,
     /// The end of the content; the reply is that after the dot.
     Content,
     /// RSET.
@@ -45,6 +55,10 @@ pub enum Verb {
     Expn,
     /// HELP.
     Help,
+    /// ETRN (RFC 1985).
+    Etrn,
+    /// ATRN (RFC 2645).
+    Atrn,
     /// Anything else, and what is no command at all; also a 421 that answers no command.
     Other,
 }
@@ -55,25 +69,37 @@ impl Verb {
         match self {
             Verb::Helo => "HELO",
             Verb::Ehlo => "EHLO",
+            Verb::Lhlo => "LHLO",
+            Verb::StartTls => "STARTTLS",
+            Verb::Auth => "AUTH",
             Verb::Mail => "MAIL",
             Verb::Rcpt => "RCPT",
             Verb::Data => "DATA",
+            Verb::Bdat => "BDAT",
             Verb::Rset => "RSET",
             Verb::Noop => "NOOP",
             Verb::Quit => "QUIT",
             Verb::Vrfy => "VRFY",
             Verb::Expn => "EXPN",
             Verb::Help => "HELP",
+            Verb::Etrn => "ETRN",
+            Verb::Atrn => "ATRN",
             Verb::Connect | Verb::Content | Verb::Other => "-",
         }
     }
 
-    const COMMANDS: [Verb; 11] = [
+    const COMMANDS: [Verb; 17] = [
         Verb::Mail,
         Verb::Rcpt,
         Verb::Data,
+        Verb::Bdat,
         Verb::Ehlo,
         Verb::Helo,
+        Verb::Lhlo,
+        Verb::StartTls,
+        Verb::Auth,
+        Verb::Etrn,
+        Verb::Atrn,
         Verb::Rset,
         Verb::Quit,
         Verb::Noop,
@@ -86,15 +112,22 @@ impl Verb {
     fn max_line(self, extensions: &Extensions) -> usize {
         let when = |on: bool, octets: usize| if on { octets } else { 0 };
         let added = match self {
-            // RFC 1870: 26, RFC 6152: 17, RFC 6531: 10, RFC 3461: ` RET=HDRS ENVID=` and 100
+            // RFC 1870: 26, RFC 6152: 17, RFC 6531: 10, RFC 3461: ` RET=HDRS ENVID=` and 100, RFC 4865: 34, RFC 2852: 17,
+            // RFC 6710: 15, RFC 8689: 11
             Verb::Mail => {
                 when(extensions.size, 26)
                     + when(extensions.eight_bit_mime, 17)
                     + when(extensions.smtputf8, 10)
                     + when(extensions.dsn, 116)
+                    + when(extensions.future_release, 34)
+                    + when(extensions.deliver_by, 17)
+                    + when(extensions.mt_priority, 15)
+                    + when(extensions.require_tls, 11)
             }
             // RFC 3461: ` NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=` and 500
             Verb::Rcpt => when(extensions.dsn, 536),
+            // RFC 4954, 4: an initial response is as long as a mechanism needs
+            Verb::Auth => MAX_AUTH_LINE - MAX_COMMAND_LINE,
             _ => 0,
         };
         MAX_COMMAND_LINE + added
@@ -104,9 +137,51 @@ impl Verb {
 /// Longest command line without extensions, in octets with CRLF (RFC 5321, 4.5.3.1.4).
 pub const MAX_COMMAND_LINE: usize = 512;
 
-/// Longest line that any command may have under these extensions, in octets with CRLF.
-pub fn max_line(extensions: &Extensions) -> usize {
-    Verb::Mail.max_line(extensions).max(Verb::Rcpt.max_line(extensions))
+/// Longest line of an AUTH exchange, in octets with CRLF (RFC 4954, 4).
+pub const MAX_AUTH_LINE: usize = 12_288;
+
+/// Longest line that any command may have under this grammar, in octets with CRLF.
+pub fn max_line(grammar: &Grammar<'_>) -> usize {
+    let extensions = grammar.extensions;
+    let plain = Verb::Mail.max_line(extensions).max(Verb::Rcpt.max_line(extensions));
+    if grammar.auth { plain.max(MAX_AUTH_LINE) } else { plain }
+}
+
+/// What the parser knows: commands and parameters of an extension that is off are unknown.
+#[derive(Debug, Clone, Copy)]
+pub struct Grammar<'a> {
+    /// The EHLO keywords on offer.
+    pub extensions: &'a Extensions,
+    /// LMTP: LHLO instead of HELO and EHLO (RFC 2033, 4.1).
+    pub lmtp: bool,
+    /// There is STARTTLS.
+    pub start_tls: bool,
+    /// There is AUTH.
+    pub auth: bool,
+    /// The open transaction began with SMTPUTF8, so RCPT may go beyond ASCII.
+    pub smtputf8: bool,
+    /// Completes addresses without a domain; without it they are refused.
+    pub completion: Option<&'a Domain>,
+}
+
+impl<'a> Grammar<'a> {
+    /// SMTP with these extensions and nothing else.
+    pub fn new(extensions: &'a Extensions) -> Self {
+        Grammar { extensions, lmtp: false, start_tls: false, auth: false, smtputf8: false, completion: None }
+    }
+
+    fn knows(&self, verb: Verb) -> bool {
+        match verb {
+            Verb::Helo | Verb::Ehlo => !self.lmtp,
+            Verb::Lhlo => self.lmtp,
+            Verb::StartTls => self.start_tls,
+            Verb::Auth => self.auth,
+            Verb::Bdat => self.extensions.chunking,
+            Verb::Etrn => self.extensions.etrn,
+            Verb::Atrn => self.extensions.atrn,
+            _ => true,
+        }
+    }
 }
 
 /// A command that is right in itself; whether it is right in sequence is for the session to say.
@@ -116,12 +191,20 @@ pub enum Command {
     Helo(String),
     /// EHLO with the name.
     Ehlo(String),
+    /// LHLO with the name.
+    Lhlo(String),
+    /// STARTTLS.
+    StartTls,
+    /// AUTH with the mechanism's name, in upper case, and the initial response, decoded.
+    Auth(String, Option<Bytes>),
     /// MAIL.
     Mail(ReversePath, MailParameters),
     /// RCPT.
     Rcpt(ForwardPath, RcptParameters),
     /// DATA.
     Data,
+    /// BDAT.
+    Bdat(Chunk),
     /// RSET.
     Rset,
     /// NOOP.
@@ -134,6 +217,19 @@ pub enum Command {
     Expn,
     /// HELP.
     Help,
+    /// ETRN with what to start: a domain, `@domain`, or `#queue`.
+    Etrn(String),
+    /// ATRN with the domains; none means all that the client may fetch.
+    Atrn(Vec<Domain>),
+}
+
+/// What BDAT announces (RFC 3030, 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// Octets that follow the command.
+    pub size: u64,
+    /// It is the last chunk of the message.
+    pub last: bool,
 }
 
 /// A line that was read.
@@ -147,19 +243,20 @@ pub struct Parsed {
     pub command: Result<Command, Reply>,
 }
 
-/// Reads a line without its CRLF. `smtputf8`: the open transaction began with SMTPUTF8, so RCPT may go beyond ASCII.
-pub fn parse(line: &[u8], extensions: &Extensions, smtputf8: bool) -> Parsed {
+/// Reads a line without its CRLF.
+pub fn parse(line: &[u8], grammar: &Grammar<'_>) -> Parsed {
     let word_end = memchr::memchr2(b' ', b'\t', line).unwrap_or(line.len());
     let word = &line[..word_end];
-    let Some(verb) = Verb::COMMANDS.into_iter().find(|verb| word.eq_ignore_ascii_case(verb.as_str().as_bytes())) else {
+    let mut commands = Verb::COMMANDS.into_iter().filter(|verb| grammar.knows(*verb));
+    let Some(verb) = commands.find(|verb| word.eq_ignore_ascii_case(verb.as_str().as_bytes())) else {
         return Parsed { verb: Verb::Other, argument: 0, command: Err(unknown(word)) };
     };
-    let command = if line.len() + 2 > verb.max_line(extensions) {
+    let command = if line.len() + 2 > verb.max_line(grammar.extensions) {
         Err(line_too_long())
     } else {
         let blank: &[char] = &[' ', '\t'];
         match std::str::from_utf8(&line[word_end..]).map(|rest| rest.trim_matches(blank)) {
-            Ok(rest) if !rest.chars().any(char::is_control) => read(verb, rest, extensions, smtputf8),
+            Ok(rest) if !rest.chars().any(char::is_control) => read(verb, rest, grammar),
             _ => Err(refuse(501, 5, 2, "Syntax error: control characters or invalid UTF-8")),
         }
     };
@@ -176,7 +273,8 @@ fn refuse(code: u16, subject: u16, detail: u16, text: impl Into<Cow<'static, str
 }
 
 fn unknown(word: &[u8]) -> Reply {
-    const NOT_HERE: [&str; 10] = ["STARTTLS", "AUTH", "BDAT", "TURN", "ETRN", "ATRN", "SEND", "SOML", "SAML", "BURL"];
+    const NOT_HERE: [&str; 13] =
+        ["STARTTLS", "AUTH", "BDAT", "TURN", "ETRN", "ATRN", "SEND", "SOML", "SAML", "BURL", "HELO", "EHLO", "LHLO"];
     if NOT_HERE.iter().any(|known| word.eq_ignore_ascii_case(known.as_bytes())) {
         refuse(502, 5, 1, "Command not implemented")
     } else if !word.is_empty() && word.iter().all(u8::is_ascii_alphanumeric) {
@@ -186,13 +284,21 @@ fn unknown(word: &[u8]) -> Reply {
     }
 }
 
-fn read(verb: Verb, rest: &str, extensions: &Extensions, smtputf8: bool) -> Result<Command, Reply> {
+fn read(verb: Verb, rest: &str, grammar: &Grammar<'_>) -> Result<Command, Reply> {
     match verb {
         Verb::Helo => host(rest).map(Command::Helo),
         Verb::Ehlo => host(rest).map(Command::Ehlo),
-        Verb::Mail => mail(rest, extensions),
-        Verb::Rcpt => rcpt(rest, extensions, smtputf8),
+        Verb::Lhlo => host(rest).map(Command::Lhlo),
+        Verb::StartTls => alone(rest, Command::StartTls),
+        Verb::Auth => auth(rest),
+        Verb::Mail => mail(rest, grammar),
+        Verb::Rcpt => rcpt(rest, grammar),
         Verb::Data => alone(rest, Command::Data),
+        Verb::Bdat => bdat(rest).map(Command::Bdat),
+        Verb::Etrn if rest.is_empty() || rest.contains([' ', '\t']) => Err(refuse(501, 5, 4, "Syntax: ETRN domain")),
+        Verb::Etrn if !rest.is_ascii() => Err(not_ascii()),
+        Verb::Etrn => Ok(Command::Etrn(rest.to_owned())),
+        Verb::Atrn => atrn(rest),
         Verb::Rset => alone(rest, Command::Rset),
         Verb::Quit => alone(rest, Command::Quit),
         Verb::Noop => Ok(Command::Noop),
@@ -217,33 +323,90 @@ fn host(rest: &str) -> Result<String, Reply> {
     Ok(rest.to_owned())
 }
 
-fn mail(rest: &str, extensions: &Extensions) -> Result<Command, Reply> {
+/// `AUTH mechanism [initial-response]`; `=` is an empty response (RFC 4954, 4).
+fn auth(rest: &str) -> Result<Command, Reply> {
+    let mut words = rest.split(' ').filter(|word| !word.is_empty());
+    let mechanism = words.next().ok_or_else(|| refuse(501, 5, 4, "Syntax: AUTH mechanism [initial-response]"))?;
+    let initial = match (words.next(), words.next()) {
+        (None, _) => None,
+        (Some("="), None) => Some(Bytes::new()),
+        (Some(response), None) => Some(decode_response(response.as_bytes())?),
+        (Some(_), Some(_)) => return Err(refuse(501, 5, 4, "Syntax: AUTH mechanism [initial-response]")),
+    };
+    // RFC 4422, 3.1: 1 to 20 letters, digits, hyphens and underscores
+    let named = mechanism.len() <= 20 && mechanism.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    if !named {
+        return Err(unknown_mechanism());
+    }
+    Ok(Command::Auth(mechanism.to_ascii_uppercase(), initial))
+}
+
+/// One line of an AUTH exchange, decoded; an empty line is an empty response.
+///
+/// # Errors
+/// 501 5.5.2 for what is no base64.
+pub fn decode_response(line: &[u8]) -> Result<Bytes, Reply> {
+    use base64::Engine as _;
+    let decoded = base64::engine::general_purpose::STANDARD.decode(line);
+    decoded.map(Bytes::from).map_err(|_| refuse(501, 5, 2, "Not base64"))
+}
+
+/// The reply to a mechanism that is not on offer (RFC 4954, 4).
+pub fn unknown_mechanism() -> Reply {
+    refuse(504, 5, 4, "Authentication mechanism not supported")
+}
+
+/// `BDAT size [LAST]`. What cannot be read leaves the framing unknown: the session cannot go on after it.
+fn bdat(rest: &str) -> Result<Chunk, Reply> {
+    let wrong = || refuse(501, 5, 4, "Syntax: BDAT size [LAST]");
+    let mut words = rest.split(' ').filter(|word| !word.is_empty());
+    let digits = words.next().filter(|word| word.bytes().all(|b| b.is_ascii_digit())).ok_or_else(wrong)?;
+    let size = digits.parse().ok().filter(|size| *size <= MAX_CHUNK).ok_or_else(wrong)?;
+    let last = match words.next() {
+        None => false,
+        Some(word) if word.eq_ignore_ascii_case("LAST") && words.next().is_none() => true,
+        Some(_) => return Err(wrong()),
+    };
+    Ok(Chunk { size, last })
+}
+
+/// Largest chunk that BDAT may announce, in octets: far over any size limit, and still a number one can count down.
+const MAX_CHUNK: u64 = 1 << 62;
+
+/// `ATRN [domain *("," domain)]` (RFC 2645, 5.2.1).
+fn atrn(rest: &str) -> Result<Command, Reply> {
+    let domains = rest.split(',').map(str::trim).filter(|_| !rest.is_empty());
+    let domains: Result<Vec<Domain>, _> = domains.map(str::parse).collect();
+    domains.map(Command::Atrn).map_err(|_| refuse(501, 5, 4, "Syntax: ATRN [domain,domain…]"))
+}
+
+fn mail(rest: &str, grammar: &Grammar<'_>) -> Result<Command, Reply> {
     let rest = keyword(rest, "FROM:").ok_or_else(|| refuse(501, 5, 2, "Syntax: MAIL FROM:<address> [parameters]"))?;
     let (path, rest) = path(rest).ok_or_else(|| refuse(501, 1, 7, "Bad sender address syntax"))?;
-    let parameters = mail_parameters(rest, extensions)?;
+    let parameters = mail_parameters(rest, grammar)?;
     if !parameters.smtputf8 && !path.is_ascii() {
         return Err(not_ascii());
     }
     let reverse_path = if path.is_empty() {
         ReversePath::Null
     } else {
-        ReversePath::Mailbox(mailbox(path).map_err(|error| refuse(501, 1, 7, address_text(error)))?)
+        ReversePath::Mailbox(mailbox(path, grammar).map_err(|error| refuse(501, 1, 7, address_text(error)))?)
     };
     Ok(Command::Mail(reverse_path, parameters))
 }
 
-fn rcpt(rest: &str, extensions: &Extensions, smtputf8: bool) -> Result<Command, Reply> {
+fn rcpt(rest: &str, grammar: &Grammar<'_>) -> Result<Command, Reply> {
     let rest = keyword(rest, "TO:").ok_or_else(|| refuse(501, 5, 2, "Syntax: RCPT TO:<address> [parameters]"))?;
     let (path, rest) = path(rest).ok_or_else(|| refuse(501, 1, 3, "Bad recipient address syntax"))?;
-    if !smtputf8 && !path.is_ascii() {
+    if !grammar.smtputf8 && !path.is_ascii() {
         return Err(not_ascii());
     }
     let forward_path = if path.eq_ignore_ascii_case("postmaster") {
         ForwardPath::Postmaster
     } else {
-        ForwardPath::Mailbox(mailbox(path).map_err(|error| refuse(501, 1, 3, address_text(error)))?)
+        ForwardPath::Mailbox(mailbox(path, grammar).map_err(|error| refuse(501, 1, 3, address_text(error)))?)
     };
-    Ok(Command::Rcpt(forward_path, rcpt_parameters(rest, extensions)?))
+    Ok(Command::Rcpt(forward_path, rcpt_parameters(rest, grammar.extensions)?))
 }
 
 /// RFC 6531, 3.7.4: 553 where a mailbox name is not allowed.
@@ -285,7 +448,7 @@ fn path(rest: &str) -> Option<(&str, &str)> {
 }
 
 /// A mailbox behind an optional source route, which is dropped.
-fn mailbox(path: &str) -> Result<Mailbox, AddressError> {
+fn mailbox(path: &str, grammar: &Grammar<'_>) -> Result<Mailbox, AddressError> {
     let mut rest = path;
     while let Some(at_domain) = rest.strip_prefix('@') {
         // an IPv6 literal has colons of its own
@@ -298,7 +461,10 @@ fn mailbox(path: &str) -> Result<Mailbox, AddressError> {
             return Err(AddressError::LocalPart);
         }
     }
-    rest.parse()
+    match (rest.parse(), grammar.completion) {
+        (Err(AddressError::Unqualified), Some(domain)) => format!("{rest}@{domain}").parse(),
+        (parsed, _) => parsed,
+    }
 }
 
 /// The parameters of a command, `KEYWORD` or `KEYWORD=value`, each at most once.
@@ -326,15 +492,17 @@ fn bad_value(key: &'static str) -> Reply {
     refuse(501, 5, 4, format!("Bad value of {key}"))
 }
 
-fn mail_parameters(rest: &str, extensions: &Extensions) -> Result<MailParameters, Reply> {
+fn mail_parameters(rest: &str, grammar: &Grammar<'_>) -> Result<MailParameters, Reply> {
+    let extensions = grammar.extensions;
     let mut found = MailParameters::default();
     parameters(rest, |key, value| {
         match key {
             "SIZE" if extensions.size => found.size = Some(size(value).ok_or_else(|| bad_value("SIZE"))?),
-            "BODY" if extensions.eight_bit_mime => {
+            "BODY" if extensions.eight_bit_mime || extensions.binary_mime => {
                 found.body = match value.map(str::to_ascii_uppercase).as_deref() {
                     Some("7BIT") => Body::SevenBit,
-                    Some("8BITMIME") => Body::EightBitMime,
+                    Some("8BITMIME") if extensions.eight_bit_mime => Body::EightBitMime,
+                    Some("BINARYMIME") if extensions.binary_mime => Body::Binary,
                     _ => return Err(bad_value("BODY")),
                 }
             }
@@ -353,6 +521,27 @@ fn mail_parameters(rest: &str, extensions: &Extensions) -> Result<MailParameters
                 let text = value.filter(|v| !v.is_empty() && v.len() <= MAX_ENVID).and_then(decode_xtext);
                 found.envid = Some(text.ok_or_else(|| bad_value("ENVID"))?);
             }
+            // RFC 4954, 5: it must be known where AUTH is; nobody is believed on it, so every sender is as good as `<>`
+            "AUTH" if grammar.auth => {
+                value.filter(|value| !value.is_empty()).and_then(decode_xtext).ok_or_else(|| bad_value("AUTH"))?;
+            }
+            "HOLDFOR" | "HOLDUNTIL" if extensions.future_release => {
+                if found.hold.is_some() {
+                    return Err(refuse(501, 5, 4, "HOLDFOR and HOLDUNTIL exclude each other"));
+                }
+                let hold = if key == "HOLDFOR" { hold_for(value) } else { hold_until(value) };
+                found.hold = Some(hold.ok_or_else(|| bad_value("HOLDFOR or HOLDUNTIL"))?);
+            }
+            "BY" if extensions.deliver_by => {
+                found.deliver_by = Some(value.and_then(deliver_by).ok_or_else(|| bad_value("BY"))?);
+            }
+            "MT-PRIORITY" if extensions.mt_priority => {
+                found.priority = Some(value.and_then(priority).ok_or_else(|| bad_value("MT-PRIORITY"))?);
+            }
+            "REQUIRETLS" if extensions.require_tls => match value {
+                None => found.require_tls = true,
+                Some(_) => return Err(bad_value("REQUIRETLS")),
+            },
             _ => return Err(unknown_parameter()),
         }
         Ok(())
@@ -365,6 +554,51 @@ fn size(value: Option<&str>) -> Option<u64> {
     let digits = value?;
     let valid = (1..=20).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     valid.then(|| digits.parse().unwrap_or(u64::MAX))
+}
+
+/// 1 to so many digits.
+fn digits<T: std::str::FromStr>(text: &str, most: usize) -> Option<T> {
+    let valid = (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    valid.then(|| text.parse().ok()).flatten()
+}
+
+/// `future-release-integer`: 1 to 9 digits, not 0 (RFC 4865, section 4).
+fn hold_for(value: Option<&str>) -> Option<Hold> {
+    value.and_then(|value| digits(value, 9)).filter(|seconds| *seconds > 0).map(Hold::For)
+}
+
+/// `Internet-style-date-time-UTC` (RFC 4865, section 4; RFC 3339): the date, `T`, the time, `Z`.
+fn hold_until(value: Option<&str>) -> Option<Hold> {
+    let text =
+        value.filter(|text| text.len() <= 30 && text.as_bytes().get(10) == Some(&b'T') && text.ends_with('Z'))?;
+    text.parse::<jiff::Timestamp>().ok().map(|time| Hold::Until(time.as_second()))
+}
+
+/// `by-time ";" by-mode [by-trace]` (RFC 2852, section 4). What has to be returned in no time cannot be taken.
+fn deliver_by(value: &str) -> Option<DeliverBy> {
+    let (time, mode) = value.split_once(';')?;
+    let (sign, time) = match time.as_bytes().first()? {
+        b'-' => (-1, &time[1..]),
+        b'+' => (1, &time[1..]),
+        _ => (1, time),
+    };
+    let seconds = sign * digits::<i64>(time, 9)?;
+    let (mode, trace) = match mode.to_ascii_uppercase().as_str() {
+        "R" => (ByMode::Return, false),
+        "RT" => (ByMode::Return, true),
+        "N" => (ByMode::Notify, false),
+        "NT" => (ByMode::Notify, true),
+        _ => return None,
+    };
+    (mode == ByMode::Notify || seconds > 0).then_some(DeliverBy { seconds, mode, trace })
+}
+
+/// `priority-value`: -9 to 9 (RFC 6710, section 6).
+fn priority(value: &str) -> Option<i8> {
+    match value.strip_prefix('-') {
+        Some(digit) => digits::<i8>(digit, 1).filter(|n| *n > 0).map(|n| -n),
+        None => digits(value, 1),
+    }
 }
 
 fn rcpt_parameters(rest: &str, extensions: &Extensions) -> Result<RcptParameters, Reply> {
@@ -418,12 +652,16 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn utf8(extensions: &Extensions) -> Grammar<'_> {
+        Grammar { smtputf8: true, ..Grammar::new(extensions) }
+    }
+
     fn read(line: &str) -> Result<Command, Reply> {
-        parse(line.as_bytes(), &Extensions::default(), false).command
+        parse(line.as_bytes(), &Grammar::new(&Extensions::default())).command
     }
 
     fn code(line: impl AsRef<[u8]>) -> String {
-        match parse(line.as_ref(), &Extensions::default(), false).command {
+        match parse(line.as_ref(), &Grammar::new(&Extensions::default())).command {
             Ok(_) => "ok".to_owned(),
             Err(reply) => format!("{} {}", reply.code, reply.status.unwrap()),
         }
@@ -523,7 +761,8 @@ mod tests {
                 body: Body::EightBitMime,
                 smtputf8: true,
                 ret: Some(Ret::Hdrs),
-                envid: Some("a+b".into())
+                envid: Some("a+b".into()),
+                ..MailParameters::default()
             }
         );
         for (parameters, expected) in [
@@ -534,7 +773,7 @@ mod tests {
             ("SIZE=99999999999999999999", "ok"),
             ("SIZE=999999999999999999999", "501 5.5.4"),
             ("SIZE=1 SIZE=1", "555 5.5.4"),
-            ("BODY=BINARYMIME", "501 5.5.4"),
+            ("BODY=BINARYMIME", "ok"),
             ("SMTPUTF8=1", "501 5.5.4"),
             ("RET=ALL", "501 5.5.4"),
             ("ENVID=", "501 5.5.4"),
@@ -546,6 +785,68 @@ mod tests {
         ] {
             assert_eq!(code(format!("MAIL FROM:<a@b> {parameters}")), expected, "{parameters}");
         }
+    }
+
+    #[test]
+    fn parameters_of_when_and_how() {
+        let all = Extensions { chunking: true, binary_mime: true, ..Extensions::default() }.in_force(true);
+        let read = |parameters: &str| {
+            let parsed = parse(format!("MAIL FROM:<a@b> {parameters}").as_bytes(), &Grammar::new(&all));
+            match parsed.command {
+                Ok(Command::Mail(_, found)) => Ok(found),
+                Ok(other) => panic!("{other:?}"),
+                Err(reply) => Err(format!("{} {}", reply.code, reply.status.unwrap())),
+            }
+        };
+        let plain = MailParameters::default;
+        let by =
+            |seconds, mode, trace| MailParameters { deliver_by: Some(DeliverBy { seconds, mode, trace }), ..plain() };
+        for (text, expected) in [
+            ("HOLDFOR=1", MailParameters { hold: Some(Hold::For(1)), ..plain() }),
+            ("holdfor=999999999", MailParameters { hold: Some(Hold::For(999_999_999)), ..plain() }),
+            ("HOLDUNTIL=2026-11-18T11:06:40Z", MailParameters { hold: Some(Hold::Until(1_795_000_000)), ..plain() }),
+            ("BY=120;R", by(120, ByMode::Return, false)),
+            ("BY=+120;rt", by(120, ByMode::Return, true)),
+            ("BY=-999999999;N", by(-999_999_999, ByMode::Notify, false)),
+            ("BY=0;NT", by(0, ByMode::Notify, true)),
+            ("MT-PRIORITY=9", MailParameters { priority: Some(9), ..plain() }),
+            ("MT-PRIORITY=-9", MailParameters { priority: Some(-9), ..plain() }),
+            ("MT-PRIORITY=0", MailParameters { priority: Some(0), ..plain() }),
+            ("REQUIRETLS", MailParameters { require_tls: true, ..plain() }),
+            ("BODY=BINARYMIME", MailParameters { body: Body::Binary, ..plain() }),
+        ] {
+            assert_eq!(read(text), Ok(expected), "{text}");
+        }
+        for text in [
+            "HOLDFOR",
+            "HOLDFOR=0",
+            "HOLDFOR=-1",
+            "HOLDFOR=1234567890",
+            "HOLDUNTIL=2026-11-18",
+            "HOLDUNTIL=2026-11-18T11:06:40",
+            "HOLDUNTIL=2026-13-18T11:06:40Z",
+            "HOLDUNTIL=2026-11-18T11:06:40+01:00",
+            "HOLDFOR=1 HOLDUNTIL=2026-11-18T11:06:40Z",
+            "BY",
+            "BY=120",
+            "BY=;R",
+            "BY=0;R",
+            "BY=-1;R",
+            "BY=1;T",
+            "BY=1;RN",
+            "BY=--1;N",
+            "BY=1234567890;N",
+            "BY=1;R;T",
+            "MT-PRIORITY",
+            "MT-PRIORITY=10",
+            "MT-PRIORITY=-0",
+            "MT-PRIORITY=+1",
+            "MT-PRIORITY=",
+            "REQUIRETLS=1",
+        ] {
+            assert_eq!(read(text), Err("501 5.5.4".to_owned()), "{text}");
+        }
+        assert_eq!(read("HOLDFOR=1 HOLDFOR=2"), Err("555 5.5.4".to_owned()));
     }
 
     #[test]
@@ -573,10 +874,33 @@ mod tests {
 
     #[test]
     fn switched_off_extensions_are_unknown() {
-        let off =
-            Extensions { size: false, eight_bit_mime: false, smtputf8: false, dsn: false, ..Extensions::default() };
-        for line in ["SIZE=1", "BODY=7BIT", "SMTPUTF8", "RET=FULL", "ENVID=x"].map(|p| format!("MAIL FROM:<> {p}")) {
-            assert_eq!(parse(line.as_bytes(), &off, false).command.unwrap_err().code, 555, "{line}");
+        let off = Extensions {
+            size: false,
+            eight_bit_mime: false,
+            smtputf8: false,
+            dsn: false,
+            binary_mime: false,
+            future_release: false,
+            deliver_by: false,
+            mt_priority: false,
+            ..Extensions::default()
+        }
+        .in_force(false);
+        for line in [
+            "SIZE=1",
+            "BODY=7BIT",
+            "SMTPUTF8",
+            "RET=FULL",
+            "ENVID=x",
+            "HOLDFOR=1",
+            "HOLDUNTIL=2026-11-18T11:06:40Z",
+            "BY=1;R",
+            "MT-PRIORITY=1",
+            "REQUIRETLS",
+        ]
+        .map(|p| format!("MAIL FROM:<> {p}"))
+        {
+            assert_eq!(parse(line.as_bytes(), &Grammar::new(&off)).command.unwrap_err().code, 555, "{line}");
         }
     }
 
@@ -621,16 +945,16 @@ mod tests {
         ] {
             assert_eq!(code(line), expected, "{:?}", String::from_utf8_lossy(line));
         }
-        let inside = parse("RCPT TO:<ü@b.example>".as_bytes(), &Extensions::default(), true);
+        let inside = parse("RCPT TO:<ü@b.example>".as_bytes(), &utf8(&Extensions::default()));
         assert!(inside.command.is_ok());
     }
 
     proptest! {
         #[test]
         fn no_line_panics(line in proptest::collection::vec(any::<u8>(), 0..200), verb in 0usize..11) {
-            let _ = parse(&line, &Extensions::default(), true);
+            let _ = parse(&line, &utf8(&Extensions::default()));
             let with_verb = [Verb::COMMANDS[verb].as_str().as_bytes(), b" ", &line].concat();
-            let _ = parse(&with_verb, &Extensions::default(), true);
+            let _ = parse(&with_verb, &utf8(&Extensions::default()));
         }
 
         #[test]

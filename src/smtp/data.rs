@@ -38,6 +38,8 @@ pub enum Piece {
 pub struct Decoder {
     bare_line_ends: BareLineEnds,
     max_line: usize,
+    /// Dots at the beginning of a line are stuffed, and one alone ends the content: DATA. Not so in chunks (BDAT).
+    dots: bool,
     /// The next octet is the first behind a CRLF, or of the content.
     line_start: bool,
     /// Octets of the open line that were taken out.
@@ -54,12 +56,28 @@ impl Decoder {
         Decoder {
             bare_line_ends,
             max_line: if max_line == 0 { usize::MAX } else { max_line },
+            dots: true,
             line_start: true,
             line_length: 0,
             owes_crlf: false,
             bare: false,
             long: false,
         }
+    }
+
+    /// A decoder for content that comes in chunks (RFC 3030): no dot means anything, and its end is known from elsewhere.
+    pub fn of_chunks(bare_line_ends: BareLineEnds, max_line: usize) -> Self {
+        Decoder { dots: false, ..Decoder::new(bare_line_ends, max_line) }
+    }
+
+    /// The content ends with what is in the input: at most a CR whose LF did not come. Gives what is to be passed on.
+    pub fn finish(&mut self, input: &mut BytesMut) -> Option<Bytes> {
+        let rest = input.split().freeze();
+        if rest.is_empty() {
+            return std::mem::take(&mut self.owes_crlf).then(|| Bytes::from_static(b"\r\n"));
+        }
+        self.bare = true;
+        Some(if self.bare_line_ends == BareLineEnds::Normalise { Bytes::from_static(b"\r\n") } else { rest })
     }
 
     /// True when a CR or LF stood alone so far.
@@ -77,7 +95,7 @@ impl Decoder {
         if std::mem::take(&mut self.owes_crlf) {
             return Piece::Text(Bytes::from_static(b"\r\n"));
         }
-        if self.line_start {
+        if self.line_start && self.dots {
             match input[..] {
                 [] | [b'.'] | [b'.', b'\r'] => return Piece::NeedMore,
                 [b'.', b'\r', b'\n', ..] => {
@@ -110,7 +128,7 @@ impl Decoder {
                     self.grow(2);
                     self.line_length = 0;
                     at = end + 2;
-                    if input.get(at).is_none_or(|next| *next == b'.') {
+                    if self.dots && input.get(at).is_none_or(|next| *next == b'.') {
                         self.line_start = true;
                         return (at, 0);
                     }

@@ -6,7 +6,8 @@
 //! | line | meaning |
 //! |---|---|
 //! | `# text` | a comment |
-//! | `@ name value` | a setting of the server: `max-size`, `max-recipients`, `max-text-line`, `off` (a keyword), `normalise`, `early` |
+//! | `@ name value` | a setting of the server: `max-size`, `max-recipients`, `max-text-line`, `off` (a keyword), `normalise`, `early`, `lmtp`, `starttls`,
+//! | | `require-tls`, `auth` (mechanisms), `auth-in-clear`, `auth-required`, `max-session-size` |
 //! | `C: text` | the client says the text and CRLF; `\r \n \t \0 \\ \xHH` are escapes, `\{xN}` repeats the character before it N times |
 //! | `R: text` | the same without CRLF |
 //! | `S: 250 2.1.0` | the next reply begins so (its last line; `S: 250` matches any text) |
@@ -14,12 +15,13 @@
 //! | `S-: text` | it has none |
 //! | `T: 600` | so many seconds pass |
 //! | `M: 2` | so many messages were taken so far |
+//! | `L:` | the server waits for a TLS handshake, which takes place |
 //! | `E:` | the client ends its side |
 //! | `X:` | the server closes |
 //!
 //! Lines of the client that follow each other leave as one group. The server's policy: `local.example` is local; its
 //! users have no `%`, `!` or `@` in their names; `unknown` is none of them (550 5.1.1); all other domains are
-//! 550 5.7.1. Replies that no line expects fail.
+//! 550 5.7.1. Of accounts there is `u` with the password `p`, by PLAIN and LOGIN. Replies that no line expects fail.
 
 #![allow(clippy::unwrap_used)]
 
@@ -31,7 +33,7 @@ use std::time::{Duration, Instant};
 
 use bridgehead::smtp::address::ForwardPath;
 use bridgehead::smtp::reply::{EnhancedStatus, Reply};
-use bridgehead::smtp::server::{Answer, BareLineEnds, Question, Session, Settings, Step};
+use bridgehead::smtp::server::{Answer, AuthStep, BareLineEnds, Question, Session, Settings, Step};
 
 /// A conversation.
 #[derive(Debug, Clone)]
@@ -59,6 +61,8 @@ pub enum Line {
     Pass(Duration),
     /// So many messages were taken.
     Messages(usize),
+    /// A TLS handshake.
+    Tls,
     /// The client ends its side.
     End,
     /// The server closes.
@@ -80,6 +84,8 @@ pub trait Peer {
     fn pass(&mut self, time: Duration) -> bool;
     /// How many messages were taken; `None` where that cannot be told.
     fn messages(&mut self) -> Option<usize>;
+    /// The server is to begin TLS now; false where that cannot be had, and the rest of the dialog is skipped.
+    fn tls(&mut self) -> bool;
     /// The client ends its side.
     fn end(&mut self);
     /// True when the server has closed.
@@ -128,6 +134,7 @@ impl Dialog {
                 "S-" => Line::HasNot(rest.to_owned()),
                 "T" => Line::Pass(Duration::from_secs(rest.parse().unwrap())),
                 "M" => Line::Messages(rest.parse().unwrap()),
+                "L" => Line::Tls,
                 "E" => Line::End,
                 "X" => Line::Closed,
                 _ => panic!("{name}:{}: {line:?} is no line of a dialog", number + 1),
@@ -165,6 +172,11 @@ impl Dialog {
                 Line::Messages(count) => {
                     if let Some(taken) = peer.messages() {
                         assert_eq!(taken, *count, "{at}");
+                    }
+                }
+                Line::Tls => {
+                    if !peer.tls() {
+                        return;
                     }
                 }
                 Line::End => peer.end(),
@@ -218,6 +230,8 @@ struct Core {
     open: Vec<String>,
     messages: usize,
     closed: bool,
+    tls_due: bool,
+    exchange: Vec<Vec<u8>>,
 }
 
 impl Core {
@@ -231,6 +245,17 @@ impl Core {
                 "max-text-line" => settings.max_text_line = value.parse().unwrap(),
                 "normalise" => settings.bare_line_ends = BareLineEnds::Normalise,
                 "early" => early = true,
+                "lmtp" => settings.lmtp = true,
+                "starttls" => settings.start_tls = true,
+                "require-tls" => settings.require_tls = true,
+                "max-session-size" => settings.max_session_size = Some(value.parse().unwrap()),
+                "auth" => settings.auth.mechanisms = value.split(' ').map(str::to_owned).collect(),
+                "auth-in-clear" => settings.auth.require_tls = false,
+                "auth-required" => settings.auth.required = true,
+                "on" => {
+                    assert_eq!(value, "ATRN");
+                    settings.extensions.atrn = true;
+                }
                 "off" => {
                     let extensions = &mut settings.extensions;
                     *match value.as_str() {
@@ -240,6 +265,8 @@ impl Core {
                         "SMTPUTF8" => &mut extensions.smtputf8,
                         "ENHANCEDSTATUSCODES" => &mut extensions.enhanced_status_codes,
                         "DSN" => &mut extensions.dsn,
+                        "CHUNKING" => &mut extensions.chunking,
+                        "ETRN" => &mut extensions.etrn,
                         "HELP" => &mut extensions.help,
                         other => panic!("{other} is no extension"),
                     } = false;
@@ -249,8 +276,17 @@ impl Core {
         }
         let now = Instant::now();
         let session = Session::new(Arc::new(settings), now);
-        let mut core =
-            Core { session, now, seed, replies: VecDeque::new(), open: Vec::new(), messages: 0, closed: false };
+        let mut core = Core {
+            session,
+            now,
+            seed,
+            replies: VecDeque::new(),
+            open: Vec::new(),
+            messages: 0,
+            closed: false,
+            tls_due: false,
+            exchange: Vec::new(),
+        };
         core.run();
         if !early {
             core.session.timeout(now);
@@ -280,9 +316,21 @@ impl Core {
                 }
                 Step::Ask(question) => {
                     self.messages += usize::from(question == Question::Commit);
-                    self.session.answer(policy(&question), self.now);
+                    let answer = match &question {
+                        Question::Auth(step) => auth(&mut self.exchange, step),
+                        question => policy(question),
+                    };
+                    self.session.answer(answer, self.now);
                 }
                 Step::Close => {
+                    self.closed = true;
+                    return;
+                }
+                Step::StartTls => {
+                    self.tls_due = true;
+                    return;
+                }
+                Step::TurnAround => {
                     self.closed = true;
                     return;
                 }
@@ -291,6 +339,29 @@ impl Core {
             }
         }
         panic!("the session does not come to rest");
+    }
+}
+
+/// PLAIN and LOGIN for one account.
+fn auth(exchange: &mut Vec<Vec<u8>>, step: &AuthStep) -> Answer {
+    let verdict = |good: bool| match good {
+        true => Answer::Proceed,
+        false => Answer::Reply(Reply::new(535, EnhancedStatus::permanent(7, 8), "Not you")),
+    };
+    match step {
+        AuthStep::Begin { mechanism, initial } => {
+            *exchange = vec![mechanism.clone().into_bytes()];
+            exchange.extend(initial.iter().map(|initial| initial.to_vec()));
+        }
+        AuthStep::Response(response) => exchange.push(response.to_vec()),
+    }
+    match (exchange[0].as_slice(), &exchange[1..]) {
+        (b"PLAIN", []) => Answer::Challenge(bytes::Bytes::new()),
+        (b"PLAIN", [message]) => verdict(message == b"\0u\0p"),
+        (b"LOGIN", []) => Answer::Challenge("Username:".into()),
+        (b"LOGIN", [_]) => Answer::Challenge("Password:".into()),
+        (b"LOGIN", [user, password]) => verdict(user == b"u" && password == b"p"),
+        _ => verdict(false),
     }
 }
 
@@ -344,6 +415,13 @@ impl Peer for Core {
 
     fn messages(&mut self) -> Option<usize> {
         Some(self.messages)
+    }
+
+    fn tls(&mut self) -> bool {
+        assert!(std::mem::take(&mut self.tls_due), "the server does not begin TLS");
+        self.session.tls_started();
+        self.run();
+        true
     }
 
     fn end(&mut self) {

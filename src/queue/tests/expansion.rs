@@ -290,3 +290,34 @@ async fn whom_nobody_knows_in_a_shared_domain_is_forwarded() {
     let hop = f.queue.queue(&"smarthost:unresolved.default".parse().unwrap()).await.unwrap().next_hop;
     assert_eq!(hop.as_deref(), Some("old.example.net:2525"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn staging_holds_behind_a_group_too() {
+    let f = Fixture::with(
+        NextHop::Takes,
+        &[
+            ("all", group(&["anna", "x@out.example", "y@out.example", "ok@out.example"])),
+            ("real", group(&["x@out.example"])),
+        ],
+    )
+    .await;
+    let actor = Actor { key: "test".into(), client: None, request_id: None };
+    let any = Precondition::default();
+    let staging = |staging: Value| json!({"spec": {"staging": staging}});
+    let body = staging(json!({"redirectTo": "qa@test.example", "allow": ["ok@out.example"]}));
+    let set = async |body: Value| {
+        let patched = f.configuration.patch(Collection::VirtualServers, "default", &body, &any, &actor, false).await;
+        patched.unwrap()
+    };
+    set(body).await;
+    f.send_to("s@src.example", &[f.at("all"), f.at("real")], None).await;
+    f.pass(Duration::from_secs(5)).await;
+    let times = |to: &str| f.attempts_of(to).len();
+    assert_eq!((times("qa@test.example"), times("ok@out.example")), (1, 1));
+    assert_eq!((times("x@out.example"), times("y@out.example"), times(&f.anna())), (0, 0, 0));
+    set(staging(json!({"redirectTo": null, "allow": ["ok@out.example"]}))).await;
+    let id = f.send_to("s@src.example", &[f.at("real")], None).await;
+    f.pass(Duration::from_secs(5)).await;
+    assert_eq!(f.queue.events(id).await.unwrap()[0]["failure"]["status"], "5.7.1");
+    assert_eq!(times("x@out.example"), 0);
+}

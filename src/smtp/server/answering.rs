@@ -6,9 +6,10 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::content::Receiving;
-use super::replies::{cannot_verify, ok, recipient_ok, sender_ok};
+use super::replies::{authenticated, cannot_verify, ok, recipient_ok, sender_ok};
 use super::{Answer, Dialog, Pending, Session, State};
 use crate::smtp::command::Verb;
+use crate::smtp::extension::Offer;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
 impl Session {
@@ -24,13 +25,18 @@ impl Session {
         let reply = match answer {
             Answer::Close(reply) => {
                 self.state = State::Asked { pending, verb, argument: argument.clone() };
-                let committed = matches!(self.state, State::Asked { pending: Pending::Commit, .. });
+                let committed = matches!(self.state, State::Asked { pending: Pending::Commit { .. }, .. });
                 let earlier = mem::take(&mut self.output);
                 self.abandon();
                 self.reset &= !committed;
                 self.output = earlier;
                 return self.put_noted(verb, argument, &reply);
             }
+            Answer::Challenge(challenge) => match pending {
+                Pending::Auth { mechanism } => return self.challenge(mechanism, &challenge, now),
+                // no other question has challenges: policy that gives one has lost its way
+                _ => Some(Reply::new(451, EnhancedStatus::transient(3, 0), "Local error")),
+            },
             Answer::Proceed => None,
             Answer::Reply(reply) => Some(reply),
         };
@@ -45,16 +51,26 @@ impl Session {
             Pending::Connect => return self.connect(reply, now),
             Pending::Helo { extended, before } => {
                 self.leave(&before);
-                (self.hello(extended, reply), Dialog::Greeted)
+                (self.greeted(extended, reply), Dialog::Greeted)
             }
-            Pending::Mail { smtputf8 } => {
+            Pending::Auth { .. } => {
+                (self.authenticated, self.auth_failures) = (true, 0);
+                (reply.unwrap_or_else(authenticated), Dialog::Greeted)
+            }
+            Pending::Mail { smtputf8, binary } => {
                 self.transactions += 1;
-                (reply.unwrap_or_else(sender_ok), Dialog::Transaction { recipients: 0, smtputf8 })
+                (reply.unwrap_or_else(sender_ok), Dialog::Transaction { recipients: 0, smtputf8, binary })
             }
-            Pending::Rcpt { recipients, smtputf8 } => {
-                (reply.unwrap_or_else(recipient_ok), Dialog::Transaction { recipients: recipients + 1, smtputf8 })
+            Pending::Rcpt { recipients, smtputf8, binary } => {
+                let recipients = recipients + 1;
+                (reply.unwrap_or_else(recipient_ok), Dialog::Transaction { recipients, smtputf8, binary })
             }
-            Pending::Begin => {
+            Pending::Begin { recipients, chunks: Some((chunk, binary)) } => {
+                let receiving = Receiving::chunks(&self.settings, recipients, binary, chunk, now);
+                self.state = State::Receiving(receiving);
+                return;
+            }
+            Pending::Begin { recipients, chunks: None } => {
                 if !self.input.is_empty() {
                     // it came while the question was open, before the 354
                     self.reset = true;
@@ -63,14 +79,23 @@ impl Session {
                 }
                 let text = reply.map_or("Go ahead, end with CRLF . CRLF".into(), |reply| reply.text);
                 self.put_noted(verb, argument, &Reply::plain(354, text));
-                self.state = State::Receiving(Receiving::new(&self.settings, now));
+                self.state = State::Receiving(Receiving::data(&self.settings, recipients, now));
                 return;
             }
-            Pending::Commit => {
+            Pending::Commit { recipients } => {
                 (self.errors, self.idle_commands) = (0, 0);
-                (reply.unwrap_or_else(|| ok("OK")), Dialog::Greeted)
+                let reply = reply.unwrap_or_else(|| ok("OK"));
+                self.reply_times(verb, argument, &reply, Dialog::Greeted, self.replies_of(recipients));
+                return;
             }
             Pending::Vrfy { dialog } => (reply.unwrap_or_else(cannot_verify), dialog),
+            Pending::Etrn => (reply.unwrap_or_else(|| ok("Queuing started")), Dialog::Greeted),
+            Pending::Turn => {
+                let reply = reply.unwrap_or_else(|| ok("OK, now reversing the connection"));
+                self.put_noted(verb, argument, &reply);
+                self.state = State::TurnDue;
+                return;
+            }
         };
         self.reply(verb, argument, &reply, dialog);
     }
@@ -79,10 +104,20 @@ impl Session {
         let dialog = match pending {
             Pending::Connect => return self.put_noted(verb, argument, &reply),
             Pending::Helo { before, .. } => before,
-            Pending::Mail { .. } | Pending::Commit => Dialog::Greeted,
-            Pending::Rcpt { recipients, smtputf8 } => Dialog::Transaction { recipients, smtputf8 },
-            Pending::Begin => {
+            Pending::Auth { mechanism } => return self.not_authenticated(mechanism, reply, now),
+            Pending::Mail { .. } | Pending::Etrn | Pending::Turn => Dialog::Greeted,
+            Pending::Commit { recipients } => {
+                let times = self.replies_of(recipients);
+                self.refuse_times(verb, argument, reply, Dialog::Greeted, now, times);
+                return;
+            }
+            Pending::Rcpt { recipients, smtputf8, binary } => Dialog::Transaction { recipients, smtputf8, binary },
+            Pending::Begin { chunks, .. } => {
                 self.reset = true;
+                if let Some((chunk, _)) = chunks {
+                    self.swallow(chunk, argument, reply, Dialog::Greeted, now);
+                    return;
+                }
                 Dialog::Greeted
             }
             Pending::Vrfy { dialog } => dialog,
@@ -105,10 +140,20 @@ impl Session {
         self.reply(Verb::Connect, Bytes::new(), &reply, Dialog::New);
     }
 
-    fn hello(&self, extended: bool, reply: Option<Reply>) -> Reply {
+    fn greeted(&self, extended: bool, reply: Option<Reply>) -> Reply {
         let mut text = reply.map_or_else(|| self.settings.fqdn.clone(), |reply| reply.text.into_owned());
         if extended {
-            for line in self.settings.extensions.lines(self.settings.max_size) {
+            let auth: Vec<&str> = self.settings.auth.offered(self.tls).collect();
+            let offer = Offer {
+                max_size: self.settings.max_size,
+                max_recipients: self.settings.max_recipients,
+                max_transactions: self.settings.max_transactions,
+                tls_active: self.tls,
+                starttls: self.settings.start_tls,
+                auth: &auth,
+                future_release: self.settings.future_release,
+            };
+            for line in self.settings.extensions.lines(&offer) {
                 text.push('\n');
                 text.push_str(&line);
             }

@@ -7,8 +7,10 @@
 //! talks is turned away. Then it is in *command* state, inside a [`Dialog`]: nobody greeted us yet; greeted; in a
 //! transaction. A command that is right in syntax and sequence becomes a question, and the session is *asked*: it
 //! consumes nothing until there is an answer. `Begin` answered well makes it *receiving*, until the true end of the
-//! content; then it asks `Commit`. A refusal of a client that was refused often is *held* for a while. At last it
-//! is *closing*: what is gathered is sent, then `Close`.
+//! content; then it asks `Commit`. With BDAT it is *receiving* a chunk, then in command state again, until the last one; the
+//! octets of a chunk that is refused are *swallowed*. During AUTH it is *authenticating*, where a line is a response. A refusal of a client that was refused often is *held* for a while. At last it
+//! is *closing*: what is gathered is sent, then `Close`. Behind a positive reply to STARTTLS *TLS is due*: the driver begins it,
+//! and everything that was known of the client is forgotten (RFC 3207, 4.2); behind one to ATRN the driver takes the connection.
 //!
 //! Guarantees: one reply per command, in order; replies are gathered and leave when input or time is needed, or
 //! when the driver asks ([`Session::flush`]) because an answer takes long. `Commit` is asked only behind the true
@@ -16,9 +18,11 @@
 //! no buffer. Every path ends in `NeedInput`, `Wait`, `NeedAnswer` or `Close`.
 //!
 //! What closes a session at once, with a 5xx: a client that talks before the greeting, commands pipelined behind HELO,
-//! EHLO or DATA (RFC 2920, 3.1), HTTP, and TLS or other binary as the first octets.
+//! EHLO, STARTTLS, ATRN or DATA (RFC 2920, 3.1), a BDAT whose size cannot be read, HTTP, and TLS or other binary as the first octets.
 
 mod answering;
+mod authenticating;
+mod commands;
 mod content;
 mod question;
 mod replies;
@@ -32,14 +36,16 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::command::{self, Command, Verb};
+use super::address::Domain;
+use super::command::{self, Chunk, Command, Grammar, Verb};
 pub use super::data::BareLineEnds;
-use super::line::{Line, LineReader};
+use super::extension::Extensions;
+use super::line::LineReader;
 use super::reply::{EnhancedStatus, Reply};
-use content::Receiving;
-pub use question::{Answer, Note, Question, Step};
+use content::{Receiving, Swallowing};
+pub use question::{Answer, AuthStep, Note, Question, Step};
 use replies::{ok, timed_out, too_large};
-pub use settings::{Settings, Timeouts};
+pub use settings::{Auth, Settings, Timeouts};
 
 /// A server session.
 #[derive(Debug)]
@@ -49,11 +55,20 @@ pub struct Session {
     input: BytesMut,
     output: BytesMut,
     lines: LineReader,
+    /// When the command that is not complete yet began.
+    begun: Option<Instant>,
     note: Option<Note>,
     reset: bool,
     errors: u32,
     idle_commands: u32,
     transactions: u32,
+    /// Octets of content so far.
+    octets: u64,
+    tls: bool,
+    authenticated: bool,
+    auth_failures: u32,
+    /// Completes addresses without a domain.
+    completion: Option<Domain>,
     /// No command that we know was seen yet.
     virgin: bool,
     eof: bool,
@@ -66,8 +81,12 @@ enum State {
     Greeting { until: Instant },
     Command { dialog: Dialog, until: Option<Instant> },
     Asked { pending: Pending, verb: Verb, argument: Bytes },
+    Authenticating { mechanism: Bytes, until: Instant },
     Receiving(Receiving),
-    Held { reply: Reply, until: Instant, dialog: Dialog },
+    Swallowing(Swallowing),
+    Held { reply: Reply, times: usize, until: Instant, dialog: Dialog },
+    TlsDue,
+    TurnDue,
     Closing,
 }
 
@@ -76,19 +95,54 @@ enum State {
 enum Dialog {
     New,
     Greeted,
-    Transaction { recipients: usize, smtputf8: bool },
+    Transaction {
+        recipients: usize,
+        smtputf8: bool,
+        binary: bool,
+    },
+    /// Between two chunks of a message.
+    Chunks(Receiving),
+}
+
+impl Dialog {
+    fn is_transaction(&self) -> bool {
+        matches!(self, Dialog::Transaction { .. } | Dialog::Chunks(_))
+    }
 }
 
 /// What the open question is about, and what its answer continues.
 #[derive(Debug)]
 enum Pending {
     Connect,
-    Helo { extended: bool, before: Dialog },
-    Mail { smtputf8: bool },
-    Rcpt { recipients: usize, smtputf8: bool },
-    Begin,
-    Commit,
-    Vrfy { dialog: Dialog },
+    Helo {
+        extended: bool,
+        before: Dialog,
+    },
+    Auth {
+        mechanism: Bytes,
+    },
+    Mail {
+        smtputf8: bool,
+        binary: bool,
+    },
+    Rcpt {
+        recipients: usize,
+        smtputf8: bool,
+        binary: bool,
+    },
+    /// With BDAT, what it announced, and whether lines mean nothing.
+    Begin {
+        recipients: usize,
+        chunks: Option<(Chunk, bool)>,
+    },
+    Commit {
+        recipients: usize,
+    },
+    Vrfy {
+        dialog: Dialog,
+    },
+    Etrn,
+    Turn,
 }
 
 /// How much is read ahead of what can be consumed, in octets.
@@ -97,22 +151,45 @@ const READ_AHEAD: usize = 64 << 10;
 impl Session {
     /// A session on a connection that was just made.
     pub fn new(settings: Arc<Settings>, _now: Instant) -> Self {
-        let lines = LineReader::new(command::max_line(&settings.extensions));
+        let grammar = Grammar { auth: !settings.auth.mechanisms.is_empty(), ..Grammar::new(&settings.extensions) };
+        let lines = LineReader::new(command::max_line(&grammar));
         Session {
             settings,
             state: State::Connected,
             input: BytesMut::new(),
             output: BytesMut::new(),
             lines,
+            begun: None,
             note: None,
             reset: false,
             errors: 0,
             idle_commands: 0,
             transactions: 0,
+            octets: 0,
+            tls: false,
+            authenticated: false,
+            auth_failures: 0,
+            completion: None,
             virgin: true,
             eof: false,
             stopping: None,
         }
+    }
+
+    /// TLS is active: from the beginning, or now, behind [`Step::StartTls`]. What the client said before is forgotten.
+    pub fn tls_started(&mut self) {
+        self.tls = true;
+        if matches!(self.state, State::TlsDue) {
+            self.authenticated = false;
+            self.completion = None;
+            self.input = BytesMut::new();
+            self.state = State::Command { dialog: Dialog::New, until: None };
+        }
+    }
+
+    /// Completes addresses that have no domain with this one, from now on: for clients that are trusted. `None`: refuses them.
+    pub fn complete_with(&mut self, domain: Option<Domain>) {
+        self.completion = domain;
     }
 
     /// Where to read to: append what was read, then call [`Session::received`]. Has room when [`Session::wants_input`].
@@ -145,8 +222,10 @@ impl Session {
 
     /// Octets were appended to the buffer.
     pub fn received(&mut self, now: Instant) {
-        if let State::Receiving(receiving) = &mut self.state {
-            receiving.last = now;
+        match &mut self.state {
+            State::Receiving(receiving) => receiving.last = now,
+            State::Swallowing(swallowing) => swallowing.last = now,
+            _ => {}
         }
     }
 
@@ -162,11 +241,19 @@ impl Session {
             State::Asked { pending, .. } => match pending {
                 Pending::Helo { before: dialog, .. } | Pending::Vrfy { dialog } => self.leave(&dialog),
                 // the draft may exist already, whatever the answer would have been
-                Pending::Mail { .. } | Pending::Rcpt { .. } | Pending::Begin | Pending::Commit => self.reset = true,
-                Pending::Connect => {}
+                Pending::Mail { .. } | Pending::Rcpt { .. } | Pending::Begin { .. } | Pending::Commit { .. } => {
+                    self.reset = true;
+                }
+                Pending::Connect | Pending::Auth { .. } | Pending::Etrn | Pending::Turn => {}
             },
             State::Receiving(_) => self.reset = true,
-            State::Connected | State::Greeting { .. } | State::Closing => {}
+            State::Swallowing(swallowing) => self.leave(&swallowing.dialog),
+            State::Connected
+            | State::Greeting { .. }
+            | State::Authenticating { .. }
+            | State::TlsDue
+            | State::TurnDue
+            | State::Closing => {}
         }
         self.output.clear();
     }
@@ -192,17 +279,22 @@ impl Session {
         }
         match mem::replace(&mut self.state, State::Closing) {
             State::Greeting { .. } => self.greet(None),
-            State::Held { reply, dialog, .. } => {
-                self.put(&reply);
+            State::Held { reply, times, dialog, .. } => {
+                (0..times).for_each(|_| self.put(&reply));
                 self.state = State::Command { dialog, until: None };
             }
             State::Command { dialog, .. } => {
                 self.leave(&dialog);
                 self.put_noted(Verb::Other, Bytes::new(), &timed_out());
             }
+            State::Authenticating { .. } => self.put_noted(Verb::Auth, Bytes::new(), &timed_out()),
             State::Receiving(_) => {
                 self.reset = true;
                 self.put_noted(Verb::Content, Bytes::new(), &timed_out());
+            }
+            State::Swallowing(swallowing) => {
+                self.leave(&swallowing.dialog);
+                self.put_noted(Verb::Bdat, Bytes::new(), &timed_out());
             }
             other => self.state = other,
         }
@@ -211,9 +303,11 @@ impl Session {
     fn deadline(&self) -> Option<Instant> {
         match &self.state {
             State::Greeting { until } | State::Held { until, .. } => Some(*until),
+            State::Authenticating { until, .. } => Some(*until),
             State::Command { until, .. } => *until,
             State::Receiving(receiving) => Some(receiving.deadline(&self.settings.timeouts)),
-            State::Connected | State::Asked { .. } | State::Closing => None,
+            State::Swallowing(swallowing) => Some(swallowing.deadline(&self.settings.timeouts)),
+            State::Connected | State::Asked { .. } | State::TlsDue | State::TurnDue | State::Closing => None,
         }
     }
 
@@ -258,9 +352,19 @@ impl Session {
                 self.state = asked;
                 Some(Step::NeedAnswer)
             }
+            State::Authenticating { mechanism, until } => self.read_response(mechanism, until, now),
             State::Receiving(receiving) => self.receive(receiving),
-            State::Held { reply, until, dialog } => {
-                self.state = State::Held { reply, until, dialog };
+            State::Swallowing(swallowing) => self.go_on_swallowing(swallowing),
+            State::TlsDue => {
+                self.state = State::TlsDue;
+                Some(self.flush().map_or(Step::StartTls, Step::Send))
+            }
+            State::TurnDue => {
+                self.state = State::TurnDue;
+                Some(self.flush().map_or(Step::TurnAround, Step::Send))
+            }
+            State::Held { reply, times, until, dialog } => {
+                self.state = State::Held { reply, times, until, dialog };
                 Some(self.flush().map_or(Step::Wait { until }, Step::Send))
             }
             State::Closing => Some(self.flush().map_or(Step::Close, Step::Send)),
@@ -284,121 +388,6 @@ impl Session {
         Some(Step::NeedInput { until })
     }
 
-    fn read_command(&mut self, dialog: Dialog, until: Option<Instant>, now: Instant) -> Option<Step> {
-        let binary = |first: &u8| !first.is_ascii() || (first.is_ascii_control() && !matches!(first, b'\r' | b'\n'));
-        if self.virgin && self.input.first().is_some_and(binary) {
-            return self.reject(Verb::Other, Bytes::new(), "This is an SMTP server");
-        }
-        match self.lines.next(&mut self.input) {
-            Line::NeedMore => {
-                let until = until.unwrap_or(now + self.settings.timeouts.command);
-                self.state = State::Command { dialog, until: Some(until) };
-                self.need_input(until)
-            }
-            Line::TooLong => self.refuse(Verb::Other, Bytes::new(), command::line_too_long(), dialog, now),
-            Line::BareLf => {
-                let reply = Reply::new(500, EnhancedStatus::permanent(5, 2), "Lines end in CRLF");
-                self.refuse(Verb::Other, Bytes::new(), reply, dialog, now)
-            }
-            Line::Command(line) => self.command(&line, dialog, now),
-        }
-    }
-
-    fn command(&mut self, line: &Bytes, dialog: Dialog, now: Instant) -> Option<Step> {
-        let smtputf8 = matches!(dialog, Dialog::Transaction { smtputf8: true, .. });
-        let parsed = command::parse(line, &self.settings.extensions, smtputf8);
-        let (verb, argument) = (parsed.verb, line.slice(parsed.argument..));
-        if verb == Verb::Other && is_http(line) {
-            self.leave(&dialog);
-            return self.reject(verb, argument, "This is an SMTP server");
-        }
-        self.virgin &= verb == Verb::Other;
-        if matches!(verb, Verb::Helo | Verb::Ehlo | Verb::Data) && !self.input.is_empty() {
-            self.leave(&dialog);
-            let reply = Reply::new(503, EnhancedStatus::permanent(5, 1), "Commands pipelined where they must not be");
-            self.put_noted(verb, argument, &reply);
-            return None;
-        }
-        if !matches!(verb, Verb::Mail | Verb::Rcpt | Verb::Data | Verb::Quit) {
-            self.idle_commands += 1;
-            if self.idle_commands > self.settings.max_idle_commands {
-                return self.turn_away(verb, argument, &dialog, "Too many commands without mail");
-            }
-        }
-        match parsed.command {
-            Ok(command) => self.obey(command, verb, argument, dialog, now),
-            Err(reply) => self.refuse(verb, argument, reply, dialog, now),
-        }
-    }
-
-    /// Checks the sequence; asks, or answers what needs no policy.
-    fn obey(&mut self, command: Command, verb: Verb, argument: Bytes, dialog: Dialog, now: Instant) -> Option<Step> {
-        match (command, dialog) {
-            (Command::Helo(name), before) => self.ask(
-                Pending::Helo { extended: false, before },
-                verb,
-                argument,
-                Question::Helo { name, extended: false },
-            ),
-            (Command::Ehlo(name), before) => self.ask(
-                Pending::Helo { extended: true, before },
-                verb,
-                argument,
-                Question::Helo { name, extended: true },
-            ),
-            (Command::Mail(reverse_path, parameters), Dialog::Greeted) => {
-                if self.settings.max_transactions.is_some_and(|max| self.transactions >= max) {
-                    return self.turn_away(verb, argument, &Dialog::Greeted, "Too many messages on this connection");
-                }
-                if self.settings.max_size.is_some_and(|max| parameters.size.is_some_and(|size| size > max)) {
-                    return self.refuse(verb, argument, too_large(), Dialog::Greeted, now);
-                }
-                let pending = Pending::Mail { smtputf8: parameters.smtputf8 };
-                self.ask(pending, verb, argument, Question::Mail { reverse_path, parameters })
-            }
-            (Command::Rcpt(forward_path, parameters), Dialog::Transaction { recipients, smtputf8 }) => {
-                if recipients >= self.settings.max_recipients {
-                    let reply = Reply::new(452, EnhancedStatus::transient(5, 3), "Too many recipients");
-                    return self.refuse(verb, argument, reply, Dialog::Transaction { recipients, smtputf8 }, now);
-                }
-                let pending = Pending::Rcpt { recipients, smtputf8 };
-                self.ask(pending, verb, argument, Question::Rcpt { forward_path, parameters })
-            }
-            (Command::Data, dialog @ Dialog::Transaction { recipients: 0, .. }) => {
-                let reply = Reply::new(554, EnhancedStatus::permanent(5, 1), "No valid recipients");
-                self.refuse(verb, argument, reply, dialog, now)
-            }
-            (Command::Data, Dialog::Transaction { .. }) => self.ask(Pending::Begin, verb, argument, Question::Begin),
-            (Command::Mail(..), dialog @ Dialog::New) => {
-                self.out_of_sequence(verb, argument, "Say HELO first", dialog, now)
-            }
-            (Command::Mail(..), dialog) => self.out_of_sequence(verb, argument, "Nested MAIL", dialog, now),
-            (Command::Rcpt(..) | Command::Data, dialog) => {
-                self.out_of_sequence(verb, argument, "MAIL is needed first", dialog, now)
-            }
-            (Command::Rset, dialog) => {
-                self.leave(&dialog);
-                let dialog = if matches!(dialog, Dialog::New) { Dialog::New } else { Dialog::Greeted };
-                self.reply(verb, argument, &ok("OK"), dialog)
-            }
-            (Command::Noop, dialog) => self.reply(verb, argument, &ok("OK"), dialog),
-            (Command::Help, dialog) => {
-                let text = "Commands: HELO EHLO MAIL RCPT DATA RSET NOOP QUIT VRFY HELP";
-                self.reply(verb, argument, &Reply::new(214, EnhancedStatus::success(0, 0), text), dialog)
-            }
-            (Command::Vrfy(what), dialog) => self.ask(Pending::Vrfy { dialog }, verb, argument, Question::Vrfy(what)),
-            (Command::Expn, dialog) => {
-                let reply = Reply::new(502, EnhancedStatus::permanent(5, 1), "Lists are not expanded here");
-                self.refuse(verb, argument, reply, dialog, now)
-            }
-            (Command::Quit, dialog) => {
-                self.leave(&dialog);
-                self.put_noted(verb, argument, &Reply::new(221, EnhancedStatus::success(0, 0), "Bye"));
-                None
-            }
-        }
-    }
-
     fn ask(&mut self, pending: Pending, verb: Verb, argument: Bytes, question: Question) -> Option<Step> {
         self.state = State::Asked { pending, verb, argument };
         Some(Step::Ask(question))
@@ -406,9 +395,26 @@ impl Session {
 
     /// A reply after which the session goes on.
     fn reply(&mut self, verb: Verb, argument: Bytes, reply: &Reply, dialog: Dialog) -> Option<Step> {
-        self.put_noted(verb, argument, reply);
+        self.reply_times(verb, argument, reply, dialog, 1)
+    }
+
+    fn reply_times(
+        &mut self,
+        verb: Verb,
+        argument: Bytes,
+        reply: &Reply,
+        dialog: Dialog,
+        times: usize,
+    ) -> Option<Step> {
+        self.note(verb, argument, reply);
+        (0..times).for_each(|_| self.put(reply));
         self.state = State::Command { dialog, until: None };
         None
+    }
+
+    /// Replies to one content: one, but in LMTP one for each recipient (RFC 2033, 4.2).
+    fn replies_of(&self, recipients: usize) -> usize {
+        if self.settings.lmtp { recipients } else { 1 }
     }
 
     fn out_of_sequence(
@@ -424,16 +430,28 @@ impl Session {
 
     /// A negative reply after which the session goes on, unless there were too many.
     fn refuse(&mut self, verb: Verb, argument: Bytes, reply: Reply, dialog: Dialog, now: Instant) -> Option<Step> {
+        self.refuse_times(verb, argument, reply, dialog, now, 1)
+    }
+
+    fn refuse_times(
+        &mut self,
+        verb: Verb,
+        argument: Bytes,
+        reply: Reply,
+        dialog: Dialog,
+        now: Instant,
+        times: usize,
+    ) -> Option<Step> {
         self.errors += u32::from(reply.code >= 500);
         if self.errors >= self.settings.max_errors {
             return self.turn_away(verb, argument, &dialog, "Too many errors");
         }
         if reply.code >= 500 && self.errors > self.settings.soft_errors && !self.settings.error_delay.is_zero() {
             self.note(verb, argument, &reply);
-            self.state = State::Held { reply, until: now + self.settings.error_delay, dialog };
+            self.state = State::Held { reply, times, until: now + self.settings.error_delay, dialog };
             return None;
         }
-        self.reply(verb, argument, &reply, dialog)
+        self.reply_times(verb, argument, &reply, dialog, times)
     }
 
     /// 421 4.7.0 and the end.
@@ -453,7 +471,7 @@ impl Session {
 
     /// Leaves a dialog: a transaction in it is abandoned.
     fn leave(&mut self, dialog: &Dialog) {
-        self.reset |= matches!(dialog, Dialog::Transaction { .. });
+        self.reset |= dialog.is_transaction();
     }
 
     fn put_noted(&mut self, verb: Verb, argument: Bytes, reply: &Reply) {
@@ -468,10 +486,4 @@ impl Session {
     fn put(&mut self, reply: &Reply) {
         reply.write(self.settings.extensions.enhanced_status_codes, &mut self.output);
     }
-}
-
-/// An HTTP request line, or any line that ends like one.
-fn is_http(line: &[u8]) -> bool {
-    const METHODS: [&[u8]; 8] = [b"GET ", b"POST ", b"HEAD ", b"PUT ", b"OPTIONS ", b"CONNECT ", b"DELETE ", b"PATCH "];
-    METHODS.iter().any(|method| line.starts_with(method)) || memchr::memmem::find(line, b" HTTP/").is_some()
 }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use std::time::Instant;
 
-use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::smtp::address::{Domain, ForwardPath, ReversePath};
 use crate::smtp::command::Verb;
 use crate::smtp::parameters::{MailParameters, RcptParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
@@ -27,6 +27,10 @@ pub enum Step {
     Ask(Question),
     /// The question asked last has no answer yet.
     NeedAnswer,
+    /// Everything was sent and nothing read ahead: begin TLS, then call `tls_started`, or `abandon` when that fails.
+    StartTls,
+    /// The client is to be the server now (ATRN, RFC 2645): everything was sent. Take the connection away from the session.
+    TurnAround,
     /// A slice of the content, unstuffed, in order. The driver may answer with `body_failed`.
     Body(Bytes),
     /// The transaction was abandoned or refused after MAIL was accepted: drop what was collected for it.
@@ -49,6 +53,8 @@ pub enum Question {
         /// True for EHLO.
         extended: bool,
     },
+    /// AUTH. `Proceed` and positive replies (235) mean that the client is who it says; a challenge goes on.
+    Auth(AuthStep),
     /// MAIL: begin a transaction?
     Mail {
         /// Who sends.
@@ -69,6 +75,34 @@ pub enum Question {
     Commit,
     /// VRFY. `Proceed` sends 252 2.5.0.
     Vrfy(String),
+    /// ETRN: begin to deliver what waits for a domain, `@domain` or `#queue`? `Proceed` sends 250 2.0.0 (RFC 1985, 5.3).
+    Etrn(String),
+    /// ATRN by an authenticated client, for these domains, or all that it may fetch. `Proceed` turns round (RFC 2645, 5.2).
+    Turn(Vec<Domain>),
+}
+
+/// A step of an AUTH exchange (RFC 4954, 4).
+#[derive(Clone, PartialEq, Eq)]
+pub enum AuthStep {
+    /// AUTH itself. An earlier exchange that did not end is to be forgotten.
+    Begin {
+        /// The mechanism, in upper case: one of those on offer.
+        mechanism: String,
+        /// The initial response, if one came with it.
+        initial: Option<Bytes>,
+    },
+    /// The response to a challenge.
+    Response(Bytes),
+}
+
+/// Never what the client sent: it lands in logs.
+impl std::fmt::Debug for AuthStep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            AuthStep::Begin { mechanism, .. } => write!(f, "Begin({mechanism})"),
+            AuthStep::Response(_) => f.write_str("Response(…)"),
+        }
+    }
 }
 
 /// The answer to a question.
@@ -78,6 +112,8 @@ pub enum Answer {
     Proceed,
     /// A positive reply: yes, with this text. A negative one: no.
     Reply(Reply),
+    /// Only to [`Question::Auth`]: the server's next challenge, not encoded; 334.
+    Challenge(Bytes),
     /// No, and the session ends: 421 or 554.
     Close(Reply),
 }
@@ -87,7 +123,8 @@ pub enum Answer {
 pub struct Note {
     /// The command.
     pub verb: Verb,
-    /// What stood behind the verb, as it came in, without CRLF: any octets. Empty for a line that was too long.
+    /// What stood behind the verb, as it came in, without CRLF: any octets. Empty for a line that was too long; of AUTH only the
+    /// mechanism, nothing of the responses.
     pub argument: Bytes,
     /// The reply code.
     pub code: u16,

@@ -6,6 +6,10 @@ pub(super) fn ok(text: &'static str) -> Reply {
     Reply::new(250, EnhancedStatus::success(0, 0), text)
 }
 
+pub(super) fn authenticated() -> Reply {
+    Reply::new(235, EnhancedStatus::success(7, 0), "Authentication successful")
+}
+
 pub(super) fn sender_ok() -> Reply {
     Reply::new(250, EnhancedStatus::success(1, 0), "Sender OK")
 }

@@ -1,21 +1,31 @@
 //! What a server session is told when it opens: names, limits, time-outs. Nothing here changes while it lives.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::smtp::data::BareLineEnds;
-use crate::smtp::extension::Extensions;
+use crate::smtp::extension::{Extensions, MaxHold};
 
 /// The settings of a server session. One value serves all sessions of a virtual server, behind an `Arc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Our name in the greeting and in the response to HELO and EHLO: a domain or an address literal.
     pub fqdn: String,
+    /// SMTP, or LMTP with its LHLO and a reply for each recipient (RFC 2033).
+    pub lmtp: bool,
+    /// Whether there is STARTTLS.
+    pub start_tls: bool,
+    /// Whether nothing goes but in TLS: 530 5.7.0 in clear (RFC 3207, 4).
+    pub require_tls: bool,
+    /// AUTH.
+    pub auth: Auth,
     /// The text of the greeting behind the name, one line; `ESMTP` should be its first word.
     pub greeting: String,
     /// The EHLO keywords on offer.
     pub extensions: Extensions,
     /// Largest message, in octets as they are stored (after dot-unstuffing). `None`: no limit.
     pub max_size: Option<u64>,
+    /// Octets of content on one connection; at the next MAIL it is closed with 421. `None`: no limit.
+    pub max_session_size: Option<u64>,
     /// Recipients of one transaction; more are answered 452 4.5.3 (RFC 5321, 4.5.3.1.10).
     pub max_recipients: usize,
     /// Longest line of content, in octets with its CRLF (RFC 5321, 4.5.3.1.6). 0: no limit.
@@ -30,6 +40,9 @@ pub struct Settings {
     pub soft_errors: u32,
     /// How long a refusal is held back once `soft_errors` is passed.
     pub error_delay: Duration,
+    /// How long a message may be held, as EHLO tells it (RFC 4865). `None`: FUTURERELEASE is not listed. Whether a hold is
+    /// too long is for policy to say, which has a clock.
+    pub future_release: Option<MaxHold>,
     /// Commands that move no mail (NOOP, RSET, VRFY, EHLO …) since the last accepted message at which the
     /// session is closed, 421 4.7.0.
     pub max_idle_commands: u32,
@@ -46,9 +59,14 @@ impl Settings {
     pub fn new(fqdn: impl Into<String>) -> Self {
         Settings {
             fqdn: fqdn.into(),
+            lmtp: false,
+            start_tls: false,
+            require_tls: false,
+            auth: Auth::default(),
             greeting: "ESMTP Bridgehead".to_owned(),
             extensions: Extensions::default(),
             max_size: Some(25 << 20),
+            max_session_size: None,
             max_recipients: 1000,
             max_text_line: 1000,
             bare_line_ends: BareLineEnds::Refuse,
@@ -56,6 +74,7 @@ impl Settings {
             max_errors: 20,
             soft_errors: 10,
             error_delay: Duration::from_secs(1),
+            future_release: None,
             max_idle_commands: 100,
             refuse_early_talkers: true,
             greeting_delay: Duration::ZERO,
@@ -64,10 +83,40 @@ impl Settings {
     }
 }
 
+/// AUTH (RFC 4954).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Auth {
+    /// The mechanisms on offer, in upper case; none: there is no AUTH.
+    pub mechanisms: Vec<String>,
+    /// Only in TLS: not offered in clear, and refused there with 538.
+    pub require_tls: bool,
+    /// Nobody sends without it: 530 5.7.0 to MAIL.
+    pub required: bool,
+    /// Refused attempts at which the session is closed, 421 4.7.0.
+    pub max_failures: u32,
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Auth { mechanisms: Vec::new(), require_tls: true, required: false, max_failures: 3 }
+    }
+}
+
+impl Auth {
+    /// What the response to EHLO lists: mechanisms that bind to a TLS channel only where there is one.
+    pub fn offered(&self, tls: bool) -> impl Iterator<Item = &str> {
+        let here = tls || !self.require_tls;
+        self.mechanisms.iter().map(String::as_str).filter(move |name| here && (tls || !name.ends_with("-PLUS")))
+    }
+}
+
 /// Time-outs of the server (RFC 5321, 4.5.3.2.7 asks for at least 5 minutes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From our last reply until the next command is complete; single octets do not extend it.
+    /// From our last reply until the next command begins.
+    pub idle: Duration,
+    /// From the first octet of a command until it is complete; single octets do not extend it. A response to a challenge
+    /// has so long from the challenge on.
     pub command: Duration,
     /// Between two pieces of content.
     pub data_block: Duration,
@@ -80,10 +129,19 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Timeouts {
-            command: Duration::from_secs(600),
+            idle: Duration::from_secs(600),
+            command: Duration::from_secs(300),
             data_block: Duration::from_secs(180),
             data_base: Duration::from_secs(300),
             data_least_rate: 256,
         }
+    }
+}
+
+impl Timeouts {
+    /// When all of a content that began then must have come, so many octets of it being there; `None`: no limit.
+    pub(super) fn whole(&self, began: Instant, octets: u64) -> Option<Instant> {
+        let granted = octets.checked_div(self.data_least_rate)?;
+        Some(began + self.data_base + Duration::from_secs(granted.min(1 << 31)))
     }
 }

@@ -14,6 +14,7 @@ struct Bench {
     notes: Vec<(Verb, u16)>,
     resets: usize,
     closed: bool,
+    turned: bool,
     until: Instant,
 }
 
@@ -36,6 +37,7 @@ impl Bench {
             notes: Vec::new(),
             resets: 0,
             closed: false,
+            turned: false,
             until: now,
         };
         bench.run();
@@ -86,6 +88,11 @@ impl Bench {
                 Step::Body(chunk) => self.body.extend_from_slice(&chunk),
                 Step::Reset => self.resets += 1,
                 Step::Note(note) => self.notes.push((note.verb, note.code)),
+                Step::StartTls => self.session.tls_started(),
+                Step::TurnAround => {
+                    self.turned = true;
+                    return;
+                }
                 Step::Close => {
                     self.closed = true;
                     return;
