@@ -253,8 +253,8 @@ impl Incoming {
 }
 
 /// The size is known only now: a connector that does not carry messages as large as this one is passed over. A recipient
-/// that takes nothing so large waits in the directory queue with that failure, and its sender gets a report from there. `sent` are the octets that
-/// the client sent.
+/// that takes nothing so large waits in the directory queue with that failure, and its sender gets a report from there.
+/// `sent` are the octets that the client sent.
 ///
 /// # Errors
 /// When no recipient takes it.
