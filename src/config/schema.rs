@@ -170,7 +170,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
     ("bridgehead-secret-file", parse::<crate::model::secret::SecretFile>),
     ("bridgehead-secret-variable", parse::<crate::model::secret::SecretVariable>),
-    ("bridgehead-sender-pattern", parse::<crate::model::recipient_ref::SenderPattern>),
+    ("bridgehead-sender-reference", parse::<crate::model::recipient_ref::SenderPattern>),
     ("bridgehead-size", parse::<crate::model::size::Size>),
 ];
 

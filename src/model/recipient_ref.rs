@@ -104,8 +104,8 @@ impl fmt::Display for SenderPattern {
 
 text_value!(
     SenderPattern,
-    "SenderPattern",
-    "bridgehead-sender-pattern",
+    "SenderReference",
+    "bridgehead-sender-reference",
     "Which senders: an address, `*@domain`, or the name of a recipient; of a group also its members.",
     ["ada@example.net", "*@example.net", "staff"]
 );
