@@ -19,8 +19,8 @@ use super::violation::{Violation, ViolationCode};
 use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
-    CertificateSpec, ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec,
-    VirtualServerSpec,
+    AccountSpec, CertificateSpec, ConnectorSpec, IdentityProviderSpec, MailboxStoreSpec, RecipientPolicySpec,
+    RecipientSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// Most violations that are told of one body.
@@ -105,6 +105,8 @@ pub fn schema(collection: Collection) -> Value {
         Collection::MailboxStores => collect::<MailboxStoreSpec>(&mut schemas),
         Collection::Connectors => collect::<ConnectorSpec>(&mut schemas),
         Collection::Certificates => collect::<CertificateSpec>(&mut schemas),
+        Collection::Accounts => collect::<AccountSpec>(&mut schemas),
+        Collection::IdentityProviders => collect::<IdentityProviderSpec>(&mut schemas),
         Collection::Settings => collect::<SettingsSpec>(&mut schemas),
     };
     let schemas: serde_json::Map<String, Value> = schemas.into_iter().collect();
@@ -158,20 +160,26 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-host", parse::<crate::model::host::Host>),
     ("bridgehead-host-and-port", parse::<crate::model::host::HostAndPort>),
     ("bridgehead-host-name", parse::<crate::model::host::HostName>),
+    ("bridgehead-http-url", parse::<crate::model::http_url::HttpUrl>),
     ("bridgehead-ip-address", parse::<crate::model::host::IpAddress>),
     ("bridgehead-label-selector", parse::<crate::model::labels::LabelSelector>),
     ("bridgehead-mailbox", parse::<crate::smtp::address::Mailbox>),
     ("bridgehead-name", parse::<crate::model::name::Name>),
     ("bridgehead-name-server", parse::<crate::model::host::NameServer>),
     ("bridgehead-network", parse::<crate::model::pattern::Network>),
+    ("bridgehead-password-hash", parse::<crate::model::password_hash::PasswordHash>),
     ("bridgehead-rate", parse::<crate::model::rate::Rate>),
     ("bridgehead-recipient-pattern", parse::<crate::model::pattern::RecipientPattern>),
     ("bridgehead-recipient-reference", parse::<crate::model::recipient_ref::RecipientRef>),
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
     ("bridgehead-secret-file", parse::<crate::model::secret::SecretFile>),
     ("bridgehead-secret-variable", parse::<crate::model::secret::SecretVariable>),
+    ("bridgehead-sender-pattern", parse::<crate::model::spec::account::SenderPattern>),
     ("bridgehead-sender-reference", parse::<crate::model::recipient_ref::SenderPattern>),
+    ("bridgehead-service-url", parse::<crate::model::web::ServiceUrl>),
     ("bridgehead-size", parse::<crate::model::size::Size>),
+    ("bridgehead-socket-path", parse::<crate::model::path::SocketPath>),
+    ("bridgehead-username", parse::<crate::model::username::Username>),
 ];
 
 fn parse<T: FromStr>(text: &str) -> Result<(), String>
@@ -236,7 +244,44 @@ fn explain(error: &jsonschema::ValidationError<'_>, body: &Value) -> Vec<Violati
         ValidationErrorKind::MaxItems { limit } => range(format!("at most {limit} entries are allowed")),
         ValidationErrorKind::MinProperties { limit } => range(format!("at least {limit} of the fields is needed")),
         ValidationErrorKind::MaxProperties { limit } => range(format!("at most {limit} of the fields is allowed")),
+        ValidationErrorKind::OneOfNotValid { context } => explain_kinds(context, body, &pointer),
         other => one(ViolationCode::InvalidValue, format!("the value is not allowed here ({})", other.keyword())),
+    }
+}
+
+/// What is wrong with an object that is one of several kinds, told apart by `type`: what its own kind says, or that there is no
+/// such kind.
+fn explain_kinds(kinds: &[Vec<jsonschema::ValidationError<'_>>], body: &Value, pointer: &str) -> Vec<Violation> {
+    let tag = format!("{pointer}/type");
+    let is_own_kind = |errors: &&Vec<jsonschema::ValidationError<'_>>| {
+        !errors.iter().any(|error| match error.kind() {
+            ValidationErrorKind::Enum { .. } => error.instance_path().as_str() == tag,
+            ValidationErrorKind::Required { property } => property == "type",
+            ValidationErrorKind::Type { .. } => error.instance_path().as_str() == pointer,
+            _ => false,
+        })
+    };
+    if let Some(own) = kinds.iter().find(is_own_kind) {
+        return own.iter().flat_map(|error| explain(error, body)).collect();
+    }
+    let words: Vec<String> = kinds
+        .iter()
+        .flatten()
+        .filter_map(|error| match error.kind() {
+            ValidationErrorKind::Enum { options } if error.instance_path().as_str() == tag => Some(options),
+            _ => None,
+        })
+        .flat_map(|options| options.as_array().into_iter().flatten().map(Value::to_string))
+        .collect();
+    match body.pointer(pointer).and_then(Value::as_object) {
+        None => vec![Violation::new(pointer, ViolationCode::WrongType, "an object is needed")],
+        Some(object) if !object.contains_key("type") => {
+            vec![Violation::new(tag, ViolationCode::Required, "type is needed")]
+        }
+        Some(_) => {
+            let detail = format!("one of {} is needed", words.join(", "));
+            vec![Violation::new(tag, ViolationCode::InvalidValue, detail)]
+        }
     }
 }
 
@@ -341,6 +386,24 @@ mod tests {
             wrong(Collection::MailboxStores, json!({"spec": {"type": "drop", "path": "../x"}})),
             only("/spec/path", InvalidValue)
         );
+        let store = |spec: Value| wrong(Collection::MailboxStores, json!({"spec": spec}));
+        assert_eq!(store(json!({})), only("/spec/type", Required));
+        assert_eq!(store(json!([])), only("/spec", WrongType));
+        assert_eq!(store(json!({"type": "mbox"})), only("/spec/type", InvalidValue));
+        assert_eq!(store(json!({"type": "lmtp", "socket": "/s", "path": "x"})), only("/spec/path", UnknownField));
+        assert_eq!(store(json!({"type": "lmtp", "socket": "/s", "host": "a.example"})), only("/spec", InvalidValue));
+        assert_eq!(
+            store(json!({"type": "webhook", "url": "http://169.254.169.254/", "maxConnections": 0})),
+            [
+                ("/spec/maxConnections".to_owned(), OutOfRange),
+                ("/spec/secret".to_owned(), Required),
+                ("/spec/url".to_owned(), InvalidValue)
+            ]
+        );
+        assert_eq!(
+            store(json!({"type": "maildir", "quota": {"size": "much", "files": 1}})),
+            [("/spec/quota/files".to_owned(), UnknownField), ("/spec/quota/size".to_owned(), InvalidValue)]
+        );
         assert_eq!(
             wrong(Collection::Settings, json!({"spec": {"retention": {"audit": "1d"}}})),
             only("/spec/retention/audit", UnknownField)
@@ -354,6 +417,12 @@ mod tests {
             (Collection::Recipients, json!({})),
             (Collection::Settings, json!({})),
             (Collection::MailboxStores, json!({"type": "maildir"})),
+            (Collection::MailboxStores, json!({"type": "drop"})),
+            (Collection::MailboxStores, json!({"type": "lmtp", "host": "box.example"})),
+            (
+                Collection::MailboxStores,
+                json!({"type": "webhook", "url": "https://app.example/", "secret": {"env": "BRIDGEHEAD_SECRET_X"}}),
+            ),
             (
                 Collection::Connectors,
                 json!({"addressSpaces": [{"pattern": "*"}], "route": {"smartHosts": [{"host": "a.example"}]}}),
@@ -386,7 +455,8 @@ mod tests {
         for collection in Collection::ALL {
             let schema = schema(collection);
             let name = schema["properties"]["spec"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
-            let example = &schema["components"]["schemas"][name]["example"];
+            let spec = &schema["components"]["schemas"][name];
+            let example = if spec["examples"].is_array() { &spec["examples"][0] } else { &spec["example"] };
             assert!(example.is_object(), "{collection:?} has no example");
             check(collection, &json!({"spec": example})).unwrap();
             for (name, schema) in schema["components"]["schemas"].as_object().unwrap() {

@@ -3,6 +3,7 @@
 pub mod duration;
 pub mod failure;
 pub mod host;
+pub mod http_url;
 pub mod labels;
 pub mod mail;
 pub mod name;
@@ -18,4 +19,5 @@ pub mod spec;
 pub mod template;
 pub(crate) mod text;
 pub mod time;
+pub mod username;
 pub mod web;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::smtp::data::BareLineEnds;
 use crate::smtp::extension::{Extensions, MaxHold};
+use crate::smtp::sasl::Mechanism;
 
 /// The settings of a server session. One value serves all sessions of a virtual server, behind an `Arc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,9 +87,9 @@ impl Settings {
 /// AUTH (RFC 4954).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Auth {
-    /// The mechanisms on offer, in upper case; none: there is no AUTH.
-    pub mechanisms: Vec<String>,
-    /// Only in TLS: not offered in clear, and refused there with 538.
+    /// The mechanisms on offer; none: there is no AUTH.
+    pub mechanisms: Vec<Mechanism>,
+    /// Those that show a password or token only in TLS: not offered in clear, and refused there with 538.
     pub require_tls: bool,
     /// Nobody sends without it: 530 5.7.0 to MAIL.
     pub required: bool,
@@ -103,10 +104,17 @@ impl Default for Auth {
 }
 
 impl Auth {
-    /// What the response to EHLO lists: mechanisms that bind to a TLS channel only where there is one.
-    pub fn offered(&self, tls: bool) -> impl Iterator<Item = &str> {
-        let here = tls || !self.require_tls;
-        self.mechanisms.iter().map(String::as_str).filter(move |name| here && (tls || !name.ends_with("-PLUS")))
+    /// What the response to EHLO lists.
+    pub fn offered(&self, tls: bool) -> impl Iterator<Item = &'static str> {
+        self.mechanisms
+            .iter()
+            .filter(move |mechanism| self.allows(**mechanism, tls))
+            .map(|mechanism| mechanism.keyword())
+    }
+
+    /// Whether a mechanism on offer may be used: what binds to a TLS channel needs one.
+    pub fn allows(&self, mechanism: Mechanism, tls: bool) -> bool {
+        tls || mechanism != Mechanism::ScramSha256Plus && !(self.require_tls && mechanism.is_plaintext())
     }
 }
 
