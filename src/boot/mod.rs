@@ -75,12 +75,14 @@ pub fn serve(options: Serve) -> anyhow::Result<()> {
 struct Workers {
     outbound: Arc<Outbound>,
     local: Arc<Local>,
+    queue: Arc<Queue>,
 }
 
 impl Workforce for Workers {
     fn employ(&self, hand: Hand) {
         match hand.link().name {
             QueueName::Local(_) => self.local.employ(hand),
+            QueueName::Directory => drop(tokio::spawn(self.queue.clone().distribute(hand))),
             _ => self.outbound.employ(hand),
         }
     }
@@ -117,7 +119,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     );
     let connect = Arc::new(TcpConnect);
     let local = Local::new(queue.clone(), clock.clone(), connect, Http::default(), options.data_dir.clone());
-    let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
+    let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local, queue: queue.clone() })));
 
     configuration.register(Arc::new(BindCheck));
     let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());

@@ -16,7 +16,7 @@ use super::compile::{Objects, Surroundings, compile};
 use super::object::{Object, Record, Spec};
 use super::records::{audit_key, encode, load, object_key, read_record};
 use super::violation::{Violation, ViolationCode, Warning, object_id};
-use super::{Live, Snapshot, Vault, certificates, schema, secrets, stamping};
+use super::{Live, Snapshot, Vault, certificates, references, schema, secrets, stamping};
 use crate::directory::Policies;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -290,7 +290,10 @@ impl Configuration {
     ) -> Result<Plan, ChangeError> {
         let object = self.shown(before.clone(), collection, name);
         let mut plan = match collection {
-            Collection::Recipients => Plan { writes: stamping::gone(name, &before), ..Plan::unchanged(object) },
+            Collection::Recipients => {
+                references::unused(&*self.store, name)?;
+                Plan { writes: stamping::gone(name, &before), ..Plan::unchanged(object) }
+            }
             _ => {
                 let mut objects = state.objects.clone();
                 objects.remove(collection, name);

@@ -34,6 +34,7 @@ mod passwords;
 pub mod read;
 mod recipients;
 mod records;
+mod references;
 pub mod schema;
 pub mod secrets;
 pub mod snapshot;

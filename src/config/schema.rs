@@ -161,6 +161,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-duration", parse::<crate::model::duration::Duration>),
     ("bridgehead-fingerprint", parse::<crate::model::secret::Fingerprint>),
     ("bridgehead-host", parse::<crate::model::host::Host>),
+    ("bridgehead-host-and-port", parse::<crate::model::host::HostAndPort>),
     ("bridgehead-host-name", parse::<crate::model::host::HostName>),
     ("bridgehead-http-url", parse::<crate::model::http_url::HttpUrl>),
     ("bridgehead-ip-address", parse::<crate::model::host::IpAddress>),
@@ -173,10 +174,12 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-password-hash", parse::<crate::model::password_hash::PasswordHash>),
     ("bridgehead-rate", parse::<crate::model::rate::Rate>),
     ("bridgehead-recipient-pattern", parse::<crate::model::pattern::RecipientPattern>),
+    ("bridgehead-recipient-reference", parse::<crate::model::recipient_ref::RecipientRef>),
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
     ("bridgehead-secret-file", parse::<crate::model::secret::SecretFile>),
     ("bridgehead-secret-variable", parse::<crate::model::secret::SecretVariable>),
     ("bridgehead-sender-pattern", parse::<crate::model::spec::account::SenderPattern>),
+    ("bridgehead-sender-reference", parse::<crate::model::recipient_ref::SenderPattern>),
     ("bridgehead-service-url", parse::<crate::model::web::ServiceUrl>),
     ("bridgehead-size", parse::<crate::model::size::Size>),
     ("bridgehead-socket-path", parse::<crate::model::path::SocketPath>),
@@ -375,7 +378,7 @@ mod tests {
             only("/spec/route/dns/x", UnknownField)
         );
         assert_eq!(wrong(Collection::Recipients, json!({"spec": {"alias": null}})), only("/spec/alias", WrongType));
-        assert_eq!(wrong(Collection::Recipients, json!({"spec": {"type": "group"}})), only("/spec/type", InvalidValue));
+        assert_eq!(wrong(Collection::Recipients, json!({"spec": {"type": "robot"}})), only("/spec/type", InvalidValue));
         assert_eq!(wrong(Collection::Recipients, json!({})), only("/spec", Required));
         assert_eq!(wrong(Collection::Recipients, json!([])), only("", WrongType));
         let filter = |filter: Value| json!({"spec": {"addresses": [{"template": "@a.example"}], "filter": filter}});

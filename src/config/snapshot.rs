@@ -13,6 +13,7 @@ use crate::directory::Domains;
 use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::path::RelativePath;
+use crate::model::queue_name::QueueName;
 use crate::model::secret::SecretText;
 use crate::model::spec::virtual_server::{Binding, BindingTls};
 use crate::model::spec::{MailboxStoreSpec, SettingsSpec, VirtualServerSpec};
@@ -52,6 +53,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Where mail goes that this virtual server took for recipients of shared domains whom nobody knows here
+    /// (`messages.forwardUnresolvedTo`).
+    pub fn unresolved_queue(&self, took: &Name) -> Option<QueueName> {
+        let server = self.delivery_server(took)?;
+        server.spec.messages.forward_unresolved_to.as_ref()?;
+        Some(QueueName::SmartHost(unresolved_connector(&server.name)?))
+    }
+
     /// Who may log in on a virtual server.
     pub fn realm(&self, server: &VirtualServer) -> Realm {
         let authentication = &server.spec.authentication;
@@ -69,6 +78,11 @@ impl Snapshot {
         let default = || self.default_virtual_server.as_ref().and_then(|name| self.virtual_servers.get(name));
         self.virtual_servers.get(took).or_else(default)
     }
+}
+
+/// The name of the connector that stands for `forwardUnresolvedTo` of a virtual server.
+pub(super) fn unresolved_connector(server: &Name) -> Option<Name> {
+    format!("unresolved.{server}").parse().ok()
 }
 
 /// A virtual server, compiled.

@@ -12,6 +12,7 @@ use super::change::{MOST_NAMED, State};
 use super::object::{Record, Spec};
 use super::recipients::{AddressEntry, address_key, address_writes, owner_of};
 use super::records::{SCAN, decode, encode, object_key};
+use super::references;
 use super::violation::{Violation, ViolationCode, object_id};
 use crate::directory::{Domains, Policies, StampError, stamp};
 use crate::model::host::mailbox_key;
@@ -48,6 +49,7 @@ pub(super) fn recipient(
         let detail = format!("there is no mailbox store {wanted}");
         found.push(Violation::new("/spec/mailboxStore", ViolationCode::UnknownReference, detail));
     }
+    found.extend(references::check(store, &current.domains, name, recipient)?);
     found.extend(own_addresses(store, &current.domains, name, recipient)?);
     if !found.is_empty() {
         return Err(ChangeError::Invalid(found));
@@ -56,8 +58,10 @@ pub(super) fn recipient(
     match stamp(&state.policies, &current.domains, name, recipient, &earlier(before), owner) {
         Ok(stamped) => {
             let known = before.map(|record| record.addresses.as_slice()).unwrap_or_default();
-            let entry = AddressEntry { recipient: name.clone(), mailbox_store: recipient.mailbox_store.clone() };
-            let writes = address_writes(known, &stamped.addresses, &entry);
+            let entry = AddressEntry::of(name, recipient);
+            let mut writes = address_writes(known, &stamped.addresses, &entry);
+            let earlier = before.and_then(|record| parsed(record).ok());
+            writes.extend(references::writes(name, earlier.as_ref(), Some(recipient)));
             Ok((stamped.addresses, writes))
         }
         Err(StampError::Owner(error)) => Err(error.into()),
@@ -67,7 +71,9 @@ pub(super) fn recipient(
 
 /// The writes for a recipient that is deleted.
 pub(super) fn gone(name: &Name, before: &Record) -> Writes {
-    address_writes(&before.addresses, &[], &AddressEntry { recipient: name.clone(), mailbox_store: None })
+    let mut writes = address_writes(&before.addresses, &[], &AddressEntry::of(name, &RecipientSpec::default()));
+    writes.extend(references::writes(name, parsed(before).ok().as_ref(), None));
+    writes
 }
 
 /// Refuses when recipients name this mailbox store.
@@ -124,7 +130,7 @@ pub(super) async fn all(store: &dyn ConfigStore, policies: &Policies, domains: &
             for given in &stamped.addresses {
                 moved.insert(mailbox_key(&given.address), Some(name.clone()));
             }
-            let entry = AddressEntry { recipient: name.clone(), mailbox_store: spec.mailbox_store.clone() };
+            let entry = AddressEntry::of(&name, &spec);
             writes.extend(address_writes(&record.addresses, &stamped.addresses, &entry));
             record.addresses = stamped.addresses;
             writes.push((object_key(Collection::Recipients, name.as_str()), Some(encode(&record))));

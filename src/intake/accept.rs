@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Intake;
-use super::admission::{Client, Refusal, UNKNOWN_RECIPIENT};
+use super::admission::{Client, Refusal, UNKNOWN_RECIPIENT, restricted};
 use super::filters::{Fate, Match};
 use super::header::HeaderScanner;
 use super::{staging, trace};
@@ -21,7 +21,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::spec::filter::FilterAction;
 use crate::model::time::Timestamp;
 use crate::observe::metrics::ByName;
-use crate::queue::{Assignment, assign};
+use crate::queue::{Assignment, Sending, assign, is_ours, restriction_failure};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::parameters::{MailParameters, RcptParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
@@ -65,6 +65,8 @@ pub struct Incoming {
     recipients: Vec<Taken>,
     known: HashSet<ForwardPath>,
     draft: Box<dyn Draft>,
+    /// Octets of our own trace field.
+    traced: u64,
     header: HeaderScanner,
 }
 
@@ -101,6 +103,7 @@ impl Incoming {
             recipients: Vec::new(),
             known: HashSet::new(),
             draft,
+            traced: 0,
             header: HeaderScanner::default(),
         })
     }
@@ -134,8 +137,13 @@ impl Incoming {
             Fate::Deliver => client.filter_recipient(intake, &self.snapshot, &path).await?,
             decided => decided.clone(),
         };
-        let spread = self.draft.id().spread();
-        let admitted = client.admit_recipient(intake, &self.snapshot, &self.reverse_path, &path, spread);
+        let sending = Sending {
+            sender: &self.reverse_path,
+            size: self.parameters.size.unwrap_or_default(),
+            virtual_server: &self.sender.client.server.name,
+            spread: self.draft.id().spread(),
+        };
+        let admitted = client.admit_recipient(intake, &self.snapshot, sending, &path);
         let archived = match fate {
             Fate::Deliver => None,
             Fate::Archive(found) => Some(found),
@@ -164,7 +172,7 @@ impl Incoming {
                 staging::remember(&path, &mut parameters);
                 let (queue, name) = match &archived {
                     Some(_) => (queue, name),
-                    None => staging::assign(intake, &self.snapshot, &self.reverse_path, &staged, spread)?,
+                    None => staging::assign(intake, &self.snapshot, sending, &staged)?,
                 };
                 (staged, queue, name)
             }
@@ -192,6 +200,7 @@ impl Incoming {
             _ => None,
         };
         let received = trace::received(&self.sender, &self.parameters, self.draft.id(), only, now);
+        self.traced = received.len() as u64;
         self.keep(Bytes::from(received)).await
     }
 
@@ -230,6 +239,7 @@ impl Incoming {
         if self.recipients.is_empty() {
             return Ok(queued_as(self.draft.id()));
         }
+        let sent = self.draft.size() - self.traced;
         let Sender { client, helo, extended, lmtp } = self.sender;
         let server = client.server.name.clone();
         if let Some(by) = &mut self.parameters.deliver_by {
@@ -272,7 +282,7 @@ impl Incoming {
                 last_failure: archived.map(|found| found.failure()),
             })
             .collect();
-        let message = assigned_by_size(&self.snapshot, intake, message);
+        let message = assigned_by_size(&self.snapshot, intake, message, sent)?;
         let leased = self.draft.commit(message).await.map_err(|error| Refusal::of_store(&error))?;
         let message = &leased.message;
         let label = ByName { name: server.as_str().to_owned() };
@@ -332,17 +342,53 @@ fn queued_as(id: MessageId) -> Reply {
     Reply::new(250, EnhancedStatus::success(0, 0), format!("Ok: queued as {id}"))
 }
 
-/// The size is known only now: a connector that does not carry messages as large as this one is passed over.
-fn assigned_by_size(snapshot: &Snapshot, intake: &Intake, mut message: Message) -> Message {
-    let (sender, size, spread) = (&message.reverse_path, message.size, message.id.spread());
-    for recipient in &mut message.recipients {
-        let by_route = |queue: &QueueName| !matches!(queue, QueueName::Local(_) | QueueName::DeadLetter);
-        if let Some(waits) = recipient.waits.as_mut().filter(|waits| by_route(&waits.queue))
-            && let Assignment::Queue(queue, _) =
-                assign(snapshot, &*intake.recipients, &recipient.forward_path, sender, size, spread)
-        {
+/// The size is known only now: a connector that does not carry messages as large as this one is passed over. A recipient
+/// that takes nothing so large waits in the directory queue with that failure, and its sender gets a report from there.
+/// `sent` are the octets that the client sent.
+///
+/// # Errors
+/// When no recipient takes it.
+fn assigned_by_size(snapshot: &Snapshot, intake: &Intake, mut message: Message, sent: u64) -> Result<Message, Refusal> {
+    // it was held to the restrictions at RCPT with the size that was declared
+    let as_declared = message.parameters.size.is_some_and(|declared| declared >= sent);
+    let mut assigned = Vec::with_capacity(message.recipients.len());
+    let mut refused = None;
+    let mut taken = false;
+    for recipient in &message.recipients {
+        // what a filter has archived stays where it is
+        if recipient.waits.as_ref().is_some_and(|waits| waits.queue == QueueName::DeadLetter) {
+            taken = true;
+            assigned.push(None);
+            continue;
+        }
+        let here = recipient.waits.as_ref().is_some_and(|waits| is_ours(&waits.queue));
+        if here && as_declared {
+            taken = true;
+            assigned.push(None);
+            continue;
+        }
+        let size = if here { sent } else { message.size };
+        let sending = Sending { size, ..Sending::of(&message) };
+        match assign(snapshot, &*intake.recipients, &recipient.forward_path, sending) {
+            Assignment::Refused(restriction) => {
+                refused.get_or_insert_with(|| restricted(restriction, &recipient.forward_path));
+                assigned.push(Some((QueueName::Directory, None, Some(restriction_failure(restriction)))));
+                continue;
+            }
+            Assignment::Queue(queue, name) => assigned.push(Some((queue, name, None))),
+            Assignment::Unknown | Assignment::TryLater => assigned.push(None),
+        }
+        taken = true;
+    }
+    if let Some(refusal) = refused.filter(|_| !taken) {
+        return Err(refusal);
+    }
+    for (recipient, to) in message.recipients.iter_mut().zip(assigned) {
+        if let (Some(waits), Some((queue, name, failure))) = (&mut recipient.waits, to) {
+            recipient.last_failure = failure;
             waits.queue = queue;
+            recipient.directory_name = name;
         }
     }
-    message
+    Ok(message)
 }

@@ -4,12 +4,12 @@
 //! the operator has chosen. The recipient that was named stays in ORCPT.
 
 use super::Intake;
-use super::admission::Refusal;
+use super::admission::{Refusal, restricted};
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
-use crate::queue::{self, Assignment};
-use crate::smtp::address::{ForwardPath, ReversePath};
+use crate::queue::{self, Assignment, Sending};
+use crate::smtp::address::ForwardPath;
 use crate::smtp::parameters::{OriginalRecipient, RcptParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
@@ -47,11 +47,11 @@ pub(super) fn remember(named: &ForwardPath, parameters: &mut RcptParameters) {
 pub(super) fn assign(
     intake: &Intake,
     snapshot: &Snapshot,
-    sender: &ReversePath,
+    sending: Sending<'_>,
     instead: &ForwardPath,
-    spread: u64,
 ) -> Result<(QueueName, Option<Name>), Refusal> {
-    match queue::assign(snapshot, &*intake.recipients, instead, sender, 0, spread) {
+    match queue::assign(snapshot, &*intake.recipients, instead, sending) {
+        Assignment::Refused(restriction) => Err(restricted(restriction, instead)),
         Assignment::Queue(queue, name) => Ok((queue, name)),
         Assignment::Unknown => {
             let reply = Reply::new(550, EnhancedStatus::permanent(1, 1), "No such recipient here");

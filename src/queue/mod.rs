@@ -14,6 +14,7 @@
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
 //! * `assign`: which queue a recipient waits in: directory, then routing.
+//! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
 //! * `operate`: what a person sees and does.
 //!
@@ -26,6 +27,7 @@ mod assign;
 pub mod carrier;
 mod deadlines;
 mod dequeue;
+mod distribution;
 mod link;
 pub mod operate;
 mod operations;
@@ -45,6 +47,7 @@ use crate::config::{Live, Snapshot};
 use crate::directory::Recipients;
 use crate::model::failure::Failure;
 use crate::model::mail::{Message, Recipient};
+use crate::model::mail::{Message, MessageId};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -56,7 +59,8 @@ use agenda::Agenda;
 use deadlines::Deadlines;
 use link::{Link, Offer};
 
-pub use assign::{Assignment, assign};
+pub use assign::{Assignment, Sending, assign, assign_again, is_ours};
+pub use distribution::restriction_failure;
 pub use link::Hand;
 pub use operate::{
     ActionError, AddressFilter, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
@@ -272,6 +276,15 @@ impl Queue {
     /// Writes the first events of a message: who brought it, for whom; and which recipients go no further, because a filter
     /// archived them.
     pub fn track_received(&self, message: &Message) {
+        self.track_first(message, None);
+    }
+
+    /// The same for one that goes on to others.
+    fn track_further(&self, of: MessageId, message: &Message) {
+        self.track_first(message, Some(of));
+    }
+
+    fn track_first(&self, message: &Message, related: Option<MessageId>) {
         self.track(
             EventKind::Received,
             message,
@@ -282,6 +295,7 @@ impl Queue {
                 size: Some(message.size),
                 client: message.origin.client,
                 virtual_server: Some(message.origin.virtual_server.as_str()),
+                related,
                 next_attempt: message.parameters.hold.map(|_| message.released_at()),
                 ..track::Detail::default()
             },

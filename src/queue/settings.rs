@@ -107,6 +107,7 @@ pub(super) fn fqdn<'a>(snapshot: &'a Snapshot, server: &Name) -> &'a str {
 pub(super) fn max_sessions(snapshot: &Snapshot, queue: &QueueName) -> usize {
     match queue {
         QueueName::Local(store) => snapshot.stores.get(store).map_or(1, |store| store.spec.max_connections() as usize),
+        QueueName::Directory => 4,
         QueueName::Unrouted | QueueName::DeadLetter => 0,
         QueueName::SmartHost(name) | QueueName::Dns(name, _) => {
             let connector = snapshot.routes.connector(name);
@@ -141,6 +142,6 @@ pub(super) fn next_hop(snapshot: &Snapshot, queue: &QueueName) -> Option<String>
             RouteSpec::Dns(_) => None,
         },
         QueueName::Local(store) => Some(format!("mailbox store {store}")),
-        QueueName::Unrouted | QueueName::DeadLetter => None,
+        QueueName::Directory | QueueName::Unrouted | QueueName::DeadLetter => None,
     }
 }

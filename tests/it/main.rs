@@ -11,6 +11,7 @@ mod appliance;
 mod dialogs;
 mod dialogs_tcp;
 mod filters;
+mod directory;
 mod mailbox_stores;
 mod openapi;
 mod shape;

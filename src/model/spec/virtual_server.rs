@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::model::duration::Duration;
-use crate::model::host::{HostName, IpAddress, NameServer};
+use crate::model::host::{HostAndPort, HostName, IpAddress, NameServer};
 use crate::model::name::Name;
 use crate::model::pattern::{ClientPattern, Network};
 use crate::model::rate::Rate;
@@ -300,6 +300,11 @@ pub struct Messages {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 4_294_967_295_u32, nullable = false)]
     pub max_per_connection: Option<u32>,
+    /// Another system that has recipients in our shared domains: mail for those who are not in the directory goes to this
+    /// host, `host` or `host:port`, instead of by connector. It must not be this server. Default: by connector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub forward_unresolved_to: Option<HostAndPort>,
 }
 
 impl Default for Messages {
@@ -309,6 +314,7 @@ impl Default for Messages {
             max_session_size: None,
             max_recipients: 1_000,
             max_per_connection: None,
+            forward_unresolved_to: None,
         }
     }
 }
