@@ -25,7 +25,7 @@ use super::health::Health;
 use super::kinds::{connectors, mailbox_stores, recipient_policies, recipients, virtual_servers};
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
-use super::{docs, document, domains, health, messages, queues, settings};
+use super::{directory, docs, document, domains, health, messages, queues, settings};
 use crate::config::Configuration;
 use crate::model::name::Name;
 use crate::queue::operate::Operate;
@@ -267,6 +267,8 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(settings::get_settings)
         .service(settings::put_settings)
         .service(settings::patch_settings)
+        .service(directory::preview_addresses)
+        .service(directory::import_recipients)
         .service(domains::list_domains)
         .service(domains::get_domain)
         .service(queues::list_queues)

@@ -20,6 +20,7 @@ use crate::model::name::Name;
 use crate::model::path::RelativePath;
 use crate::model::pattern::{AddressPattern, ClientPattern};
 use crate::model::size::Size;
+use crate::model::spec::recipient_policy::Filter;
 use crate::model::spec::{
     Collection, ConnectorSpec, DEFAULT, MailboxStoreSpec, RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
 };
@@ -344,6 +345,15 @@ fn policies(
         if is_default && spec.filter.is_some() {
             let detail = "the policy default is for everybody whom no other policy matches; it has no filter";
             found.wrong(of, "/spec/filter", ViolationCode::Conflict, detail);
+        }
+        let (depth, conditions) = spec.filter.as_ref().map_or((0, 0), Filter::size);
+        if depth > Filter::MAX_DEPTH || conditions > Filter::MAX_CONDITIONS {
+            let detail = format!(
+                "a filter nests at most {} deep and has at most {} conditions, not {depth} and {conditions}",
+                Filter::MAX_DEPTH,
+                Filter::MAX_CONDITIONS
+            );
+            found.wrong(of, "/spec/filter", ViolationCode::OutOfRange, detail);
         }
         let primaries: Vec<usize> =
             spec.addresses.iter().enumerate().filter(|(_, a)| a.primary).map(|(i, _)| i).collect();

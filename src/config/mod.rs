@@ -15,17 +15,21 @@
 //! | `secret/first-key` | the SHA-256 of the first owner key |
 //!
 //! A [`Snapshot`] holds everything but recipients: these are looked up in the store ([`StoredRecipients`]), so that a
-//! million of them cost no memory. Their addresses are written in the same commit as the change that gives them.
+//! million of them cost no memory. Their addresses are written in the same commit as the change that gives them
+//! ([`stamping`]), however many there are; a dry run tells which ([`Effects`]).
 
 pub mod answer;
 pub mod change;
 mod client_list;
 pub mod compile;
 pub mod domain_view;
+mod effects;
 mod first_start;
+pub mod import;
 pub mod keys;
 pub mod live;
 pub mod object;
+pub mod preview;
 pub mod read;
 mod recipients;
 mod records;
@@ -37,6 +41,7 @@ pub mod violation;
 pub use answer::{Actor, ChangeError, ChangeKind, IfMatch, Outcome, Precondition, Reference};
 pub use change::{Configuration, OpenError, OpenOptions, Preflight};
 pub use client_list::ClientList;
+pub use effects::{Effects, RecipientEffect, RecipientEffects};
 pub use first_start::FirstStart;
 pub use live::Live;
 pub use object::Object;

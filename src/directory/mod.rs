@@ -17,7 +17,7 @@ mod stamp;
 pub use domains::{Authority, Domains, DomainsError, LocalDomain};
 pub use expand::expand;
 pub use filter::matches;
-pub use stamp::{Policies, Stamp, StampError, stamp};
+pub use stamp::{Earlier, Policies, Stamp, StampError, stamp};
 
 use crate::model::host::mailbox_key;
 use crate::model::name::Name;

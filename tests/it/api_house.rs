@@ -21,7 +21,7 @@ use bridgehead::model::time::Timestamp;
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
-use bridgehead::store::{ConfigStore, PageKey, StoreError};
+use bridgehead::store::{ConfigDraft, ConfigStore, InMemoryDraft, PageKey, StoreError};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -242,6 +242,10 @@ impl ConfigStore for Memory {
         }
         state.0 += 1;
         Ok(state.0)
+    }
+
+    fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft> {
+        Box::new(InMemoryDraft::new(self))
     }
 }
 
