@@ -16,7 +16,7 @@
 //!
 //! A [`Snapshot`] holds everything but recipients: these are looked up in the store ([`StoredRecipients`]), so that a
 //! million of them cost no memory. Their addresses are written in the same commit as the change that gives them
-//! ([`stamping`]), however many there are; a dry run tells which ([`Effects`]).
+//! (`stamping`), however many there are; a dry run tells which ([`Effects`]).
 
 pub mod answer;
 pub mod change;

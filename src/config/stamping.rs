@@ -93,7 +93,11 @@ pub(super) fn gone(draft: &mut dyn ConfigDraft, name: &Name, before: &Record) ->
 pub(super) fn unused(store: &dyn ConfigStore, mailbox_store: &Name) -> Result<(), ChangeError> {
     let mut by = Vec::new();
     let mut after: Option<String> = None;
-    while let Some(page) = page(store, &mut after)? {
+    loop {
+        let page = page(store, &mut after)?;
+        if page.is_empty() {
+            break;
+        }
         for (name, _, spec) in page {
             if spec.mailbox_store.as_ref() == Some(mailbox_store) && by.len() < MOST_NAMED {
                 by.push(Reference {
@@ -119,7 +123,11 @@ pub(super) fn all(
     let mut effects = Effects::default();
     let mut found = Vec::new();
     let mut after: Option<String> = None;
-    while let Some(page) = page(&**store, &mut after)? {
+    loop {
+        let page = page(&**store, &mut after)?;
+        if page.is_empty() {
+            break;
+        }
         for (name, mut record, spec) in page {
             let stamped = match of(draft, policies, domains, &name, &spec, &earlier(Some(&record))) {
                 Ok(stamped) => stamped,
@@ -138,8 +146,12 @@ pub(super) fn all(
             }
             effects.add(&name, &record.addresses, &stamped.addresses);
             let entry = AddressEntry { recipient: name.clone(), mailbox_store: spec.mailbox_store.clone() };
+            let had: Vec<String> = record.addresses.iter().map(|a| address_key(&mailbox_key(&a.address))).collect();
             for (key, value) in address_writes(&record.addresses, &stamped.addresses, &entry) {
-                draft.write(&key, value)?;
+                // what leads to it already stays as it is
+                if value.is_none() || !had.contains(&key) {
+                    draft.write(&key, value)?;
+                }
             }
             record.addresses = stamped.addresses;
             draft.write(&object_key(Collection::Recipients, name.as_str()), Some(encode(&record)))?;
@@ -160,15 +172,13 @@ fn of(
     stamp(policies, domains, name, recipient, earlier, |key| other_owner(draft, name, key))
 }
 
-/// The next page of recipients behind `after`; `None` at the end.
-fn page(
-    store: &dyn ConfigStore,
-    after: &mut Option<String>,
-) -> Result<Option<Vec<(Name, Record, RecipientSpec)>>, StoreError> {
+/// The next page of recipients behind `after`; empty at the end.
+fn page(store: &dyn ConfigStore, after: &mut Option<String>) -> Result<Vec<(Name, Record, RecipientSpec)>, StoreError> {
     let prefix = object_key(Collection::Recipients, "");
     let rows = store.scan(&prefix, after.as_deref(), SCAN)?;
-    let Some((last, _)) = rows.last() else { return Ok(None) };
-    *after = Some(last.clone());
+    if let Some((last, _)) = rows.last() {
+        *after = Some(last.clone());
+    }
     let mut page = Vec::with_capacity(rows.len());
     for (key, bytes) in rows {
         let record = decode(&key, &bytes)?;
@@ -177,7 +187,7 @@ fn page(
         let spec = parsed(&record).map_err(damaged)?;
         page.push((name, record, spec));
     }
-    Ok(Some(page))
+    Ok(page)
 }
 
 pub(super) fn parsed(record: &Record) -> Result<RecipientSpec, String> {

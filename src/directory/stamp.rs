@@ -4,6 +4,8 @@
 //! that has an address with a number keeps it, even when the one without has become free; stamping again changes nothing.
 //! Addresses that a recipient once had stay as secondary ones as long as their domain is local, as in Exchange.
 
+use std::collections::HashSet;
+
 use crate::directory::{Domains, expand, matches};
 use crate::model::host::mailbox_key;
 use crate::model::name::Name;
@@ -91,7 +93,7 @@ pub struct Earlier {
 }
 
 /// The addresses of a recipient. `owner` tells which *other* recipient has an address (by key); `earlier` is what it
-/// had. An address of a policy that another recipient has gets a number. When nothing is left of a template
+/// had: it is not asked about these. An address of a policy that another recipient has gets a number. When nothing is left of a template
 /// (no given name, no surname), a secondary address is left out, and the primary one is made from the alias, else the name.
 ///
 /// # Errors
@@ -105,6 +107,9 @@ pub fn stamp<E>(
     mut owner: impl FnMut(&str) -> Result<Option<Name>, E>,
 ) -> Result<Stamp, StampError<E>> {
     let mut stamp = Stamp::default();
+    // nobody else can have what it has: asking costs a read, and there may be a million of these
+    let had: HashSet<String> = earlier.addresses.iter().map(|known| mailbox_key(&known.address)).collect();
+    let mut owner = |key: &str| if had.contains(key) { Ok(None) } else { owner(key) };
     let add = |addresses: &mut Vec<StampedAddress>, address: Mailbox, primary: bool| {
         let key = mailbox_key(&address);
         match addresses.iter_mut().find(|known| mailbox_key(&known.address) == key) {

@@ -1,5 +1,7 @@
 //! Recipient policies over REST: what a change does to recipients, previews, imports, filters, domains.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use serde_json::{Value, json};
 
 use super::api_house::{Answer, House};

@@ -2,6 +2,8 @@
 //!
 //! `BRIDGEHEAD_SCALE=1000000 cargo test --release --test it scale -- --ignored --nocapture`
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
