@@ -38,7 +38,8 @@
 //! RCPT. Content streams through `intake::accept` into a draft of the [`store`]; at the final dot the draft is
 //! committed, with the envelope and a state per recipient, and when that is synced the client gets its 250. The
 //! committed message comes back leased and still in memory; `queue::enqueue` puts it into the link queue of each next
-//! hop, where a worker of [`outbound`] (or [`local`]) takes it, drives `smtp::client` with it, and reports one result
+//! hop (mail for groups, contacts and forwards first into the queue `directory`, where `queue::distribution` makes it mail
+//! for those who get it), where a worker of [`outbound`] (or [`local`]) takes it, drives `smtp::client` with it, and reports one result
 //! per recipient. `model::failure` says what a failure means, `queue::outcome` what becomes of the recipient; the new
 //! state is recorded in one step with the notification it may cause, which goes back into the queue like any mail.
 //!

@@ -16,7 +16,8 @@ use crate::queue::operate;
 #[serde(rename_all = "camelCase")]
 #[schema(example = super::mail::queue_example)]
 pub struct Queue {
-    /// Its id: `smarthost:<connector>`, `dns:<connector>:<domain>`, `local:<mailbox store>`, `unrouted` or `deadLetter`.
+    /// Its id: `smarthost:<connector>`, `dns:<connector>:<domain>`, `local:<mailbox store>`, `directory`,
+    /// `unrouted` or `deadLetter`.
     id: String,
     /// What it is for.
     kind: QueueKind,
@@ -58,6 +59,8 @@ pub enum QueueKind {
     Dns,
     /// A mailbox store.
     Local,
+    /// Mail for groups, contacts and forwards, until it is known who gets it.
+    Directory,
     /// Mail that no connector carries now; it is routed again later.
     Unrouted,
     /// Mail for which nothing more can be done, kept until its retention ends.
@@ -304,6 +307,7 @@ impl From<operate::QueueView> for Queue {
                 operate::QueueKind::SmartHost => QueueKind::SmartHost,
                 operate::QueueKind::Dns => QueueKind::Dns,
                 operate::QueueKind::Local => QueueKind::Local,
+                operate::QueueKind::Directory => QueueKind::Directory,
                 operate::QueueKind::Unrouted => QueueKind::Unrouted,
                 operate::QueueKind::DeadLetter => QueueKind::DeadLetter,
             },

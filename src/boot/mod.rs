@@ -70,12 +70,14 @@ pub fn serve(options: Serve) -> anyhow::Result<()> {
 struct Workers {
     outbound: Arc<Outbound>,
     local: Arc<Local>,
+    queue: Arc<Queue>,
 }
 
 impl Workforce for Workers {
     fn employ(&self, hand: Hand) {
         match hand.link().name {
             QueueName::Local(_) => self.local.employ(hand),
+            QueueName::Directory => drop(tokio::spawn(self.queue.clone().distribute(hand))),
             _ => self.outbound.employ(hand),
         }
     }
@@ -109,7 +111,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         metrics.clone(),
     );
     let local = Local::new(queue.clone(), clock.clone(), options.data_dir.clone());
-    let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
+    let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local, queue: queue.clone() })));
 
     configuration.register(Arc::new(BindCheck));
     let intake = Intake { store: store.clone(), recipients, queue: queue.clone(), clock: clock.clone(), metrics };

@@ -16,7 +16,7 @@ use super::effects::Effects;
 use super::object::{Object, Record, Spec};
 use super::records::{audit_key, encode, load, object_key, read_record};
 use super::violation::{Violation, ViolationCode, Warning, object_id};
-use super::{Live, Snapshot, schema, stamping};
+use super::{Live, Snapshot, references, schema, stamping};
 use crate::directory::Policies;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -287,6 +287,7 @@ impl Configuration {
         let mut draft = self.store.clone().draft();
         let mut plan = match collection {
             Collection::Recipients => {
+                references::unused(&*self.store, name)?;
                 stamping::gone(&mut *draft, name, &before)?;
                 let mut effects = Effects::default();
                 effects.add(name, &before.addresses, &[]);

@@ -11,11 +11,11 @@ use ipnet::IpNet;
 
 use super::ClientList;
 use super::object::Spec;
-use super::snapshot::{MailboxStore, Snapshot, VirtualServer};
+use super::snapshot::{MailboxStore, Snapshot, VirtualServer, unresolved_connector};
 use super::violation::{Violation, ViolationCode, Warning, WarningCode, object_id};
 use crate::directory::{Domains, Policies};
 use crate::model::duration::Duration;
-use crate::model::host::{HostName, domain_key};
+use crate::model::host::{Host, HostName, domain_key};
 use crate::model::name::Name;
 use crate::model::path::RelativePath;
 use crate::model::pattern::{AddressPattern, ClientPattern};
@@ -90,7 +90,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, host_name: &HostName) -> 
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
     check_settings(objects, &settings, &mut found);
     let domains = policies(objects, default_store, &settings, &mut found);
-    check_postmaster(&settings, domains.as_ref(), &mut found);
+    check_roles(&settings, domains.as_ref(), &mut found);
 
     let Findings { mut violations, mut warnings } = found;
     let Some(domains) = domains.filter(|_| violations.is_empty()) else {
@@ -170,6 +170,7 @@ fn virtual_servers(objects: &Objects, found: &mut Findings) {
         for (index, interval) in spec.delivery.retry_intervals.iter().enumerate() {
             found.at_least(of, format!("/spec/delivery/retryIntervals/{index}"), *interval, SECOND);
         }
+        check_unresolved(objects, name, spec, found);
         if spec.messages.max_size < Size::from_bytes(64 << 10) {
             let detail = "at least 64KiB is needed (RFC 5321, 4.5.3.1.7)";
             found.wrong(of, "/spec/messages/maxSize", ViolationCode::OutOfRange, detail);
@@ -183,6 +184,27 @@ fn virtual_servers(objects: &Objects, found: &mut Findings) {
                 found.wrong(of, format!("/spec/relay/allow/{index}"), ViolationCode::OpenRelay, detail);
             }
         }
+    }
+}
+
+/// What is forwarded must not come back at once. A circle of more than one is cut by the hop count.
+fn check_unresolved(objects: &Objects, name: &Name, spec: &VirtualServerSpec, found: &mut Findings) {
+    let Some(to) = &spec.messages.forward_unresolved_to else { return };
+    let of = (Collection::VirtualServers, name);
+    let servers = || objects.virtual_servers.iter().map(|(name, (_, spec))| (name, spec));
+    let ours = servers().find(|(_, other)| match &to.host {
+        Host::Name(host) => other.fqdn.as_ref() == Some(host),
+        Host::Address(host) => other.bindings.iter().any(|own| {
+            own.port == to.port && (own.address.0 == *host || own.address.0.is_unspecified() && host.is_loopback())
+        }),
+    });
+    if let Some((other, _)) = ours {
+        let detail = format!("{to} is virtual server {other}: the mail would come back");
+        found.wrong(of, "/spec/messages/forwardUnresolvedTo", ViolationCode::Conflict, detail);
+    }
+    if let Some(clash) = unresolved_connector(name).filter(|clash| objects.connectors.contains_key(clash)) {
+        let detail = format!("the connector {clash} has the name of the queue for this mail");
+        found.wrong(of, "/spec/messages/forwardUnresolvedTo", ViolationCode::Conflict, detail);
     }
 }
 
@@ -295,15 +317,20 @@ fn store_path(name: &Name, spec: &MailboxStoreSpec) -> RelativePath {
     spec.path.clone().unwrap_or_else(|| RelativePath::from(name))
 }
 
-/// Mail for the postmaster is for one of ours: nothing here rewrites the recipient of mail that goes out.
-fn check_postmaster(settings: &SettingsSpec, domains: Option<&Domains>, found: &mut Findings) {
-    let (Some(postmaster), Some(domains)) = (&settings.postmaster, domains) else { return };
+/// Mail for postmaster and abuse is for one of ours; a contact there leads elsewhere.
+fn check_roles(settings: &SettingsSpec, domains: Option<&Domains>, found: &mut Findings) {
+    let Some(domains) = domains else { return };
     let Ok(name) = crate::model::spec::SETTINGS.parse::<Name>() else { return };
-    if domains.find(postmaster.domain()).is_none() {
-        let of = (Collection::Settings, &name);
-        let words =
-            format!("{} is not a local domain; give the postmaster an address in one of yours", postmaster.domain());
-        found.wrong(of, "/spec/postmaster", ViolationCode::DomainNotLocal, words);
+    let of = (Collection::Settings, &name);
+    for (role, mailbox) in [("postmaster", &settings.postmaster), ("abuse", &settings.abuse)] {
+        let Some(mailbox) = mailbox else { continue };
+        if domains.find(mailbox.domain()).is_none() {
+            let words = format!(
+                "{} is not a local domain; give {role} an address in one of yours, of a contact if it is to go elsewhere",
+                mailbox.domain()
+            );
+            found.wrong(of, format!("/spec/{role}"), ViolationCode::DomainNotLocal, words);
+        }
     }
 }
 
@@ -382,7 +409,7 @@ fn policies(
     }
     let specs = objects.policies.iter().map(|(name, (_, spec))| (name, &**spec));
     match Domains::build(specs, default_store, settings.postmaster.clone()) {
-        Ok(domains) => Some(domains),
+        Ok(domains) => Some(domains.with(settings.abuse.clone(), settings.plus_addressing)),
         Err(errors) => {
             for error in errors {
                 for (name, shared) in [(&error.authoritative, false), (&error.shared, true)] {
@@ -431,7 +458,18 @@ fn build_servers(objects: &Objects, previous: &Snapshot, host_name: &HostName) -
 }
 
 fn build_routes(objects: &Objects, previous: &Snapshot) -> Arc<Table> {
-    let enabled = || objects.connectors.iter().filter(|(_, (_, spec))| spec.enabled);
+    // what `forwardUnresolvedTo` asks for is a connector without an address space
+    let unresolved: Vec<(Name, (u64, Arc<ConnectorSpec>))> = objects
+        .virtual_servers
+        .iter()
+        .filter_map(|(name, (generation, spec))| {
+            let to = spec.messages.forward_unresolved_to.as_ref()?;
+            let spec = ConnectorSpec { bridgeheads: vec![name.clone()], ..ConnectorSpec::to_host(&to.host, to.port) };
+            Some((unresolved_connector(name)?, (*generation, Arc::new(spec))))
+        })
+        .collect();
+    let unresolved = || unresolved.iter().map(|(name, of)| (name, of));
+    let enabled = || objects.connectors.iter().filter(|(_, (_, spec))| spec.enabled).chain(unresolved());
     let same = |name: &Name, generation: u64, spec: &ConnectorSpec| {
         previous.routes.connector(name).filter(|known| known.generation == generation && known.spec == *spec)
     };

@@ -33,6 +33,7 @@ pub mod preview;
 pub mod read;
 mod recipients;
 mod records;
+mod references;
 pub mod schema;
 pub mod snapshot;
 mod stamping;

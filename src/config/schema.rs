@@ -153,13 +153,16 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-domain", parse::<crate::smtp::address::Domain>),
     ("bridgehead-duration", parse::<crate::model::duration::Duration>),
     ("bridgehead-host", parse::<crate::model::host::Host>),
+    ("bridgehead-host-and-port", parse::<crate::model::host::HostAndPort>),
     ("bridgehead-host-name", parse::<crate::model::host::HostName>),
     ("bridgehead-ip-address", parse::<crate::model::host::IpAddress>),
     ("bridgehead-mailbox", parse::<crate::smtp::address::Mailbox>),
     ("bridgehead-name", parse::<crate::model::name::Name>),
     ("bridgehead-name-server", parse::<crate::model::host::NameServer>),
     ("bridgehead-recipient-attribute", parse::<crate::model::spec::recipient_policy::Attribute>),
+    ("bridgehead-recipient-reference", parse::<crate::model::recipient_ref::RecipientRef>),
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
+    ("bridgehead-sender-pattern", parse::<crate::model::recipient_ref::SenderPattern>),
     ("bridgehead-size", parse::<crate::model::size::Size>),
 ];
 
@@ -315,7 +318,7 @@ mod tests {
             only("/spec/route/dns/x", UnknownField)
         );
         assert_eq!(wrong(Collection::Recipients, json!({"spec": {"alias": null}})), only("/spec/alias", WrongType));
-        assert_eq!(wrong(Collection::Recipients, json!({"spec": {"type": "group"}})), only("/spec/type", InvalidValue));
+        assert_eq!(wrong(Collection::Recipients, json!({"spec": {"type": "robot"}})), only("/spec/type", InvalidValue));
         assert_eq!(
             wrong(Collection::Recipients, json!({"spec": {"attributes": {"a b": "x"}}})),
             only("/spec/attributes/a b", InvalidValue)

@@ -9,6 +9,7 @@ use crate::directory::Domains;
 use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::path::RelativePath;
+use crate::model::queue_name::QueueName;
 use crate::model::spec::mailbox_store::MailboxStoreType;
 use crate::model::spec::{SettingsSpec, VirtualServerSpec};
 use crate::routing::Table;
@@ -38,11 +39,24 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Where mail goes that this virtual server took for recipients of shared domains whom nobody knows here
+    /// (`messages.forwardUnresolvedTo`).
+    pub fn unresolved_queue(&self, took: &Name) -> Option<QueueName> {
+        let server = self.delivery_server(took)?;
+        server.spec.messages.forward_unresolved_to.as_ref()?;
+        Some(QueueName::SmartHost(unresolved_connector(&server.name)?))
+    }
+
     /// The virtual server whose delivery settings a message has: the one that took it, else the default one.
     pub fn delivery_server(&self, took: &Name) -> Option<&Arc<VirtualServer>> {
         let default = || self.default_virtual_server.as_ref().and_then(|name| self.virtual_servers.get(name));
         self.virtual_servers.get(took).or_else(default)
     }
+}
+
+/// The name of the connector that stands for `forwardUnresolvedTo` of a virtual server.
+pub(super) fn unresolved_connector(server: &Name) -> Option<Name> {
+    format!("unresolved.{server}").parse().ok()
 }
 
 /// A virtual server, compiled.

@@ -11,8 +11,9 @@ use super::answer::{ChangeError, Reference};
 use super::change::{MOST_NAMED, State};
 use super::effects::Effects;
 use super::object::{Record, Spec};
-use super::recipients::{AddressEntry, address_key, address_writes};
+use super::recipients::{AddressEntry, address_key, address_writes, owner_in};
 use super::records::{SCAN, decode, encode, object_key};
+use super::references;
 use super::violation::{Violation, ViolationCode, object_id};
 use crate::directory::{Domains, Earlier, Policies, Stamp, StampError, stamp};
 use crate::model::host::mailbox_key;
@@ -47,6 +48,7 @@ pub(super) fn recipient(
         let detail = format!("there is no mailbox store {wanted}");
         found.push(Violation::new("/spec/mailboxStore", ViolationCode::UnknownReference, detail));
     }
+    found.extend(references::check(draft, &current.domains, name, recipient)?);
     found.extend(own_addresses(draft, &current.domains, name, recipient)?);
     if !found.is_empty() {
         return Err(ChangeError::Invalid(found));
@@ -54,8 +56,10 @@ pub(super) fn recipient(
     match of(draft, &state.policies, &current.domains, name, recipient, &earlier(before)) {
         Ok(stamped) => {
             let known = before.map(|record| record.addresses.as_slice()).unwrap_or_default();
-            let entry = AddressEntry { recipient: name.clone(), mailbox_store: recipient.mailbox_store.clone() };
-            for (key, value) in address_writes(known, &stamped.addresses, &entry) {
+            let entry = AddressEntry::of(name, recipient);
+            let earlier = before.and_then(|record| parsed(record).ok());
+            let references = references::writes(name, earlier.as_ref(), Some(recipient));
+            for (key, value) in address_writes(known, &stamped.addresses, &entry).into_iter().chain(references) {
                 draft.write(&key, value)?;
             }
             Ok(stamped.addresses)
@@ -82,8 +86,9 @@ pub(super) fn preview(
 
 /// Takes the addresses of a recipient that is deleted away.
 pub(super) fn gone(draft: &mut dyn ConfigDraft, name: &Name, before: &Record) -> Result<(), StoreError> {
-    let entry = AddressEntry { recipient: name.clone(), mailbox_store: None };
-    for (key, value) in address_writes(&before.addresses, &[], &entry) {
+    let entry = AddressEntry::of(name, &RecipientSpec::default());
+    let references = references::writes(name, parsed(before).ok().as_ref(), None);
+    for (key, value) in address_writes(&before.addresses, &[], &entry).into_iter().chain(references) {
         draft.write(&key, value)?;
     }
     Ok(())
@@ -145,7 +150,7 @@ pub(super) fn all(
                 continue;
             }
             effects.add(&name, &record.addresses, &stamped.addresses);
-            let entry = AddressEntry { recipient: name.clone(), mailbox_store: spec.mailbox_store.clone() };
+            let entry = AddressEntry::of(&name, &spec);
             let had: Vec<String> = record.addresses.iter().map(|a| address_key(&mailbox_key(&a.address))).collect();
             for (key, value) in address_writes(&record.addresses, &stamped.addresses, &entry) {
                 // what leads to it already stays as it is
@@ -228,11 +233,7 @@ fn own_addresses(
 
 /// Who has the address, when it is not this recipient.
 fn other_owner(draft: &dyn ConfigDraft, name: &Name, key: &str) -> Result<Option<Name>, StoreError> {
-    let key = address_key(key);
-    let Some(bytes) = draft.get(&key)? else { return Ok(None) };
-    let entry: AddressEntry =
-        serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged(format!("{key}: {error}")))?;
-    Ok(Some(entry.recipient).filter(|owner| owner != name))
+    Ok(owner_in(draft, key)?.map(|entry| entry.recipient).filter(|owner| owner != name))
 }
 
 fn violation(error: &StampError<StoreError>) -> Violation {

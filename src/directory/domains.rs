@@ -36,6 +36,8 @@ pub struct Domains {
     default_domain: Option<Domain>,
     default_store: Option<Name>,
     postmaster: Option<Mailbox>,
+    abuse: Option<Mailbox>,
+    plus_addressing: bool,
 }
 
 /// A domain is authoritative in one policy and shared in another.
@@ -92,6 +94,12 @@ impl Domains {
         if errors.is_empty() { Ok(domains) } else { Err(errors) }
     }
 
+    /// The same with who gets mail for `abuse`, and with `user+tag` as another spelling of `user` or not.
+    #[must_use]
+    pub fn with(self, abuse: Option<Mailbox>, plus_addressing: bool) -> Self {
+        Domains { abuse, plus_addressing, ..self }
+    }
+
     /// The local domain, if it is one. One look-up.
     pub fn find(&self, domain: &Domain) -> Option<&LocalDomain> {
         domain.name().and_then(|_| self.local.get(&*domain_key(domain)))
@@ -116,5 +124,15 @@ impl Domains {
     /// Whom the settings name as postmaster.
     pub fn postmaster(&self) -> Option<&Mailbox> {
         self.postmaster.as_ref()
+    }
+
+    /// Whom the settings name for `abuse`.
+    pub fn abuse(&self) -> Option<&Mailbox> {
+        self.abuse.as_ref()
+    }
+
+    /// Whether `user+tag` is for `user`.
+    pub fn has_plus_addressing(&self) -> bool {
+        self.plus_addressing
     }
 }

@@ -1,6 +1,8 @@
 use super::*;
+use crate::model::name::Name;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{RecipientPolicySpec, RecipientSpec};
+use crate::smtp::address::{ForwardPath, Mailbox};
 use std::collections::HashMap;
 
 #[derive(Default)]
@@ -13,10 +15,15 @@ impl Recipients for Fake {
     fn by_address(&self, key: &str) -> Result<Option<RecipientEntry>, LookupFailed> {
         if self.broken { Err(LookupFailed("broken".into())) } else { Ok(self.known.get(key).cloned()) }
     }
+
+    fn by_name(&self, name: &Name) -> Result<Option<RecipientEntry>, LookupFailed> {
+        let found = self.known.values().find(|entry| entry.name == *name).cloned();
+        if self.broken { Err(LookupFailed("broken".into())) } else { Ok(found) }
+    }
 }
 
 fn fake(addresses: &[(&str, &str)]) -> Fake {
-    let entry = |name: &str| RecipientEntry { name: name.parse().unwrap(), mailbox_store: None };
+    let entry = |name: &str| RecipientEntry::plain(name.parse().unwrap(), None);
     Fake { known: addresses.iter().map(|(key, name)| ((*key).to_owned(), entry(name))).collect(), broken: false }
 }
 
@@ -35,7 +42,15 @@ fn domains(postmaster: Option<&str>) -> Domains {
 }
 
 fn said(domains: &Domains, recipients: &Fake, path: &str) -> String {
-    match resolve(domains, recipients, &path.parse().unwrap()) {
+    said_to(domains, recipients, path, "s@far.example", 0)
+}
+
+fn said_to(domains: &Domains, recipients: &Fake, path: &str, sender: &str, size: u64) -> String {
+    let (path, sender) = (path.parse().unwrap(), sender.parse().unwrap());
+    match resolve(domains, recipients, &Envelope { path: &path, sender: &sender, size }) {
+        Resolution::Others { recipient, kind } => format!("{} {recipient}", kind.as_str()),
+        Resolution::Refused { restriction: Restriction::Sender, .. } => "not from you".into(),
+        Resolution::Refused { restriction: Restriction::TooLarge { most }, .. } => format!("at most {most}"),
         Resolution::Mailbox { recipient, store } => format!("{recipient} in {store}"),
         Resolution::Unknown => "unknown".into(),
         Resolution::Remote(mailbox) => format!("remote {mailbox}"),
@@ -133,6 +148,248 @@ fn stamping_numbers_collisions_and_keeps_what_was() {
         stamp(&policies, &domains, &name, &foreign, &none, taken),
         Err(StampError::NotLocal { index: 0, .. })
     ));
+}
+
+/// The recipients of this document, each with `<name>@example.com` as its primary address.
+fn directory(recipients: serde_json::Value) -> Fake {
+    let mut fake = Fake::default();
+    for (name, spec) in recipients.as_object().unwrap() {
+        let spec: RecipientSpec = serde_json::from_value(spec.clone()).unwrap();
+        let primary: Mailbox = format!("{name}@example.com").parse().unwrap();
+        let entry = RecipientEntry::of(name.parse().unwrap(), Some(primary.clone()), &spec);
+        for address in spec.addresses.iter().chain([&primary]) {
+            fake.known.insert(crate::model::host::mailbox_key(address), entry.clone());
+        }
+    }
+    fake
+}
+
+/// Who gets a message for these recipients, one walk after the other.
+fn reached(recipients: &Fake, paths: &[&str]) -> Vec<String> {
+    let domains = domains(None);
+    let mut distributor = Distributor::new(&domains, recipients);
+    let mut told = Vec::new();
+    for path in paths {
+        match distributor.members(&path.parse().unwrap()) {
+            Ok(members) => told.extend(members.into_iter().map(|member| {
+                let owner = member.owner.map(|owner| format!(" for {owner}")).unwrap_or_default();
+                let mailbox = member.mailbox.map(|name| format!(" in {name}")).unwrap_or_default();
+                format!("{}{mailbox}{owner}", member.path)
+            })),
+            Err(error) => told.push(error.to_string()),
+        }
+    }
+    told
+}
+
+#[test]
+fn the_order_of_looking_up_is_address_then_plus_then_catch_all() {
+    let recipients = fake(&[
+        ("ada@example.com", "ada"),
+        ("ada+own@example.com", "own"),
+        ("*@shared.example", "rest"),
+        ("watch@example.com", "watch"),
+    ]);
+    let plus = domains(None).with(Some("watch@example.com".parse().unwrap()), true);
+    for (path, answer) in [
+        ("ada+tag@example.com", "ada in store"),
+        ("ADA+own@example.com", "own in store"),
+        ("ada+own+tag@example.com", "ada in store"),
+        ("eve+tag@example.com", "unknown"),
+        ("+tag@example.com", "unknown"),
+        ("eve@shared.example", "rest in store"),
+        ("eve+tag@shared.example", "rest in store"),
+        ("abuse@example.com", "watch in store"),
+        ("Abuse@shared.example", "watch in store"),
+        ("postmaster@shared.example", "postmaster in store"),
+    ] {
+        assert_eq!(said(&plus, &recipients, path), answer, "{path}");
+    }
+    let without = domains(None).with(None, false);
+    assert_eq!(said(&without, &recipients, "ada+tag@example.com"), "unknown");
+    assert_eq!(said(&without, &recipients, "abuse@example.com"), "unknown");
+}
+
+#[test]
+fn restrictions_hold_for_those_who_are_named_in_the_envelope() {
+    let recipients = directory(serde_json::json!({
+        "ada": {"maxReceiveSize": 1000},
+        "bob": {"acceptFrom": ["staff", "*@friends.example", "one@far.example"], "rejectFrom": ["eve"]},
+        "eve": {}, "tim": {},
+        "pal": {"type": "contact", "forwardTo": ["pal@home.example"]},
+        "staff": {"type": "group", "members": ["inner", "eve"], "acceptFrom": ["staff"]},
+        "inner": {"type": "group", "members": ["tim", "pal", "guest@far.example", "staff"]},
+        "postmaster": {"rejectFrom": ["*@far.example"], "maxReceiveSize": 1},
+    }));
+    let domains = domains(None);
+    for (to, sender, size, answer) in [
+        ("ada", "s@far.example", 1000, "ada in store"),
+        ("ada", "s@far.example", 1001, "at most 1000"),
+        ("bob", "s@far.example", 0, "not from you"),
+        ("bob", "One@Far.example", 0, "bob in store"),
+        ("bob", "x@friends.example", 0, "bob in store"),
+        ("bob", "tim@example.com", 0, "bob in store"),
+        ("bob", "eve@example.com", 0, "not from you"),
+        ("bob", "guest@far.example", 0, "bob in store"),
+        ("bob", "pal@home.example", 0, "bob in store"),
+        ("bob", "<>", 0, "bob in store"),
+        ("staff", "<>", 0, "not from you"),
+        ("staff", "tim@example.com", 0, "group staff"),
+        ("staff", "s@far.example", 0, "not from you"),
+        ("pal", "s@far.example", 0, "contact pal"),
+        ("postmaster", "s@far.example", 9, "postmaster in store"),
+    ] {
+        let path = format!("{to}@example.com");
+        let sender = sender.trim_matches(['<', '>']);
+        assert_eq!(said_to(&domains, &recipients, &path, sender, size), answer, "{sender} to {to}, {size} bytes");
+    }
+}
+
+#[test]
+fn groups_lie_in_each_other_and_each_member_is_reached_once() {
+    let recipients = directory(serde_json::json!({
+        "ada": {}, "bob": {"forwardTo": ["bob@home.example"], "deliverAndForward": true},
+        "tim": {"forwardTo": ["ada", "tim@home.example"]},
+        "all": {"type": "group", "members": ["ada", "inner", "ADA@example.com", "bob", "out@far.example"]},
+        "inner": {"type": "group", "members": ["all", "tim", "OUT@far.example", "ada+x@example.com"]},
+    }));
+    assert_eq!(
+        reached(&recipients, &["all@example.com"]),
+        [
+            "ada@example.com in ada",
+            "tim@home.example",
+            "OUT@far.example",
+            "ada+x@example.com", // plus addressing is off in this test: nobody has that address
+            "bob@example.com in bob",
+            "bob@home.example",
+        ]
+    );
+    // each once over all recipients of a message, and the second group is no failure
+    assert_eq!(reached(&recipients, &["tim@example.com", "inner@example.com", "all@example.com"]).len(), 6);
+    assert_eq!(reached(&recipients, &["bob+x@example.com"]), ["it stands for nobody else"]);
+}
+
+#[test]
+fn the_innermost_owner_hears_of_failures() {
+    let recipients = directory(serde_json::json!({
+        "ada": {}, "boss": {},
+        "outer": {"type": "group", "owner": "boss", "members": ["inner", "ada", "plain"]},
+        "inner": {"type": "group", "owner": "list-owner@far.example", "members": ["a@far.example"]},
+        "plain": {"type": "group", "members": ["b@far.example"]},
+    }));
+    assert_eq!(
+        reached(&recipients, &["outer@example.com"]),
+        [
+            "a@far.example for list-owner@far.example",
+            "ada@example.com in ada for boss@example.com",
+            "b@far.example for boss@example.com"
+        ]
+    );
+}
+
+#[test]
+fn what_leads_to_nobody_is_said_and_takes_nobody_away() {
+    let recipients = directory(serde_json::json!({
+        "a": {"forwardTo": ["b"]}, "b": {"forwardTo": ["a@example.com"]},
+        "empty": {"type": "group"}, "hollow": {"type": "group", "members": ["empty"]},
+        "ada": {},
+        "self": {"type": "group", "members": ["self", "ada"]},
+        "kept": {"forwardTo": ["kept"], "deliverAndForward": true},
+    }));
+    assert_eq!(reached(&recipients, &["a@example.com"]), ["its forwards lead in a circle to nobody"]);
+    assert_eq!(reached(&recipients, &["hollow@example.com"]), ["the group has no members"]);
+    assert_eq!(reached(&recipients, &["self@example.com"]), ["ada@example.com in ada"]);
+    assert_eq!(reached(&recipients, &["kept@example.com"]), ["kept@example.com in kept"]);
+    let broken = Fake { broken: true, ..Fake::default() };
+    assert!(reached(&broken, &["a@example.com"])[0].contains("cannot be read"));
+}
+
+#[test]
+fn too_many_members_are_a_failure_that_leaves_others_alone() {
+    let crowd: Vec<String> = (0..=MOST_MEMBERS).map(|n| format!("u{n}@far.example")).collect();
+    let recipients = directory(serde_json::json!({
+        "crowd": {"type": "group", "members": crowd},
+        "few": {"type": "group", "members": ["u1@far.example"]},
+    }));
+    let reached = reached(&recipients, &["crowd@example.com", "few@example.com"]);
+    assert!(reached == ["it leads to more than 100000 recipients", "u1@far.example"], "{} reached", reached.len());
+}
+
+mod any_directory {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Ten recipients of any type that name each other, and addresses elsewhere, in any way.
+    fn recipients() -> impl Strategy<Value = serde_json::Value> {
+        let named =
+            prop_oneof![(0..10).prop_map(|n| format!("r{n}")), (0..4).prop_map(|n| format!("x{n}@far.example"))];
+        let lists = proptest::collection::vec(named, 0..6);
+        let one = (0..3, lists, any::<bool>()).prop_map(|(kind, list, flag)| match kind {
+            0 => serde_json::json!({"forwardTo": list, "deliverAndForward": flag}),
+            1 => serde_json::json!({"type": "contact", "forwardTo": list}),
+            _ if flag => serde_json::json!({"type": "group", "members": list, "owner": "r0"}),
+            _ => serde_json::json!({"type": "group", "members": list}),
+        });
+        proptest::collection::vec(one, 10).prop_map(|all| {
+            all.into_iter()
+                .enumerate()
+                .map(|(n, spec)| (format!("r{n}"), spec))
+                .collect::<serde_json::Map<_, _>>()
+                .into()
+        })
+    }
+
+    /// Who is meant, by looking at everybody until nothing new comes.
+    fn closure(recipients: &Fake, from: &[usize]) -> std::collections::BTreeSet<String> {
+        let mut open: Vec<String> = from.iter().map(|n| format!("r{n}")).collect();
+        let (mut seen, mut meant) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+        while let Some(name) = open.pop() {
+            if name.contains('@') {
+                meant.insert(name);
+                continue;
+            }
+            if !seen.insert(name.clone()) {
+                continue;
+            }
+            let further = match recipients.by_name(&name.parse().unwrap()).unwrap().unwrap().kind {
+                EntryKind::Mailbox { forward_to, keeps, .. } => {
+                    if keeps {
+                        meant.insert(format!("{name}@example.com"));
+                    }
+                    forward_to
+                }
+                EntryKind::Contact { forward_to } => forward_to,
+                EntryKind::Group { members, .. } => members,
+            };
+            open.extend(further.iter().map(ToString::to_string));
+        }
+        meant
+    }
+
+    proptest! {
+        #[test]
+        fn everybody_who_is_meant_is_reached_exactly_once(
+            recipients in recipients(), from in proptest::collection::vec(0_usize..10, 1..4)
+        ) {
+            let recipients = directory(recipients);
+            let domains = domains(None);
+            let mut distributor = Distributor::new(&domains, &recipients);
+            let mut reached = Vec::new();
+            for n in &from {
+                let path: ForwardPath = format!("r{n}@example.com").parse().unwrap();
+                match distributor.members(&path) {
+                    Ok(members) => reached.extend(members.into_iter().map(|member| member.path.to_string())),
+                    Err(NotDistributed::Nobody | NotDistributed::Loop) => {
+                        prop_assert!(closure(&recipients, &[*n]).is_empty());
+                    }
+                    Err(other) => prop_assert!(false, "{}", other),
+                }
+            }
+            let once: std::collections::BTreeSet<String> = reached.iter().cloned().collect();
+            prop_assert_eq!(once.len(), reached.len(), "{:?}", reached);
+            prop_assert_eq!(once, closure(&recipients, &from));
+        }
+    }
 }
 
 /// A directory that is only stamped: who has which address.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Intake;
-use super::admission::{Client, Refusal};
+use super::admission::{Client, Refusal, restricted};
 use super::header::HeaderScanner;
 use crate::config::Snapshot;
 use crate::dsn::date_field;
@@ -18,7 +18,7 @@ use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::observe::metrics::ByName;
-use crate::queue::{Assignment, assign};
+use crate::queue::{Assignment, Sending, assign, is_ours, restriction_failure};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::parameters::{MailParameters, RcptParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
@@ -44,6 +44,8 @@ pub struct Incoming {
     recipients: Vec<(ForwardPath, RcptParameters, QueueName, Option<Name>)>,
     known: HashSet<ForwardPath>,
     draft: Box<dyn Draft>,
+    /// Octets of our own trace field.
+    traced: u64,
     header: HeaderScanner,
 }
 
@@ -69,6 +71,7 @@ impl Incoming {
             recipients: Vec::new(),
             known: HashSet::new(),
             draft,
+            traced: 0,
             header: HeaderScanner::default(),
         })
     }
@@ -86,9 +89,13 @@ impl Incoming {
         if self.known.contains(&path) {
             return Ok(());
         }
-        let spread = self.draft.id().spread();
-        let (queue, name) =
-            self.sender.client.admit_recipient(intake, &self.snapshot, &self.reverse_path, &path, spread)?;
+        let sending = Sending {
+            sender: &self.reverse_path,
+            size: self.parameters.size.unwrap_or_default(),
+            virtual_server: &self.sender.client.server.name,
+            spread: self.draft.id().spread(),
+        };
+        let (queue, name) = self.sender.client.admit_recipient(intake, &self.snapshot, sending, &path)?;
         self.known.insert(path.clone());
         // two addresses of one mailbox are one delivery
         if name.is_some() && self.recipients.iter().any(|(_, _, other, known)| *known == name && *other == queue) {
@@ -104,6 +111,7 @@ impl Incoming {
     /// When the store fails.
     pub async fn content_begins(&mut self, now: Timestamp) -> Result<(), Refusal> {
         let received = self.received_field(now);
+        self.traced = received.len() as u64;
         self.draft.append(Bytes::from(received)).await.map_err(|error| Refusal::of_store(&error))
     }
 
@@ -131,6 +139,7 @@ impl Incoming {
     /// When the store could not keep it: nothing of it remains.
     pub async fn commit(mut self, intake: &Intake) -> Result<Reply, Refusal> {
         let received_at = Timestamp::from_millis(intake.clock.unix_millis());
+        let sent = self.draft.size() - self.traced;
         let Sender { client, helo, extended } = self.sender;
         let server = client.server.name.clone();
         let message = Message {
@@ -162,7 +171,7 @@ impl Incoming {
                 })
                 .collect(),
         };
-        let message = assigned_by_size(&self.snapshot, intake, message);
+        let message = assigned_by_size(&self.snapshot, intake, message, sent)?;
         let leased = self.draft.commit(message).await.map_err(|error| Refusal::of_store(&error))?;
         let message = &leased.message;
         let label = ByName { name: server.as_str().to_owned() };
@@ -209,16 +218,47 @@ impl Incoming {
     }
 }
 
-/// The size is known only now: a connector that does not carry messages as large as this one is passed over.
-fn assigned_by_size(snapshot: &Snapshot, intake: &Intake, mut message: Message) -> Message {
-    let (sender, size, spread) = (&message.reverse_path, message.size, message.id.spread());
-    for recipient in &mut message.recipients {
-        if let Some(waits) = recipient.waits.as_mut().filter(|waits| !matches!(waits.queue, QueueName::Local(_)))
-            && let Assignment::Queue(queue, _) =
-                assign(snapshot, &*intake.recipients, &recipient.forward_path, sender, size, spread)
-        {
+/// The size is known only now: a connector that does not carry messages as large as this one is passed over. A recipient
+/// that takes nothing so large waits in the directory queue with that failure, and its sender gets a report from there. `sent` are the octets that
+/// the client sent.
+///
+/// # Errors
+/// When no recipient takes it.
+fn assigned_by_size(snapshot: &Snapshot, intake: &Intake, mut message: Message, sent: u64) -> Result<Message, Refusal> {
+    // it was held to the restrictions at RCPT with the size that was declared
+    let as_declared = message.parameters.size.is_some_and(|declared| declared >= sent);
+    let mut assigned = Vec::with_capacity(message.recipients.len());
+    let mut refused = None;
+    let mut taken = false;
+    for recipient in &message.recipients {
+        let here = recipient.waits.as_ref().is_some_and(|waits| is_ours(&waits.queue));
+        if here && as_declared {
+            taken = true;
+            assigned.push(None);
+            continue;
+        }
+        let size = if here { sent } else { message.size };
+        let sending = Sending { size, ..Sending::of(&message) };
+        match assign(snapshot, &*intake.recipients, &recipient.forward_path, sending) {
+            Assignment::Refused(restriction) => {
+                refused.get_or_insert_with(|| restricted(restriction, &recipient.forward_path));
+                assigned.push(Some((QueueName::Directory, None, Some(restriction_failure(restriction)))));
+                continue;
+            }
+            Assignment::Queue(queue, name) => assigned.push(Some((queue, name, None))),
+            Assignment::Unknown | Assignment::TryLater => assigned.push(None),
+        }
+        taken = true;
+    }
+    if let Some(refusal) = refused.filter(|_| !taken) {
+        return Err(refusal);
+    }
+    for (recipient, to) in message.recipients.iter_mut().zip(assigned) {
+        if let (Some(waits), Some((queue, name, failure))) = (&mut recipient.waits, to) {
+            recipient.last_failure = failure;
             waits.queue = queue;
+            recipient.directory_name = name;
         }
     }
-    message
+    Ok(message)
 }

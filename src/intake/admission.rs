@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | connect | `connectionControl` | 554 5.7.1 |
 //! | MAIL | `reserve`: free space, a store that can write | 452 4.3.1, 451 4.3.0 |
+//! | RCPT | `restriction`: the recipient takes nothing so large, or nothing from this sender | 552 5.2.3, 550 5.7.1 |
 //! | RCPT | `unknownRecipient`: authoritative domain, no such recipient | 550 5.1.1 |
 //! | RCPT | `routedLocalPart`: a local part that hides another address (`u%d`, `d!u`, `"u@d"`) | 550 5.7.1 |
 //! | RCPT | `relay`: the recipient lives elsewhere, and nothing lets this client relay there | 550 5.7.1 |
@@ -15,9 +16,10 @@ use std::sync::Arc;
 
 use super::Intake;
 use crate::config::{Snapshot, VirtualServer};
+use crate::directory::Restriction;
 use crate::model::queue_name::QueueName;
-use crate::queue::{Assignment, assign};
-use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
+use crate::queue::{Assignment, Sending, assign, is_ours, restriction_failure};
+use crate::smtp::address::{ForwardPath, Mailbox};
 use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::store::StoreError;
 
@@ -87,17 +89,17 @@ impl Client {
         &self,
         intake: &Intake,
         snapshot: &Snapshot,
-        sender: &ReversePath,
+        sending: Sending<'_>,
         path: &ForwardPath,
-        spread: u64,
     ) -> Result<(QueueName, Option<crate::model::name::Name>), Refusal> {
-        match assign(snapshot, &*intake.recipients, path, sender, 0, spread) {
+        match assign(snapshot, &*intake.recipients, path, sending) {
+            Assignment::Refused(restriction) => Err(restricted(restriction, path)),
             Assignment::Unknown => Err(unknown(path)),
             Assignment::TryLater => {
                 let reply = Reply::new(451, EnhancedStatus::transient(3, 0), "Local error, try again later");
                 Err(Refusal::new("directory", reply, "the directory cannot be read now"))
             }
-            Assignment::Queue(queue @ QueueName::Local(_), name) => Ok((queue, name)),
+            Assignment::Queue(queue, name) if is_ours(&queue) => Ok((queue, name)),
             // a shared domain, or one that a connector opens: what hides another address would be relayed from within
             Assignment::Queue(..) if hides_an_address(path) && !self.server.may_relay(self.address) => {
                 Err(relay_denied("routedLocalPart", path))
@@ -130,6 +132,16 @@ fn unknown(path: &ForwardPath) -> Refusal {
     }
     let reply = Reply::new(550, EnhancedStatus::permanent(1, 1), "No such recipient here");
     Refusal::new("unknownRecipient", reply, format!("{path} is not in the directory, and its domain is authoritative"))
+}
+
+/// A recipient that may not be written to.
+pub(super) fn restricted(restriction: Restriction, path: &ForwardPath) -> Refusal {
+    let (code, words) = match restriction {
+        Restriction::TooLarge { .. } => (552, "The message is too large for this recipient"),
+        Restriction::Sender => (550, "You may not send to this recipient"),
+    };
+    let reply = Reply::new(code, restriction_failure(restriction).status, words);
+    Refusal::new("restriction", reply, format!("{path}: {restriction}"))
 }
 
 fn relay_denied(rule: &'static str, path: &ForwardPath) -> Refusal {

@@ -131,6 +131,61 @@ impl fmt::Display for Host {
 
 text_value!(Host, "Host", "bridgehead-host", "A host: a name or an IP address.", ["smtp.example.net", "192.0.2.25"]);
 
+/// A host with an optional port (default 25).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct HostAndPort {
+    /// The host.
+    pub host: Host,
+    /// The TCP port.
+    pub port: u16,
+}
+
+/// The text is no host with a port.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a host with an optional port is needed: mail.example.com, mail.example.com:2525, 192.0.2.25 or [2001:db8::25]:2525"
+)]
+pub struct NotAHostAndPort;
+
+impl HostAndPort {
+    const USUAL: u16 = 25;
+}
+
+impl FromStr for HostAndPort {
+    type Err = NotAHostAndPort;
+
+    fn from_str(text: &str) -> Result<Self, NotAHostAndPort> {
+        if let Ok(host) = text.parse() {
+            return Ok(HostAndPort { host, port: HostAndPort::USUAL });
+        }
+        let (host, port) = text.rsplit_once(':').ok_or(NotAHostAndPort)?;
+        let port: u16 = port.parse().map_err(|_| NotAHostAndPort)?;
+        match host.parse() {
+            Ok(host) if port != 0 => Ok(HostAndPort { host, port }),
+            _ => Err(NotAHostAndPort),
+        }
+    }
+}
+
+/// Without the port when it is 25.
+impl fmt::Display for HostAndPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            host if self.port == HostAndPort::USUAL => host.fmt(f),
+            Host::Address(IpAddr::V6(address)) => write!(f, "[{address}]:{}", self.port),
+            host => write!(f, "{host}:{}", self.port),
+        }
+    }
+}
+
+text_value!(
+    HostAndPort,
+    "HostAndPort",
+    "bridgehead-host-and-port",
+    "A host with an optional port (default 25).",
+    ["mail.example.net", "192.0.2.25:2525"]
+);
+
 /// An IP address, version 4 or 6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IpAddress(pub IpAddr);
@@ -213,6 +268,22 @@ mod tests {
         }
         for text in ["", "dns.example", "192.0.2.1:0", "192.0.2.1:70000"] {
             assert!(text.parse::<NameServer>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_stands_behind_a_host() {
+        for (text, canonical) in [
+            ("a.example", "a.example"),
+            ("a.example:25", "a.example"),
+            ("a.example:2525", "a.example:2525"),
+            ("[2001:db8::1]:2525", "[2001:db8::1]:2525"),
+            ("2001:db8::1", "2001:db8::1"),
+        ] {
+            assert_eq!(text.parse::<HostAndPort>().unwrap().to_string(), canonical);
+        }
+        for text in ["", "a.example:", "a.example:0", "a.example:70000", ":25", "a b:25"] {
+            assert!(text.parse::<HostAndPort>().is_err(), "{text}");
         }
     }
 

@@ -9,6 +9,7 @@ pub mod name;
 pub mod path;
 pub mod pattern;
 pub mod queue_name;
+pub mod recipient_ref;
 pub mod size;
 pub mod spec;
 pub mod template;

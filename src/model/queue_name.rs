@@ -2,7 +2,7 @@
 //!
 //! A *link queue* holds what goes to one next hop: for a connector with smart hosts that is the
 //! connector, for one that routes by DNS it is the connector and the domain. The others are the
-//! system queues of Exchange 2000: local delivery, unrouted, dead letter.
+//! system queues of Exchange 2000: messages awaiting directory lookup, local delivery, unrouted, dead letter.
 
 use std::fmt;
 use std::str::FromStr;
@@ -21,6 +21,8 @@ pub enum QueueName {
     Dns(Name, Domain),
     /// `local:<mailbox store>`: mail for recipients of this store.
     Local(Name),
+    /// `directory`: mail for groups, contacts and forwards, until it is known who gets it.
+    Directory,
     /// `unrouted`: no connector carries it now; it is routed again later.
     Unrouted,
     /// `deadLetter`: nothing more can be done and nobody could be told; kept until its retention ends.
@@ -28,12 +30,13 @@ pub enum QueueName {
 }
 
 impl QueueName {
-    /// What the queue is for, in one word: `smartHost`, `dns`, `local`, `unrouted`, `deadLetter`.
+    /// What the queue is for, in one word: `smartHost`, `dns`, `local`, `directory`, `unrouted`, `deadLetter`.
     pub fn kind(&self) -> &'static str {
         match self {
             QueueName::SmartHost(_) => "smartHost",
             QueueName::Dns(..) => "dns",
             QueueName::Local(_) => "local",
+            QueueName::Directory => "directory",
             QueueName::Unrouted => "unrouted",
             QueueName::DeadLetter => "deadLetter",
         }
@@ -54,6 +57,7 @@ impl fmt::Display for QueueName {
             QueueName::SmartHost(connector) => write!(f, "smarthost:{connector}"),
             QueueName::Dns(connector, domain) => write!(f, "dns:{connector}:{domain}"),
             QueueName::Local(store) => write!(f, "local:{store}"),
+            QueueName::Directory => f.write_str("directory"),
             QueueName::Unrouted => f.write_str("unrouted"),
             QueueName::DeadLetter => f.write_str("deadLetter"),
         }
@@ -62,7 +66,9 @@ impl fmt::Display for QueueName {
 
 /// The text names no queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a queue: smarthost:<connector>, dns:<connector>:<domain>, local:<mailbox store>, unrouted or deadLetter")]
+#[error(
+    "not a queue: smarthost:<connector>, dns:<connector>:<domain>, local:<mailbox store>, directory, unrouted or deadLetter"
+)]
 pub struct NotAQueue;
 
 impl FromStr for QueueName {
@@ -70,6 +76,7 @@ impl FromStr for QueueName {
 
     fn from_str(text: &str) -> Result<Self, NotAQueue> {
         match text.split_once(':') {
+            None if text == "directory" => Ok(QueueName::Directory),
             None if text == "unrouted" => Ok(QueueName::Unrouted),
             None if text == "deadLetter" => Ok(QueueName::DeadLetter),
             Some(("smarthost", connector)) => connector.parse().map(QueueName::SmartHost).map_err(|_| NotAQueue),
@@ -107,6 +114,7 @@ mod tests {
             "dns:default:example.com",
             "dns:default:[IPv6:2001:db8::1]",
             "local:default",
+            "directory",
             "unrouted",
             "deadLetter",
         ] {

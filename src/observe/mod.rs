@@ -17,6 +17,8 @@ pub enum EventKind {
     Rerouted,
     /// An attempt did not succeed and will be repeated (DEFER).
     Deferred,
+    /// A group, a contact or a forward became those who get the mail (EXPAND).
+    Expanded,
     /// In a mailbox store (DELIVER).
     Delivered,
     /// Taken by the next hop (SEND).

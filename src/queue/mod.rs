@@ -12,6 +12,7 @@
 //! * `link`: one queue per next hop, a bounded window of leased messages; the rest waits in the store.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
+//! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
 //! * `operate`: what a person sees and does.
 //!
@@ -21,6 +22,7 @@
 
 mod agenda;
 mod assign;
+mod distribution;
 mod link;
 pub mod operate;
 mod operations;
@@ -39,7 +41,7 @@ use std::time::Duration;
 use crate::config::{Live, Snapshot};
 use crate::directory::Recipients;
 use crate::model::failure::Failure;
-use crate::model::mail::Message;
+use crate::model::mail::{Message, MessageId};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -50,7 +52,8 @@ use crate::store::{Lease, Leased, Store, StoreError};
 use agenda::Agenda;
 use link::{Link, Offer};
 
-pub use assign::{Assignment, assign};
+pub use assign::{Assignment, Sending, assign, assign_again, is_ours};
+pub use distribution::restriction_failure;
 pub use link::Hand;
 pub use operate::{
     ActionError, AddressFilter, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
@@ -250,6 +253,15 @@ impl Queue {
 
     /// Writes the first event of a message: who brought it, for whom.
     pub fn track_received(&self, message: &Message) {
+        self.track_first(message, None);
+    }
+
+    /// The same for one that goes on to others.
+    fn track_further(&self, of: MessageId, message: &Message) {
+        self.track_first(message, Some(of));
+    }
+
+    fn track_first(&self, message: &Message, related: Option<MessageId>) {
         self.track(
             EventKind::Received,
             message,
@@ -260,6 +272,7 @@ impl Queue {
                 size: Some(message.size),
                 client: message.origin.client,
                 virtual_server: Some(message.origin.virtual_server.as_str()),
+                related,
                 ..track::Detail::default()
             },
         );

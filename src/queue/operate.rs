@@ -122,6 +122,8 @@ pub enum QueueKind {
     Dns,
     /// A mailbox store.
     Local,
+    /// It is not known yet who gets it: groups, contacts, forwards.
+    Directory,
     /// No connector carries it now.
     Unrouted,
     /// Nothing more can be done.
@@ -135,6 +137,7 @@ impl QueueKind {
             QueueName::SmartHost(_) => QueueKind::SmartHost,
             QueueName::Dns(..) => QueueKind::Dns,
             QueueName::Local(_) => QueueKind::Local,
+            QueueName::Directory => QueueKind::Directory,
             QueueName::Unrouted => QueueKind::Unrouted,
             QueueName::DeadLetter => QueueKind::DeadLetter,
         }

@@ -13,7 +13,7 @@ use super::operate::{
 };
 use super::outcome::{Conclusion, Facts, Persistence};
 use super::scheduler::waiting_here;
-use super::{Assignment, FROZEN_KEY, Queue, assign, settings, track};
+use super::{Assignment, FROZEN_KEY, Queue, assign_again, settings, track};
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -210,10 +210,11 @@ impl Queue {
             .filter(|recipient| recipient.waits.as_ref().is_some_and(|waits| waits.queue == QueueName::DeadLetter));
         let Some(recipient) = dead else { return Conclusion::Retried };
         let snapshot = self.live.current();
-        let (path, spread) = (&recipient.forward_path, message.id.spread());
-        match assign(&snapshot, &*self.recipients, path, &message.reverse_path, message.size, spread) {
+        match assign_again(&snapshot, &*self.recipients, message, recipient) {
             Assignment::Queue(queue, name) => Conclusion::Moved(queue, name),
-            Assignment::Unknown | Assignment::TryLater => Conclusion::Moved(QueueName::Unrouted, None),
+            Assignment::Refused(_) | Assignment::Unknown | Assignment::TryLater => {
+                Conclusion::Moved(QueueName::Unrouted, recipient.directory_name.clone())
+            }
         }
     }
 
@@ -223,7 +224,7 @@ impl Queue {
         let possible = match queue {
             QueueName::SmartHost(name) | QueueName::Dns(name, _) => snapshot.routes.connector(name).is_some(),
             QueueName::Local(store) => snapshot.stores.contains_key(store),
-            QueueName::Unrouted | QueueName::DeadLetter => true,
+            QueueName::Directory | QueueName::Unrouted | QueueName::DeadLetter => true,
         };
         possible || self.frozen().contains(queue) || self.store.queues().iter().any(|count| count.queue == *queue)
     }

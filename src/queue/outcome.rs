@@ -15,10 +15,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::distribution::Expansion;
 use super::{Queue, log_store_error, settings, track};
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
-use crate::model::mail::{Change, Message, Recipient, RecipientState, RecipientStatus, Waits};
+use crate::model::mail::{Change, Message, MessageId, Recipient, RecipientState, RecipientStatus, Waits};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -70,6 +71,10 @@ pub(super) enum Conclusion {
         reply: String,
         passed_on: bool,
     },
+    /// Others get it, whom it stands for.
+    Expanded {
+        kind: Expansion,
+    },
     Failed(Failure),
     Expired(Option<Failure>),
     Deferred {
@@ -103,6 +108,8 @@ pub(super) enum Persistence {
 pub(super) struct Facts<'a> {
     pub next_hop: Option<&'a str>,
     pub duration: Option<Duration>,
+    /// The first of the messages that go on to others.
+    pub further: Option<MessageId>,
 }
 
 impl Queue {
@@ -126,7 +133,7 @@ impl Queue {
                 Some((index, conclusion))
             })
             .collect();
-        let facts = Facts { next_hop: next_hop.as_deref(), duration: Some(duration) };
+        let facts = Facts { next_hop: next_hop.as_deref(), duration: Some(duration), further: None };
         if let Err(error) = self.conclude(leased, conclusions, facts, Persistence::UntilItIsThere).await {
             // the leases died with the record: the message is due again, and may arrive twice
             log_store_error("an outcome could not be recorded; the message will be tried again", &error);
@@ -138,6 +145,18 @@ impl Queue {
         &self,
         leased: Leased,
         conclusions: Vec<(u32, Conclusion)>,
+        facts: Facts<'_>,
+        persistence: Persistence,
+    ) -> Result<(), StoreError> {
+        self.conclude_with(leased, conclusions, Vec::new(), facts, persistence).await
+    }
+
+    /// The same with messages that go on to others in the same step.
+    pub(super) async fn conclude_with(
+        &self,
+        leased: Leased,
+        conclusions: Vec<(u32, Conclusion)>,
+        further: Vec<Caused>,
         facts: Facts<'_>,
         persistence: Persistence,
     ) -> Result<(), StoreError> {
@@ -165,10 +184,12 @@ impl Queue {
             change.recipients.push((*index, recipient.state()));
         }
         let caused_ids: Vec<_> = reports.caused.iter().map(|caused: &Caused| caused.message.id).collect();
+        let facts = Facts { further: further.first().map(|caused| caused.message.id), ..facts };
+        let caused = further.into_iter().chain(reports.caused).collect();
         let held: Vec<QueueName> = leases.iter().map(|lease| lease.queue.clone()).collect();
         let recorded = match persistence {
-            Persistence::UntilItIsThere => self.record(leases, change, reports.caused).await,
-            Persistence::Once { synced } => self.store.record(leases, change, reports.caused, synced).await,
+            Persistence::UntilItIsThere => self.record(leases, change, caused).await,
+            Persistence::Once { synced } => self.store.record(leases, change, caused, synced).await,
         };
         // others may have changed the same message meanwhile: its queues are looked at again
         let again = match &recorded {
@@ -182,8 +203,12 @@ impl Queue {
         let caused = recorded?;
         self.tell(&after, &conclusions, facts, &caused_ids, now);
         for leased in caused {
-            self.metrics.notifications.inc();
-            self.track_received(&leased.message);
+            if caused_ids.contains(&leased.message.id) {
+                self.metrics.notifications.inc();
+                self.track_received(&leased.message);
+            } else {
+                self.track_further(after.id, &leased.message);
+            }
             self.enqueue(leased);
         }
         for (queue, due) in after.waiting() {
@@ -235,7 +260,7 @@ impl Queue {
         after: &Message,
         conclusions: &[(u32, Conclusion)],
         facts: Facts<'_>,
-        caused: &[crate::model::mail::MessageId],
+        caused: &[MessageId],
         now: Timestamp,
     ) {
         for (index, conclusion) in conclusions {
@@ -254,6 +279,7 @@ impl Queue {
                 reply: conclusion.reply(),
                 failure: recipient.last_failure.as_ref().filter(|_| conclusion.tells_failure()),
                 next_attempt: recipient.waits.as_ref().filter(|_| !dead).map(|waits| waits.due),
+                related: facts.further.filter(|_| matches!(conclusion, Conclusion::Expanded { .. })),
                 duration_ms: facts.duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
                 ..track::Detail::default()
             };
@@ -304,6 +330,17 @@ fn conclude_result(
     if failure.is_permanent() {
         return Conclusion::Failed(failure);
     }
+    defer(snapshot, message, recipient, failure, now)
+}
+
+/// What a transient failure means: another attempt, or the end of them.
+pub(super) fn defer(
+    snapshot: &Snapshot,
+    message: &Message,
+    recipient: &Recipient,
+    failure: Failure,
+    now: Timestamp,
+) -> Conclusion {
     let delivery = settings::delivery(snapshot, &message.origin.virtual_server);
     let expires = message.received_at + delivery.expire_after.std();
     if now >= expires {
@@ -324,6 +361,8 @@ impl Conclusion {
         let state = match self {
             Conclusion::Delivered => done(recipient, RecipientStatus::Delivered, None),
             Conclusion::Relayed { .. } => done(recipient, RecipientStatus::Relayed, None),
+            Conclusion::Expanded { kind: Expansion::List } => done(recipient, RecipientStatus::Delivered, None),
+            Conclusion::Expanded { .. } => done(recipient, RecipientStatus::Expanded, None),
             Conclusion::Failed(failure) => done(recipient, RecipientStatus::Failed, Some(failure.clone())),
             Conclusion::Expired(failure) => {
                 let last = failure.clone().or_else(|| recipient.last_failure.clone());
@@ -367,6 +406,7 @@ impl Conclusion {
         match self {
             Conclusion::Delivered => (EventKind::Delivered, "delivered"),
             Conclusion::Relayed { .. } => (EventKind::Relayed, "relayed"),
+            Conclusion::Expanded { .. } => (EventKind::Expanded, "expanded"),
             Conclusion::Failed(_) => (EventKind::Failed, "failed"),
             Conclusion::Expired(_) => (EventKind::Expired, "expired"),
             Conclusion::Deferred { .. } | Conclusion::Delayed => (EventKind::Deferred, "deferred"),

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
+use super::assign::{Sending, assign_own};
+use super::distribution::Expansion;
 use super::outcome::Conclusion;
-use super::{Assignment, Queue, assign, settings};
+use super::{Assignment, Queue, settings};
 use crate::config::Snapshot;
 use crate::dsn::{self, Original, Report};
 use crate::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
@@ -17,7 +19,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
 use crate::smtp::parameters::{Body, MailParameters, Notify, RcptParameters, Ret};
-use crate::store::Caused;
+use crate::store::{Caused, Content};
 
 /// What is written about one attempt.
 #[derive(Debug, Default)]
@@ -37,6 +39,7 @@ struct Groups {
     delayed: Vec<u32>,
     delivered: Vec<u32>,
     relayed: Vec<u32>,
+    expanded: Vec<u32>,
 }
 
 impl Queue {
@@ -69,6 +72,7 @@ impl Queue {
             (&groups.delayed, &headers),
             (&groups.delivered, &headers),
             (&groups.relayed, &headers),
+            (&groups.expanded, &headers),
         ];
         for (indexes, original) in groups_and_originals.into_iter().filter(|(indexes, _)| !indexes.is_empty()) {
             let about = indexes.iter().filter_map(|index| after.recipients.get(*index as usize)).collect();
@@ -97,7 +101,7 @@ impl Queue {
                 last_failure: None,
             };
             let message = notification(&report, after, recipient, content.len() as u64);
-            reports.caused.push(Caused { message, content });
+            reports.caused.push(Caused { message, content: Content::Bytes(content) });
         }
         reports.delayed = groups.delayed;
         reports
@@ -112,10 +116,12 @@ impl Queue {
         size: u64,
     ) -> Option<(&'a Mailbox, Waits, Option<crate::model::name::Name>)> {
         let path = ForwardPath::Mailbox(sender.clone());
-        let spread = about.id.spread();
-        match assign(snapshot, &*self.recipients, &path, &ReversePath::Null, size, spread) {
+        let sending = Sending { sender: &ReversePath::Null, size, ..Sending::of(about) };
+        match assign_own(snapshot, &*self.recipients, &path, None, sending) {
             Assignment::Unknown => None,
-            Assignment::TryLater => Some((sender, Waits { queue: QueueName::Unrouted, due: self.now() }, None)),
+            Assignment::Refused(_) | Assignment::TryLater => {
+                Some((sender, Waits { queue: QueueName::Unrouted, due: self.now() }, None))
+            }
             Assignment::Queue(queue, name) => Some((sender, Waits { queue, due: self.now() }, name)),
         }
     }
@@ -146,7 +152,7 @@ impl Queue {
 
 impl Groups {
     fn is_empty(&self) -> bool {
-        self.failed.is_empty() && self.delayed.is_empty() && self.delivered.is_empty() && self.relayed.is_empty()
+        [&self.failed, &self.delayed, &self.delivered, &self.relayed, &self.expanded].into_iter().all(Vec::is_empty)
     }
 }
 
@@ -179,6 +185,13 @@ fn groups(
                 if is_late && !recipient.delay_notified && Notify::wants_delay(notify) =>
             {
                 groups.delayed.push(*index);
+            }
+            // an alias passes on what the sender asked for
+            Conclusion::Expanded { kind: Expansion::List } if Notify::wants_success(notify) => {
+                groups.delivered.push(*index)
+            }
+            Conclusion::Expanded { kind: Expansion::Multiple } if Notify::wants_success(notify) => {
+                groups.expanded.push(*index)
             }
             Conclusion::Delivered if Notify::wants_success(notify) => groups.delivered.push(*index),
             Conclusion::Relayed { passed_on: false, .. } if Notify::wants_success(notify) => {

@@ -9,12 +9,13 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::outcome::{Conclusion, Facts, Persistence};
-use super::{Assignment, Queue, assign, log_store_error, settings};
+use super::{Assignment, Queue, assign_again, log_store_error, settings};
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
-use crate::model::mail::{Message, RecipientStatus};
+use crate::model::mail::{Message, Recipient, RecipientStatus};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
+use crate::smtp::address::ForwardPath;
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::{Leased, PageKey};
 
@@ -125,9 +126,15 @@ impl Queue {
         let mut conclusions = Vec::new();
         for index in due_here(message, name, now) {
             let Some(recipient) = message.recipients.get(index as usize) else { continue };
-            let path = &recipient.forward_path;
-            let spread = message.id.spread();
-            match assign(&snapshot, &*self.recipients, path, &message.reverse_path, message.size, spread) {
+            // who is meant is asked where it is distributed
+            if *name == QueueName::Directory {
+                continue;
+            }
+            match assign_again(&snapshot, &*self.recipients, message, recipient) {
+                // nobody in the directory, nobody to ask: no time will mend that
+                Assignment::Queue(QueueName::Unrouted, _) if is_local(&snapshot, recipient) => {
+                    conclusions.push((index, Conclusion::Failed(nobody_shares(recipient))));
+                }
                 Assignment::Queue(queue, directory_name) if queue != *name => {
                     conclusions.push((index, Conclusion::Moved(queue, directory_name)));
                 }
@@ -160,13 +167,33 @@ impl Queue {
 }
 
 /// Why a recipient has no queue to go to now.
-fn nowhere_to_go(assignment: &Assignment) -> Failure {
+pub(super) fn nowhere_to_go(assignment: &Assignment) -> Failure {
     let (status, words) = match assignment {
         Assignment::Queue(..) => (EnhancedStatus::transient(4, 4), "no connector carries mail for this recipient"),
-        Assignment::Unknown => (EnhancedStatus::transient(1, 1), "the recipient is no longer in the directory"),
+        Assignment::Refused(_) | Assignment::Unknown => {
+            (EnhancedStatus::transient(1, 1), "the recipient is no longer in the directory")
+        }
         Assignment::TryLater => (EnhancedStatus::transient(3, 0), "the directory cannot be read now"),
     };
     Failure::new(Scope::Recipient, status, words)
+}
+
+/// Whether the recipient's domain is local.
+fn is_local(snapshot: &Snapshot, recipient: &Recipient) -> bool {
+    let mailbox = match &recipient.forward_path {
+        ForwardPath::Mailbox(mailbox) => mailbox,
+        ForwardPath::Postmaster => return false,
+    };
+    snapshot.domains.find(mailbox.domain()).is_some()
+}
+
+/// A recipient of a shared domain whom nobody knows (RFC 3463, 3.5: unable to route).
+fn nobody_shares(recipient: &Recipient) -> Failure {
+    let words = format!(
+        "{} is not in the directory, and no connector leads to the system that its domain is shared with",
+        recipient.forward_path
+    );
+    Failure::new(Scope::Recipient, EnhancedStatus::permanent(4, 4), words)
 }
 
 /// Indexes of the recipients that wait in this queue and are due.

@@ -46,7 +46,7 @@ pub(super) fn retry_after(snapshot: &Snapshot, queue: &QueueName, delivery: &Del
 /// Most sessions with the next hop of this queue at once.
 pub(super) fn max_sessions(snapshot: &Snapshot, queue: &QueueName) -> usize {
     match queue {
-        QueueName::Local(_) => 4,
+        QueueName::Local(_) | QueueName::Directory => 4,
         QueueName::Unrouted | QueueName::DeadLetter => 0,
         QueueName::SmartHost(name) | QueueName::Dns(name, _) => {
             let connector = snapshot.routes.connector(name);
@@ -80,6 +80,6 @@ pub(super) fn next_hop(snapshot: &Snapshot, queue: &QueueName) -> Option<String>
             RouteSpec::Dns(_) => None,
         },
         QueueName::Local(store) => Some(format!("mailbox store {store}")),
-        QueueName::Unrouted | QueueName::DeadLetter => None,
+        QueueName::Directory | QueueName::Unrouted | QueueName::DeadLetter => None,
     }
 }

@@ -51,6 +51,10 @@ struct Scripted {
 
 impl Workforce for Scripted {
     fn employ(&self, hand: Hand) {
+        if hand.link().name == QueueName::Directory {
+            drop(tokio::spawn(self.queue.clone().distribute(hand)));
+            return;
+        }
         let (queue, clock) = (self.queue.clone(), self.clock.clone());
         let (next_hop, attempts) = (self.next_hop.clone(), self.attempts.clone());
         tokio::spawn(async move {
@@ -142,7 +146,9 @@ impl Fixture {
         let sender: ReversePath = from.parse().unwrap();
         let snapshot = self.configuration.live().current();
         let recipients = StoredRecipients(Arc::new(self.store.clone()));
-        let Assignment::Queue(queue, directory_name) = assign(&snapshot, &recipients, &path, &sender, 10, 1) else {
+        let server = "default".parse().unwrap();
+        let sending = Sending { sender: &sender, size: 10, virtual_server: &server, spread: 1 };
+        let Assignment::Queue(queue, directory_name) = assign(&snapshot, &recipients, &path, sending) else {
             panic!("no queue for {to}");
         };
         let now = self.queue.now();
@@ -203,6 +209,8 @@ impl Fixture {
 }
 
 use crate::store::QueueStore;
+
+mod expansion;
 
 fn about(times: &[Duration], expected: &[u64]) {
     let seconds: Vec<u64> = times.iter().map(Duration::as_secs).collect();

@@ -69,7 +69,8 @@ pub struct Detail<'a> {
     /// When it is tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_attempt: Option<Timestamp>,
-    /// The notification that was queued about it, or the message that a notification is about.
+    /// The notification that was queued about it, the message that a notification is about, or the
+    /// other side of an expansion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub related: Option<MessageId>,
     /// How long the attempt took.

@@ -22,6 +22,7 @@ pub fn suite<E: Engine>(engine: impl Fn() -> E) {
     a_dropped_draft_leaves_nothing(&engine());
     leases_fence(&engine());
     outcomes_and_what_they_cause(&engine());
+    caused_mail_can_have_the_content_of_its_cause(&engine());
     the_earliest_due_comes_first(&engine());
     frozen_mail_is_not_leased(&engine());
     pages_are_in_order_and_complete(&engine());
@@ -192,7 +193,8 @@ fn outcomes_and_what_they_cause(engine: &impl Engine) {
     let (first, dsn) = run(async {
         let leased = put(&store, b"x", 1, &["a", "b"]).await;
         let id = MessageId::generate();
-        let caused = Caused { message: message(id, 5, 2, &["c"]), content: Bytes::from_static(b"bound") };
+        let caused =
+            Caused { message: message(id, 5, 2, &["c"]), content: Content::Bytes(Bytes::from_static(b"bound")) };
         let change = delivered(&leased.message, &[0]);
         let caused = store.record(leased.leases, change, vec![caused], false).await.unwrap();
         assert_eq!(caused.len(), 1);
@@ -207,6 +209,45 @@ fn outcomes_and_what_they_cause(engine: &impl Engine) {
         assert_eq!(read(&store, dsn).await, b"bound");
         let first = store.message(first).await.unwrap().unwrap();
         assert_eq!((first.recipients[0].waits.is_some(), first.recipients[1].waits.is_some()), (false, true));
+    });
+}
+
+fn caused_mail_can_have_the_content_of_its_cause(engine: &impl Engine) {
+    let store = engine.open();
+    let large = vec![b'x'; 700 << 10];
+    let copies = run(async {
+        let mut copies = Vec::new();
+        for content in [b"small".as_slice(), &large] {
+            let leased = put(&store, content, 1, &["a"]).await;
+            let ids = [MessageId::generate(), MessageId::generate()];
+            let copy = |id| Caused {
+                message: message(id, content.len() as u64, 2, &["c"]),
+                content: Content::CopyOf(leased.message.id),
+            };
+            // the cause is done with this and goes
+            let change = delivered(&leased.message, &[0]);
+            store.record(leased.leases, change, ids.map(copy).to_vec(), true).await.unwrap();
+            assert!(store.message(leased.message.id).await.unwrap().is_none());
+            copies.extend(ids.map(|id| (id, content.to_vec())));
+        }
+        let leased = put(&store, b"x", 1, &["a"]).await;
+        let nothing = Caused {
+            message: message(MessageId::generate(), 1, 2, &["c"]),
+            content: Content::CopyOf(MessageId::generate()),
+        };
+        let change = delivered(&leased.message, &[0]);
+        let refused = store.record(leased.leases, change, vec![nothing], true).await;
+        assert!(matches!(refused, Err(StoreError::NotFound)), "all or nothing");
+        assert!(store.lease_message(leased.message.id).await.is_ok(), "and the lease has ended");
+        copies
+    });
+    store.close();
+    drop(store);
+    let store = engine.open();
+    run(async {
+        for (id, content) in copies {
+            assert_eq!(read(&store, id).await, content);
+        }
     });
 }
 

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Caused, ConfigDraft, ConfigStore, ContentReader, ControlStore, Draft, Health, InMemoryDraft, Lease, Leased,
-    PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
+    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, InMemoryDraft, Lease,
+    Leased, PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -215,6 +215,13 @@ impl QueueStore for MemoryStore {
             inner.leases.remove(&key);
         }
         let (message, content) = inner.messages.get(&id).cloned().ok_or(StoreError::NotFound)?;
+        let contents: Vec<Bytes> = caused
+            .iter()
+            .map(|caused| match &caused.content {
+                Content::Bytes(content) => Ok(content.clone()),
+                Content::CopyOf(id) => inner.messages.get(id).map(|(_, it)| it.clone()).ok_or(StoreError::NotFound),
+            })
+            .collect::<Result<_, _>>()?;
         let mut message = Message::clone(&message);
         message.apply(&change);
         if message.is_done() {
@@ -222,7 +229,7 @@ impl QueueStore for MemoryStore {
         } else {
             inner.messages.insert(id, (Arc::new(message), content));
         }
-        Ok(caused.into_iter().map(|caused| inner.insert(caused.message, caused.content)).collect())
+        Ok(caused.into_iter().zip(contents).map(|(caused, content)| inner.insert(caused.message, content)).collect())
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<Arc<Message>>, StoreError> {

@@ -127,7 +127,16 @@ pub struct Caused {
     /// The message, with an id of its own.
     pub message: Message,
     /// Its content.
-    pub content: Bytes,
+    pub content: Content,
+}
+
+/// The content of mail that an outcome causes.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// These octets.
+    Bytes(Bytes),
+    /// The same as that of a message that is here; copied chunk by chunk.
+    CopyOf(MessageId),
 }
 
 /// Reads the content of a message, chunk by chunk (at most 64 KiB each).

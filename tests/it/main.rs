@@ -8,6 +8,7 @@ mod api_mail;
 mod appliance;
 mod dialogs;
 mod dialogs_tcp;
+mod directory;
 mod openapi;
 mod scale;
 mod shape;

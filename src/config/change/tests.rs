@@ -1,6 +1,6 @@
 use super::*;
 use crate::config::{FirstStart, IfMatch, Page, StoredRecipients, WarningCode};
-use crate::directory::{Resolution, resolve};
+use crate::directory::{Envelope, Resolution, resolve};
 use crate::model::labels::LabelSelector;
 use crate::routing::{Route, RouteRequest};
 use crate::smtp::address::ReversePath;
@@ -50,7 +50,9 @@ impl House {
 
     fn resolve(&self, path: &str) -> Resolution {
         let recipients = StoredRecipients(self.store.clone());
-        resolve(&self.config.live().current().domains, &recipients, &path.parse().unwrap())
+        let (path, sender) = (path.parse().unwrap(), ReversePath::Null);
+        let envelope = Envelope { path: &path, sender: &sender, size: 0 };
+        resolve(&self.config.live().current().domains, &recipients, &envelope)
     }
 
     /// What was compiled step by step equals what is compiled at once.
@@ -342,6 +344,104 @@ async fn what_is_referred_to_cannot_go() {
     house.delete(Connectors, "hub").await.unwrap();
     assert!(house.config.get(Connectors, "hub").unwrap().is_none());
     assert!(house.config.live().current().routes.connector(&"hub".parse().unwrap()).is_none());
+}
+
+#[tokio::test]
+async fn what_a_recipient_says_of_others_is_held_against_the_directory() {
+    let house = House::new().await;
+    house.put(Recipients, "ada", json!({})).await.unwrap();
+    let domain = house.config.live().current().domains.default_domain().unwrap().to_string();
+    let wrong = json!({
+        "type": "group", "owner": "nobody", "acceptFrom": ["ada", "none", "*@far.example"], "mailboxStore": "default",
+        "members": ["ada", "gone", "x@far.example", format!("gone@{domain}"), format!("ada@{domain}"), "staff"]
+    });
+    assert_eq!(
+        violations(house.put(Recipients, "staff", wrong).await),
+        [
+            own("/spec/mailboxStore", ViolationCode::Conflict),
+            own("/spec/members/1", ViolationCode::UnknownReference),
+            own("/spec/owner", ViolationCode::UnknownReference),
+            own("/spec/acceptFrom/1", ViolationCode::UnknownReference),
+            own("/spec/members/3", ViolationCode::UnknownReference),
+        ]
+    );
+    for (spec, pointer, code) in [
+        (json!({"type": "contact"}), "/spec/forwardTo", ViolationCode::Required),
+        (json!({"deliverAndForward": true}), "/spec/deliverAndForward", ViolationCode::Conflict),
+        (json!({"members": ["ada"]}), "/spec/members", ViolationCode::Conflict),
+        (json!({"type": "group", "forwardTo": ["ada"]}), "/spec/forwardTo", ViolationCode::Conflict),
+        (json!({"forwardTo": ["Ada Lovelace"]}), "/spec/forwardTo/0", ViolationCode::InvalidValue),
+        (json!({"acceptFrom": ["*"]}), "/spec/acceptFrom/0", ViolationCode::InvalidValue),
+    ] {
+        assert_eq!(violations(house.put(Recipients, "staff", spec.clone()).await), [own(pointer, code)], "{spec}");
+    }
+    assert!(house.config.get(Recipients, "staff").unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_recipient_whom_others_name_cannot_go_and_one_whom_none_names_any_more_can() {
+    let house = House::new().await;
+    for name in ["ada", "bob"] {
+        house.put(Recipients, name, json!({})).await.unwrap();
+    }
+    house.put(Recipients, "tim", json!({"forwardTo": ["ada"], "rejectFrom": ["tim"]})).await.unwrap();
+    let group = json!({"type": "group", "members": ["bob", "ada"], "owner": "ada"});
+    house.put(Recipients, "staff", group).await.unwrap();
+    let by = |result: Result<Outcome, ChangeError>| match result.unwrap_err() {
+        ChangeError::Referenced { by } => {
+            by.into_iter().map(|r| format!("{}#{}", r.object, r.pointer)).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    let before = house.state();
+    assert_eq!(
+        by(house.delete(Recipients, "ada").await),
+        ["recipients/staff#/spec/members/1", "recipients/tim#/spec/forwardTo/0"]
+    );
+    assert_eq!(house.state(), before);
+    house.put(Recipients, "staff", json!({"type": "group", "members": ["bob"]})).await.unwrap();
+    house.delete(Recipients, "tim").await.unwrap();
+    house.delete(Recipients, "ada").await.unwrap();
+    assert_eq!(by(house.delete(Recipients, "bob").await), ["recipients/staff#/spec/members/0"]);
+    house.delete(Recipients, "staff").await.unwrap();
+    house.delete(Recipients, "bob").await.unwrap();
+    assert!(!house.store.entries().keys().any(|key| key.starts_with("reference/")), "nothing is left behind");
+}
+
+#[tokio::test]
+async fn an_address_says_who_stands_for_others_and_a_catch_all_is_an_address() {
+    let house = House::new().await;
+    let domain = house.config.live().current().domains.default_domain().unwrap().to_string();
+    house.put(Recipients, "rest", json!({"addresses": [format!("*@{domain}")]})).await.unwrap();
+    assert!(
+        matches!(house.resolve(&format!("x@{domain}")), Resolution::Mailbox { recipient, .. } if recipient.as_str() == "rest")
+    );
+    let found = violations(house.put(Recipients, "other", json!({"addresses": [format!("*@{domain}")]})).await);
+    assert_eq!(found, [own("/spec/addresses/0", ViolationCode::AddressTaken)]);
+    house.put(Recipients, "rest", json!({"forwardTo": ["x@far.example"]})).await.unwrap();
+    assert_eq!(house.resolve(&format!("x@{domain}")), Resolution::Unknown);
+    assert!(matches!(house.resolve(&format!("rest@{domain}")), Resolution::Others { .. }));
+    house.put(Recipients, "rest", json!({})).await.unwrap();
+    assert!(matches!(house.resolve(&format!("rest@{domain}")), Resolution::Mailbox { .. }));
+    house.assert_live_is_what_a_fresh_process_compiles().await;
+}
+
+#[tokio::test]
+async fn mail_for_nobody_is_not_forwarded_to_ourselves() {
+    let house = House::new().await;
+    let to = |host: &str| json!({"spec": {"fqdn": "mx.own.example", "messages": {"forwardUnresolvedTo": host}}});
+    let bindings = json!({"spec": {"bindings": [{"address": "0.0.0.0", "port": 2525}]}});
+    house.patch(VirtualServers, "default", bindings).await.unwrap();
+    for host in ["mx.own.example", "MX.own.example:2525", "127.0.0.1:2525"] {
+        let found = violations(house.patch(VirtualServers, "default", to(host)).await);
+        assert_eq!(found, [own("/spec/messages/forwardUnresolvedTo", ViolationCode::Conflict)], "{host}");
+    }
+    house.patch(VirtualServers, "default", to("old.example")).await.unwrap();
+    house.assert_live_is_what_a_fresh_process_compiles().await;
+    let gone = json!({"spec": {"messages": {"forwardUnresolvedTo": null}}});
+    house.patch(VirtualServers, "default", gone).await.unwrap();
+    house.assert_live_is_what_a_fresh_process_compiles().await;
+    assert!(house.config.live().current().routes.connector(&"unresolved.default".parse().unwrap()).is_none());
 }
 
 #[tokio::test]

@@ -61,6 +61,16 @@ pub struct ConnectorSpec {
     pub retry_intervals: Vec<Duration>,
 }
 
+impl ConnectorSpec {
+    /// A connector to one host with all other settings as they are by default, and without an address space: nothing is
+    /// routed to it, mail has to be put into its queue.
+    pub fn to_host(host: &Host, port: u16) -> Self {
+        let route = serde_json::json!({"smartHosts": [{"host": host, "port": port}]});
+        serde_json::from_value(serde_json::json!({"addressSpaces": [], "route": route}))
+            .expect("everything else has a default, and every host is text")
+    }
+}
+
 fn yes() -> bool {
     true
 }

@@ -8,6 +8,8 @@ use utoipa::openapi::schema::Type;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 
 use crate::model::name::Name;
+use crate::model::recipient_ref::{RecipientRef, SenderPattern};
+use crate::model::size::Size;
 use crate::smtp::address::Mailbox;
 
 /// A recipient: somebody who has mail here. The addresses come from the recipient policy that matches; the status shows
@@ -45,13 +47,44 @@ pub struct RecipientSpec {
     #[schema(schema_with = attributes_schema)]
     pub attributes: BTreeMap<String, String>,
     /// Further addresses, beside those that the policy gives. Each address belongs to one recipient only, and its domain
-    /// must be local.
+    /// must be local. `*@example.com` is the catch-all of a domain: it gets what is for nobody else there.
     #[schema(max_items = 200)]
     pub addresses: Vec<Mailbox>,
     /// The mailbox store that its mail goes to. Default: the default mailbox store.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub mailbox_store: Option<Name>,
+    /// Where its mail goes on to. A contact needs at least one; a mailbox with one keeps no copy unless
+    /// `deliverAndForward` says so. Not for a group.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 100)]
+    pub forward_to: Vec<RecipientRef>,
+    /// A mailbox with `forwardTo` keeps a copy.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub deliver_and_forward: bool,
+    /// The members of a group; other groups may be among them. Each member gets a message once, however often it is
+    /// named. Whoever may send to the group reaches all of its members: their own restrictions are not asked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 50_000)]
+    pub members: Vec<RecipientRef>,
+    /// The owner of a group: mail to its members goes out with the owner's address as reverse-path, so that the owner,
+    /// not the sender, hears what could not be delivered. Default: the sender does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub owner: Option<RecipientRef>,
+    /// The largest message that it takes. Default: what the virtual server takes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub max_receive_size: Option<Size>,
+    /// Only these senders may write to it. Empty: everybody. The sender is the reverse-path, which is as good as the
+    /// client that gave it. Notifications (null reverse-path) reach mailboxes and contacts all the same, groups not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 1_000)]
+    pub accept_from: Vec<SenderPattern>,
+    /// These senders may not write to it; it goes before `acceptFrom`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 1_000)]
+    pub reject_from: Vec<SenderPattern>,
 }
 
 /// What the key of a free attribute looks like.
@@ -91,6 +124,10 @@ pub enum RecipientType {
     /// A mailbox in a mailbox store.
     #[default]
     Mailbox,
+    /// Somebody elsewhere who has an address here: its mail goes on to `forwardTo`.
+    Contact,
+    /// A distribution group: its mail goes to its members.
+    Group,
 }
 
 impl RecipientType {
@@ -98,6 +135,8 @@ impl RecipientType {
     pub fn as_str(self) -> &'static str {
         match self {
             RecipientType::Mailbox => "mailbox",
+            RecipientType::Contact => "contact",
+            RecipientType::Group => "group",
         }
     }
 }

@@ -8,7 +8,7 @@ use crate::model::name::Name;
 use crate::smtp::address::Mailbox;
 
 /// Settings of the whole appliance.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schema(example = json!({"organization": "Example Ltd", "postmaster": "admin@example.com", "defaultVirtualServer": "default"}))]
 pub struct SettingsSpec {
@@ -21,12 +21,32 @@ pub struct SettingsSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub postmaster: Option<Mailbox>,
+    /// Who gets mail for `abuse` of every local domain (RFC 2142). Default: the recipient with such an address, if there
+    /// is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub abuse: Option<Mailbox>,
+    /// Whether `ada+anything@example.com` is for `ada@example.com` where no recipient has that very address.
+    pub plus_addressing: bool,
     /// The virtual server that sends what no virtual server took. Default: the first by name.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub default_virtual_server: Option<Name>,
     /// How long things are kept.
     pub retention: Retention,
+}
+
+impl Default for SettingsSpec {
+    fn default() -> Self {
+        SettingsSpec {
+            organization: None,
+            postmaster: None,
+            abuse: None,
+            plus_addressing: true,
+            default_virtual_server: None,
+            retention: Retention::default(),
+        }
+    }
 }
 
 /// How long things are kept.

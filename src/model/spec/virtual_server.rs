@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::model::duration::Duration;
-use crate::model::host::{HostName, IpAddress, NameServer};
+use crate::model::host::{HostAndPort, HostName, IpAddress, NameServer};
 use crate::model::pattern::ClientPattern;
 use crate::model::size::Size;
 
@@ -139,11 +139,21 @@ pub struct Messages {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 4_294_967_295_u32, nullable = false)]
     pub max_per_connection: Option<u32>,
+    /// Another system that has recipients in our shared domains: mail for those who are not in the directory goes to this
+    /// host, `host` or `host:port`, instead of by connector. It must not be this server. Default: by connector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub forward_unresolved_to: Option<HostAndPort>,
 }
 
 impl Default for Messages {
     fn default() -> Self {
-        Messages { max_size: Size::from_mib(25), max_recipients: 1_000, max_per_connection: None }
+        Messages {
+            max_size: Size::from_mib(25),
+            max_recipients: 1_000,
+            max_per_connection: None,
+            forward_unresolved_to: None,
+        }
     }
 }
 

@@ -59,8 +59,8 @@ use self::startup::{MailReport, StartError};
 use self::threads::Bell;
 use self::tracking::Tracking;
 use super::{
-    Caused, ConfigDraft, ConfigStore, ContentReader, ControlStore, Draft, Health, Lease, Leased, PageKey, QueueCount,
-    QueueStore, Spool, Store, StoreError, TrackingStore,
+    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Lease, Leased, PageKey,
+    QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -414,24 +414,33 @@ impl QueueStore for Embedded {
             return mail::record_plain(&self.shared, leases, change).await.map(|()| Vec::new());
         }
         let mut change = mail::recorded(&self.shared, leases, change)?;
+        let mut mails = Vec::with_capacity(caused.len());
         let prepared = async {
-            let mut mails = Vec::with_capacity(caused.len());
             for Caused { message, content } in caused {
                 let mut draft = SpoolDraft::with_id(self.intake.clone(), message.id);
-                draft.append(content).await?;
+                match content {
+                    Content::Bytes(content) => draft.append(content).await?,
+                    Content::CopyOf(id) => {
+                        let mut reader = self.content(id).await?;
+                        while let Some(chunk) = reader.next().await? {
+                            draft.append(chunk).await?;
+                        }
+                    }
+                }
                 mails.push(draft.finish(message).await?);
             }
-            Ok(mails)
+            Ok(())
         };
-        let mut mails = match prepared.await {
-            Ok(mails) => mails,
-            Err(error) => {
-                mail::release(&self.shared, &change.leases);
-                return Err(error);
-            }
-        };
-        mail::unite(&mut change, &mut mails);
+        let prepared = prepared.await;
         let large: Vec<MessageId> = mails.iter().filter(|mail| mail.large).map(|mail| mail.message.id).collect();
+        if let Err(error) = prepared {
+            mail::release(&self.shared, &change.leases);
+            for id in large {
+                content::remove_unused(&self.intake, id).await;
+            }
+            return Err(error);
+        }
+        mail::unite(&mut change, &mut mails);
         let recorded = content::commit(&self.shared, Some(change), mails).await;
         if recorded.is_err() {
             for id in large {

@@ -1,0 +1,263 @@
+//! The directory queue: mail for groups, contacts and forwards becomes mail for those who get it.
+//!
+//! A worker takes a message with all of its recipients that stand for others, asks the directory who is meant, and records
+//! in one step what became of these recipients and the messages that go to the members: the same content, 1,000 recipients
+//! each. Before that step nothing has happened, behind it nothing can get lost.
+//!
+//! | the recipient is | reverse-path of the members | NOTIFY, ORCPT, ENVID, RET | success report for itself |
+//! |---|---|---|---|
+//! | a contact, a forward to one (RFC 3461, 5.2.7.2: alias) | stays | pass on as they are | none: it passes on |
+//! | a group without owner, a forward to several or with a copy (5.2.7.3) | stays | pass on, without SUCCESS | `expanded` |
+//! | a group with owner (RFC 5321, 3.9.2; RFC 3461, 5.2.7.1: mailing list) | the owner's; null stays null | none | `delivered`, to the list |
+//!
+//! Who may write to whom is asked once, when the mail is handed in; here it is only carried out.
+//!
+//! **What happens on failure.** A directory that cannot be read defers. A group that leads to nobody, in a circle, or to too
+//! many fails with a report to the sender. A member that cannot be assigned waits in `unrouted` like any mail.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::assign::{Sending, assign_own};
+use super::outcome::{Conclusion, Facts, Persistence, defer};
+use super::scheduler::{nowhere_to_go, waiting_here};
+use super::{Assignment, Hand, Queue, assign_again};
+use crate::config::Snapshot;
+use crate::directory::{Distributor, Member, NotDistributed, Recipients, Restriction};
+use crate::model::failure::{Failure, Scope};
+use crate::model::mail::{Message, MessageId, Recipient, RecipientStatus, Waits};
+use crate::model::queue_name::QueueName;
+use crate::smtp::address::{Mailbox, ReversePath};
+use crate::smtp::parameters::{MailParameters, Notify, RcptParameters};
+use crate::smtp::reply::EnhancedStatus;
+use crate::store::{Caused, Content, Leased};
+
+/// How long a worker waits for the next message.
+const IDLE: Duration = Duration::from_secs(5);
+/// Most recipients of a message that goes to members.
+const MOST_RECIPIENTS: usize = 1_000;
+
+impl Queue {
+    /// Works on the directory queue until it has nothing more for this hand.
+    pub async fn distribute(self: Arc<Self>, hand: Hand) {
+        loop {
+            let Some(leased) = hand.try_take() else {
+                if hand.wait(IDLE).await {
+                    continue;
+                }
+                return;
+            };
+            self.session_opened(&hand);
+            self.distribute_one(leased).await;
+            self.session_closed(&hand, true);
+        }
+    }
+
+    async fn distribute_one(&self, leased: Leased) {
+        let began: Instant = self.clock.now();
+        let (snapshot, recipients, message) = (self.live.current(), self.recipients.clone(), leased.message.clone());
+        // a group is many reads of the store
+        let planned = tokio::task::spawn_blocking(move || plan(&snapshot, &*recipients, &message)).await;
+        let Ok(plan) = planned else {
+            tracing::error!(message.id = %leased.message.id, "distributing ended in a panic; it is tried again");
+            return self.give_back(leased);
+        };
+        let snapshot = self.live.current();
+        let now = self.now();
+        let conclusions = plan
+            .conclusions
+            .into_iter()
+            .filter_map(|(index, conclusion)| {
+                let recipient = leased.message.recipients.get(index as usize)?;
+                let conclusion = match conclusion {
+                    Conclusion::Failed(failure) if !failure.is_permanent() => {
+                        defer(&snapshot, &leased.message, recipient, failure, now)
+                    }
+                    other => other,
+                };
+                Some((index, conclusion))
+            })
+            .collect();
+        let caused = plan
+            .messages
+            .into_iter()
+            .map(|message| Caused {
+                message,
+                content: leased.content.clone().map_or(Content::CopyOf(leased.message.id), Content::Bytes),
+            })
+            .collect();
+        let duration = self.clock.now().saturating_duration_since(began);
+        let facts = Facts { duration: Some(duration), ..Facts::default() };
+        let recorded = self.conclude_with(leased, conclusions, caused, facts, Persistence::Once { synced: true }).await;
+        if let Err(error) = recorded {
+            super::log_store_error("mail could not be distributed; it is tried again", &error);
+        }
+    }
+}
+
+/// What becomes of a message in the directory queue.
+struct Plan {
+    /// A transient failure is yet to be deferred.
+    conclusions: Vec<(u32, Conclusion)>,
+    messages: Vec<Message>,
+}
+
+/// Those who get one further message: by reverse-path, where `None` leaves it as it is.
+type Mailings = BTreeMap<Option<Mailbox>, Vec<Recipient>>;
+
+fn plan(snapshot: &Snapshot, recipients: &dyn Recipients, message: &Message) -> Plan {
+    let mut distributor = Distributor::new(&snapshot.domains, recipients);
+    for recipient in &message.recipients {
+        let here = recipient.waits.as_ref().is_some_and(|waits| waits.queue == QueueName::Directory);
+        if !here && !matches!(recipient.status, RecipientStatus::Expanded) {
+            distributor.has(&recipient.forward_path, recipient.directory_name.as_ref());
+        }
+    }
+    let mut conclusions = Vec::new();
+    let mut mailings = Mailings::new();
+    for index in waiting_here(message, &QueueName::Directory) {
+        let Some(recipient) = message.recipients.get(index as usize) else { continue };
+        // found out when all of it was there: it takes nothing so large
+        if let Some(failure) = recipient.last_failure.as_ref().filter(|failure| failure.is_permanent()) {
+            conclusions.push((index, Conclusion::Failed(failure.clone())));
+            continue;
+        }
+        match assign_again(snapshot, recipients, message, recipient) {
+            Assignment::Queue(QueueName::Directory, _) => {}
+            Assignment::Queue(queue, name) => {
+                conclusions.push((index, Conclusion::Moved(queue, name)));
+                continue;
+            }
+            nowhere => {
+                conclusions.push((index, Conclusion::Failed(nowhere_to_go(&nowhere))));
+                continue;
+            }
+        }
+        match distributor.members(&recipient.forward_path) {
+            Ok(members) => {
+                let kind = kind_of(&members);
+                for member in members {
+                    let (owner, recipient) = written(snapshot, recipients, message, recipient, kind, member);
+                    mailings.entry(owner).or_default().push(recipient);
+                }
+                conclusions.push((index, Conclusion::Expanded { kind }));
+            }
+            Err(error) => conclusions.push((index, Conclusion::Failed(failure(&error)))),
+        }
+    }
+    let messages = mailings
+        .into_iter()
+        .flat_map(|(owner, all)| {
+            all.chunks(MOST_RECIPIENTS).map(|some| further(message, owner.clone(), some.to_vec())).collect::<Vec<_>>()
+        })
+        .collect();
+    Plan { conclusions, messages }
+}
+
+/// What a recipient that stood for others was, in the words of RFC 3461, 5.2.7.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Expansion {
+    /// Another address of one.
+    Alias,
+    /// Another address of several.
+    Multiple,
+    /// A mailing list.
+    List,
+}
+
+fn kind_of(members: &[Member]) -> Expansion {
+    if members.iter().any(|member| member.owner.is_some()) {
+        return Expansion::List;
+    }
+    if members.len() == 1 { Expansion::Alias } else { Expansion::Multiple }
+}
+
+/// A member as a recipient, and the owner to whom its failures go.
+fn written(
+    snapshot: &Snapshot,
+    recipients: &dyn Recipients,
+    message: &Message,
+    through: &Recipient,
+    kind: Expansion,
+    member: Member,
+) -> (Option<Mailbox>, Recipient) {
+    let Member { path, mailbox, owner } = member;
+    let parameters = match (&owner, kind) {
+        (Some(_), _) => RcptParameters::default(),
+        (None, Expansion::Alias) => through.parameters.clone(),
+        (None, Expansion::Multiple | Expansion::List) => {
+            RcptParameters { notify: without_success(through.parameters.notify), ..through.parameters.clone() }
+        }
+    };
+    // a notification must not cause another (RFC 5321, 3.9.2)
+    let owner = owner.filter(|_| message.reverse_path.mailbox().is_some());
+    let sender = owner.clone().map_or_else(|| message.reverse_path.clone(), ReversePath::Mailbox);
+    let sending = Sending { sender: &sender, ..Sending::of(message) };
+    let (queue, directory_name) = match assign_own(snapshot, recipients, &path, mailbox.as_ref(), sending) {
+        Assignment::Queue(QueueName::Directory, _) | Assignment::Unknown | Assignment::TryLater => {
+            (QueueName::Unrouted, None)
+        }
+        Assignment::Refused(_) => (QueueName::Unrouted, None),
+        Assignment::Queue(queue, name) => (queue, name),
+    };
+    let recipient = Recipient {
+        forward_path: path,
+        parameters,
+        directory_name: directory_name.or(mailbox),
+        status: RecipientStatus::Pending,
+        waits: Some(Waits { queue, due: message.received_at }),
+        attempts: 0,
+        delay_notified: false,
+        last_failure: None,
+    };
+    (owner, recipient)
+}
+
+/// RFC 3461, 5.2.7.3: who is told that it was expanded is not told again.
+fn without_success(notify: Option<Notify>) -> Option<Notify> {
+    match notify {
+        Some(Notify::On { failure: false, delay: false, .. }) => Some(Notify::Never),
+        Some(Notify::On { failure, delay, .. }) => Some(Notify::On { success: false, failure, delay }),
+        other => other,
+    }
+}
+
+/// The message that goes to these members.
+fn further(message: &Message, owner: Option<Mailbox>, recipients: Vec<Recipient>) -> Message {
+    let parameters = match &owner {
+        Some(_) => MailParameters { ret: None, envid: None, ..message.parameters.clone() },
+        None => message.parameters.clone(),
+    };
+    Message {
+        id: MessageId::generate(),
+        reverse_path: owner.map_or_else(|| message.reverse_path.clone(), ReversePath::Mailbox),
+        parameters,
+        frozen: false,
+        recipients,
+        received_at: message.received_at,
+        origin: message.origin.clone(),
+        size: message.size,
+        message_id_header: message.message_id_header.clone(),
+    }
+}
+
+/// What it means that a recipient may not be written to: 5.2.3, 5.7.1.
+pub fn restriction_failure(restriction: Restriction) -> Failure {
+    let status = match restriction {
+        Restriction::TooLarge { .. } => EnhancedStatus::permanent(2, 3),
+        Restriction::Sender => EnhancedStatus::permanent(7, 1),
+    };
+    Failure::new(Scope::Recipient, status, restriction.to_string())
+}
+
+fn failure(error: &NotDistributed) -> Failure {
+    let status = match error {
+        NotDistributed::Later(_) => EnhancedStatus::transient(3, 0),
+        NotDistributed::NotOthers => EnhancedStatus::transient(1, 1),
+        // RFC 3463, 3.3: mailing list expansion problem
+        NotDistributed::Nobody | NotDistributed::TooMany => EnhancedStatus::permanent(2, 4),
+        NotDistributed::Loop => EnhancedStatus::permanent(4, 6),
+    };
+    Failure::new(Scope::Recipient, status, error.to_string())
+}
