@@ -18,7 +18,7 @@ use super::problem::{FieldError, Problem, ProblemKind};
 /// The largest body.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
 /// How long a body may take.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The body as JSON, if it has one of the media types.
 pub async fn json(request: &HttpRequest, payload: web::Payload, types: &[&str]) -> Result<Value, Problem> {
@@ -27,7 +27,7 @@ pub async fn json(request: &HttpRequest, payload: web::Payload, types: &[&str]) 
 }
 
 /// 415 unless the media type is one of these and the content is not encoded.
-fn require_type(request: &HttpRequest, types: &[&str]) -> Result<(), Problem> {
+pub(super) fn require_type(request: &HttpRequest, types: &[&str]) -> Result<(), Problem> {
     let wrong = |detail: String| {
         let problem = Problem::new(ProblemKind::UnsupportedMediaType, detail);
         match types.contains(&"application/merge-patch+json") {
@@ -72,15 +72,19 @@ async fn read(request: &HttpRequest, mut payload: web::Payload) -> Result<Vec<u8
 
 /// Strict JSON.
 fn parse(text: &[u8]) -> Result<Value, Problem> {
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let value = Strict.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value));
-    value.map_err(|error| {
+    strict(text).map_err(|error| {
         let code =
             if error.to_string().starts_with(REPEATED) { RequestCode::RepeatedField } else { RequestCode::Malformed };
         let place = format!("line {}, column {}", error.line(), error.column());
         let error = FieldError::at("", code, error.to_string());
         Problem::new(ProblemKind::Malformed, format!("the body is not valid JSON at {place}")).with_errors(vec![error])
     })
+}
+
+/// Strict JSON, with the error as it came.
+pub(super) fn strict(text: &[u8]) -> Result<Value, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    Strict.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value))
 }
 
 const REPEATED: &str = "repeated field ";

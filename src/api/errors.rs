@@ -187,6 +187,10 @@ group! {
     DeleteErrors: 400 401 404 409 412 422 429 500 503 507
 }
 group! {
+    /// Errors of an operation on a collection that reads a body.
+    ImportErrors: 400 401 408 413 415 422 429 500 503 507
+}
+group! {
     /// Errors of an action on a queue or a message.
     ActionErrors: 400 401 404 409 429 500 503 507
 }

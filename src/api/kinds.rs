@@ -12,11 +12,11 @@ use super::errors::{DeleteErrors, ListErrors, PatchErrors, PutErrors, ReadErrors
 use super::etag::{CreateCondition, MatchCondition, ReadCondition};
 use super::problem::Problem;
 use super::query::{NoParams, Params};
-use super::resources::{self, ListParams, Resource, WriteParams};
+use super::resources::{self, ListParams, Resource, Told, WriteParams};
 use super::server::State;
 use super::shapes::{CertificateStatus, MergePatch, ObjectStatus, RecipientStatus, VirtualServerStatus};
 use super::status;
-use crate::config::{Object, Warning};
+use crate::config::{Effects, Object, Warning};
 use crate::model::labels::Labels;
 use crate::model::spec::{
     AccountSpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
@@ -62,6 +62,10 @@ macro_rules! kind {
                 #[serde(skip_serializing_if = "Vec::is_empty")]
                 #[schema(required = false)]
                 warnings: Vec<Warning>,
+                /// Only in the answer to a write that changes addresses of recipients: how many, and in a dry run which.
+                #[serde(skip_serializing_if = "Option::is_none")]
+                #[schema(required = false, nullable = false)]
+                effects: Option<Effects>,
             }
 
             /// A page of a listing.
@@ -93,7 +97,7 @@ macro_rules! kind {
             impl Resource for $resource {
                 const COLLECTION: Collection = Collection::$collection;
 
-                fn show(object: Object, warnings: Vec<Warning>, state: &State) -> Self {
+                fn show(object: Object, told: Told, state: &State) -> Self {
                     let status = status::$show(&object, state);
                     $resource {
                         name: object.name.to_string(),
@@ -102,7 +106,8 @@ macro_rules! kind {
                         generation: object.generation,
                         spec: object.spec,
                         status,
-                        warnings,
+                        warnings: told.warnings,
+                        effects: told.effects,
                     }
                 }
             }
@@ -323,7 +328,8 @@ kind! {
         "deleteRecipientPolicy";
     list ListParams "Which addresses recipients get, and so which domains are local. The policy `default` is always last."
         by super::resources::list;
-    put "The addresses of every recipient that the policy touches are written in the same step.";
+    put "The addresses of every recipient that the policy touches are written in the same step, also when that is a million; \
+         the answer comes when all of it is durable. A dry run counts and lists them in `effects`.";
     delete "The policy `default` cannot be deleted. Recipients that it matched get their addresses from the next policy \
             that matches.";
     spec {"priority": 10, "addresses": [{"template": "%g.%s@example.com", "primary": true}]};
@@ -501,7 +507,7 @@ mod recipient_listing {
         let found = state.handles.configuration.recipient_with(&address);
         let found = found.map_err(|error| crate::api::queues::store_problem(&error))?;
         let found = found.filter(|object| params.list.selector.matches(&object.labels));
-        let items = found.into_iter().map(|object| R::show(object, Vec::new(), state)).collect();
+        let items = found.into_iter().map(|object| R::show(object, Told::default(), state)).collect();
         Ok(HttpResponse::Ok().json(resources::Page { items, next_cursor: None }))
     }
 }

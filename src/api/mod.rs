@@ -12,6 +12,7 @@
 pub mod auth;
 mod body;
 mod codes;
+mod directory;
 mod docs;
 mod document;
 mod domains;

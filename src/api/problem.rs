@@ -231,6 +231,12 @@ impl Problem {
         self
     }
 
+    /// With more words behind its detail.
+    pub(super) fn and(mut self, more: &str) -> Self {
+        self.detail.push_str(more);
+        self
+    }
+
     /// With a header in the answer.
     pub fn with_header(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));

@@ -19,7 +19,7 @@ use super::query::{self, FromQuery, Paging, Query};
 use super::queues::store_problem;
 use super::server::{RequestId, State};
 use crate::config::violation::Warning;
-use crate::config::{Actor, ChangeError, ChangeKind, Object, Outcome};
+use crate::config::{Actor, ChangeError, ChangeKind, Effects, Object, Outcome};
 use crate::model::labels::LabelSelector;
 use crate::model::name::Name;
 use crate::model::spec::Collection;
@@ -54,7 +54,7 @@ impl FromQuery for ListParams {
 /// How to write.
 #[derive(Debug)]
 pub struct WriteParams {
-    dry_run: bool,
+    pub(super) dry_run: bool,
 }
 
 impl IntoParams for WriteParams {
@@ -76,7 +76,16 @@ pub(super) trait Resource: Serialize {
     const COLLECTION: Collection;
 
     /// From what is stored, and what the house knows about it.
-    fn show(object: Object, warnings: Vec<Warning>, state: &State) -> Self;
+    fn show(object: Object, told: Told, state: &State) -> Self;
+}
+
+/// What the answer to a write tells besides the object.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// What is allowed but may not be meant.
+    pub(super) warnings: Vec<Warning>,
+    /// What it does to recipients, if anything.
+    pub(super) effects: Option<Effects>,
 }
 
 /// A page of objects.
@@ -102,7 +111,7 @@ pub(super) async fn list<R: Resource>(params: ListParams, state: &State) -> Resu
     let page = page.map_err(|error| store_problem(&error))?;
     Ok(HttpResponse::Ok().json(Page {
         next_cursor: page.next.map(|name| paging.cursor(name.as_str())),
-        items: page.items.into_iter().map(|object| R::show(object, Vec::new(), state)).collect(),
+        items: page.items.into_iter().map(|object| R::show(object, Told::default(), state)).collect(),
     }))
 }
 
@@ -122,7 +131,7 @@ pub(super) async fn get<R: Resource>(
 
 /// The answer that shows an object.
 pub(super) fn shown<R: Resource>(object: Object, state: &State) -> HttpResponse {
-    answer(HttpResponse::Ok(), &object).json(R::show(object, Vec::new(), state))
+    answer(HttpResponse::Ok(), &object).json(R::show(object, Told::default(), state))
 }
 
 /// Answers a PUT: creates or replaces.
@@ -182,7 +191,9 @@ fn written<R: Resource>(outcome: Outcome, params: &WriteParams, state: &State) -
         let location = format!("/api/v1/{}/{}", R::COLLECTION.path(), outcome.object.name);
         answer.insert_header((header::LOCATION, location));
     }
-    answer.json(R::show(outcome.object, outcome.warnings, state))
+    let told =
+        Told { warnings: outcome.warnings, effects: Some(outcome.effects).filter(|effects| !effects.is_empty()) };
+    answer.json(R::show(outcome.object, told, state))
 }
 
 fn answer(mut answer: actix_web::HttpResponseBuilder, object: &Object) -> actix_web::HttpResponseBuilder {

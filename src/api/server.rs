@@ -28,7 +28,7 @@ use super::kinds::{
 };
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
-use super::{docs, document, domains, health, messages, queues, running, sessions, settings};
+use super::{directory, docs, document, domains, health, messages, queues, running, sessions, settings};
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
 use crate::model::name::Name;
@@ -291,6 +291,8 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(settings::get_settings)
         .service(settings::put_settings)
         .service(settings::patch_settings)
+        .service(directory::preview_addresses)
+        .service(directory::import_recipients)
         .service(domains::list_domains)
         .service(domains::get_domain)
         .service(queues::list_queues)

@@ -9,11 +9,11 @@ use super::errors::{PatchErrors, PutErrors, ReadErrors};
 use super::etag::{CreateCondition, MatchCondition, ReadCondition};
 use super::problem::Problem;
 use super::query::{NoParams, Params};
-use super::resources::{self, Resource, WriteParams};
+use super::resources::{self, Resource, Told, WriteParams};
 use super::server::State;
 use super::shapes::{MergePatch, ObjectStatus};
 use super::status;
-use crate::config::{Object, Warning};
+use crate::config::{Effects, Object, Warning};
 use crate::model::labels::Labels;
 use crate::model::spec::{Collection, SETTINGS, SettingsSpec};
 
@@ -39,6 +39,10 @@ pub struct Settings {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     warnings: Vec<Warning>,
+    /// Only in the answer to a write that changes addresses of recipients: how many, and in a dry run which.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    effects: Option<Effects>,
 }
 
 /// What to write to the settings. Absent fields take their defaults.
@@ -57,7 +61,7 @@ pub struct SettingsInput {
 impl Resource for Settings {
     const COLLECTION: Collection = Collection::Settings;
 
-    fn show(object: Object, warnings: Vec<Warning>, state: &State) -> Self {
+    fn show(object: Object, told: Told, state: &State) -> Self {
         let status = status::object(&object, state);
         Settings {
             name: object.name.to_string(),
@@ -66,7 +70,8 @@ impl Resource for Settings {
             generation: object.generation,
             spec: object.spec,
             status,
-            warnings,
+            warnings: told.warnings,
+            effects: told.effects,
         }
     }
 }

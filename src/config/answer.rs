@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::effects::Effects;
 use super::object::Object;
 use super::violation::{Violation, Warning};
 use crate::model::spec::Collection;
@@ -76,6 +77,8 @@ pub struct Outcome {
     pub change: ChangeKind,
     /// What may not be meant.
     pub warnings: Vec<Warning>,
+    /// What it does to others; of a change that was made only the counts.
+    pub effects: Effects,
     /// The revision in force.
     pub revision: u64,
 }

@@ -14,7 +14,7 @@ impl Configuration {
     pub async fn record_action(&self, object: &str, action: &str, actor: &Actor) -> Result<(), ChangeError> {
         let audit: Value = json!({"object": object, "action": action});
         let state = self.lock().await;
-        let (_, committed) = self.commit(state, Vec::new(), audit, actor, None).await?;
+        let (_, committed) = self.commit(state, self.store.clone().draft(), audit, actor, None).await?;
         committed.map(|_| ()).map_err(ChangeError::from)
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::OwnedMutexGuard;
 
 use super::answer::{Actor, ChangeError, ChangeKind, Outcome, Precondition, Reference};
 use super::compile::{Objects, Surroundings, compile};
+use super::effects::Effects;
 use super::object::{Object, Record, Spec};
 use super::records::{audit_key, encode, load, object_key, read_record};
 use super::violation::{Violation, ViolationCode, Warning, object_id};
@@ -22,7 +23,7 @@ use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::spec::{Collection, DEFAULT, SETTINGS};
 use crate::model::time::Timestamp;
-use crate::store::{ConfigStore, StoreError};
+use crate::store::{ConfigDraft, ConfigStore, StoreError};
 
 /// How often a change is tried when others commit first.
 const MOST_TRIES: usize = 5;
@@ -89,7 +90,9 @@ struct Plan {
     object: Object,
     change: ChangeKind,
     warnings: Vec<Warning>,
-    writes: Vec<(String, Option<Vec<u8>>)>,
+    effects: Effects,
+    /// What is to be written; `None` when nothing changes.
+    draft: Option<Box<dyn ConfigDraft>>,
     audit: Value,
     /// The objects and their snapshot after the change; `None` when it concerns only recipients.
     next: Option<(Objects, Snapshot)>,
@@ -196,15 +199,17 @@ impl Configuration {
         let mut tries = 1;
         loop {
             let plan = self.plan(&state, collection, &name, &request, precondition).await?;
-            if dry_run || plan.change == ChangeKind::Unchanged {
-                let Plan { object, change, warnings, .. } = plan;
-                return Ok(Outcome { object, change, warnings, revision: state.revision });
-            }
-            let Plan { object, change, warnings, writes, audit, next } = plan;
-            let (held, committed) = self.commit(state, writes, audit, actor, next).await?;
+            let Plan { object, change, warnings, mut effects, draft, audit, next } = plan;
+            let Some(draft) = draft.filter(|_| !dry_run) else {
+                return Ok(Outcome { object, change, warnings, effects, revision: state.revision });
+            };
+            let (held, committed) = self.commit(state, draft, audit, actor, next).await?;
             state = held;
             match committed {
-                Ok(revision) => return Ok(Outcome { object, change, warnings, revision }),
+                Ok(revision) => {
+                    effects.recipients.items.clear();
+                    return Ok(Outcome { object, change, warnings, effects, revision });
+                }
                 Err(StoreError::Conflict { .. }) if tries < MOST_TRIES => {
                     tries += 1;
                     self.reload(&mut state).await?;
@@ -258,18 +263,23 @@ impl Configuration {
             addresses: Vec::new(),
             secrets: secrets.clone(),
         };
+        let mut draft = self.store.clone().draft();
         let mut plan = match &spec {
             Spec::Recipient(recipient) => {
-                let (addresses, writes) =
-                    stamping::recipient(&*self.store, state, &self.live.current(), name, recipient, before.as_ref())?;
+                let current = self.live.current();
+                let addresses = stamping::recipient(&mut *draft, state, &current, name, recipient, before.as_ref())?;
+                let known = before.as_ref().map(|record| record.addresses.as_slice()).unwrap_or_default();
+                let mut effects = Effects::default();
+                effects.add(name, known, &addresses);
                 record.addresses = addresses;
-                Plan { writes, ..Plan::unchanged(self.shown(record.clone(), collection, name)) }
+                let object = self.shown(record.clone(), collection, name);
+                Plan { effects, draft: Some(draft), ..Plan::unchanged(object) }
             }
             _ => {
                 let mut objects = state.objects.clone();
                 objects.insert(name.clone(), record.generation, &record.labels, spec, secrets);
                 let object = self.shown(record.clone(), collection, name);
-                self.plan_compiled(state, objects, object, false).await?
+                self.plan_compiled(state, objects, object, draft, false).await?
             }
         };
         plan.change = change;
@@ -277,7 +287,9 @@ impl Configuration {
             "object": object_id(collection, name), "change": change,
             "before": before.as_ref().map(Record::audited), "after": record.audited()
         });
-        plan.writes.push((object_key(collection, name.as_str()), Some(encode(&record))));
+        if let Some(draft) = &mut plan.draft {
+            draft.write(&object_key(collection, name.as_str()), Some(encode(&record)))?;
+        }
         Ok(plan)
     }
 
@@ -289,25 +301,32 @@ impl Configuration {
         before: Record,
     ) -> Result<Plan, ChangeError> {
         let object = self.shown(before.clone(), collection, name);
+        let mut draft = self.store.clone().draft();
         let mut plan = match collection {
             Collection::Recipients => {
                 references::unused(&*self.store, name)?;
-                Plan { writes: stamping::gone(name, &before), ..Plan::unchanged(object) }
+                stamping::gone(&mut *draft, name, &before)?;
+                let mut effects = Effects::default();
+                effects.add(name, &before.addresses, &[]);
+                Plan { effects, draft: Some(draft), ..Plan::unchanged(object) }
             }
             _ => {
                 let mut objects = state.objects.clone();
                 objects.remove(collection, name);
                 if collection == Collection::MailboxStores {
-                    stamping::unused(&*self.store, name).await?;
+                    let (store, name) = (self.store.clone(), name.clone());
+                    blocking(move || stamping::unused(&*store, &name)).await??;
                 }
-                self.plan_compiled(state, objects, object, true).await?
+                self.plan_compiled(state, objects, object, draft, true).await?
             }
         };
         plan.change = ChangeKind::Deleted;
         plan.audit = json!({
             "object": object_id(collection, name), "change": ChangeKind::Deleted, "before": before.audited(), "after": null
         });
-        plan.writes.push((object_key(collection, name.as_str()), None));
+        if let Some(draft) = &mut plan.draft {
+            draft.write(&object_key(collection, name.as_str()), None)?;
+        }
         Ok(plan)
     }
 
@@ -317,6 +336,7 @@ impl Configuration {
         state: &State,
         objects: Objects,
         object: Object,
+        mut draft: Box<dyn ConfigDraft>,
         delete: bool,
     ) -> Result<Plan, ChangeError> {
         let id = object_id(object.collection, &object.name);
@@ -334,25 +354,31 @@ impl Configuration {
         }
         let policies = objects.policies();
         let restamp = policies != state.policies || *compiled.domains != *current.domains;
-        let writes = if restamp {
-            let stamped = stamping::all(&*self.store, &policies, &compiled.domains).await;
-            stamped.map_err(|error| match error {
+        let mut effects = Effects::default();
+        if restamp {
+            let (store, domains) = (self.store.clone(), compiled.domains.clone());
+            let stamped = blocking(move || {
+                let stamped = stamping::all(&store, &mut *draft, &policies, &domains);
+                (draft, stamped)
+            });
+            let stamped = stamped.await?;
+            draft = stamped.0;
+            effects = stamped.1.map_err(|error| match error {
                 stamping::Error::Violations(found) if delete => ChangeError::Referenced { by: references(found) },
                 stamping::Error::Violations(found) => ChangeError::Invalid(found),
                 stamping::Error::Store(error) => error.into(),
-            })?
-        } else {
-            Vec::new()
-        };
+            })?;
+        }
         let warnings = compiled.warnings.iter().filter(|warning| warning.object == id).cloned().collect();
-        Ok(Plan { warnings, writes, next: Some((objects, compiled)), ..Plan::unchanged(object) })
+        let next = Some((objects, compiled));
+        Ok(Plan { warnings, effects, draft: Some(draft), next, ..Plan::unchanged(object) })
     }
 
     /// Commits, then publishes, in a task of its own: a caller that goes away does not leave half of it.
     pub(super) async fn commit(
         &self,
         mut state: OwnedMutexGuard<State>,
-        mut writes: Vec<(String, Option<Vec<u8>>)>,
+        mut draft: Box<dyn ConfigDraft>,
         mut audit: Value,
         actor: &Actor,
         next: Option<(Objects, Snapshot)>,
@@ -361,14 +387,16 @@ impl Configuration {
         audit["v"] = json!(1);
         audit["at"] = json!((self.options.now)());
         audit["actor"] = json!(actor);
-        writes.push((audit_key(expected + 1), Some(encode(&audit))));
+        draft.write(&audit_key(expected + 1), Some(encode(&audit)))?;
         if let Some(old) = (expected + 1).checked_sub(MOST_AUDITED) {
-            writes.push((audit_key(old), None));
+            draft.write(&audit_key(old), None)?;
         }
-        writes.extend(self.vault.pending());
-        let (store, live, vault) = (self.store.clone(), self.live.clone(), self.vault.clone());
+        if let Some((key, value)) = self.vault.pending() {
+            draft.write(&key, value)?;
+        }
+        let (live, vault) = (self.live.clone(), self.vault.clone());
         let task = tokio::spawn(async move {
-            let committed = store.commit(expected, writes).await;
+            let committed = draft.commit(expected).await;
             if let Ok(revision) = committed {
                 vault.stored();
                 state.revision = revision;
@@ -443,12 +471,24 @@ impl Configuration {
 
 impl Plan {
     fn unchanged(object: Object) -> Self {
-        let (warnings, writes) = (Vec::new(), Vec::new());
-        Plan { object, change: ChangeKind::Unchanged, warnings, writes, audit: Value::Null, next: None }
+        Plan {
+            object,
+            change: ChangeKind::Unchanged,
+            warnings: Vec::new(),
+            effects: Effects::default(),
+            draft: None,
+            audit: Value::Null,
+            next: None,
+        }
     }
 }
 
-fn checked_name(collection: Collection, text: &str) -> Result<Name, ChangeError> {
+/// What may take long, or waits for the disk.
+pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::Io(format!("the work was cut off: {error}")))
+}
+
+pub(super) fn checked_name(collection: Collection, text: &str) -> Result<Name, ChangeError> {
     if collection == Collection::Settings && text != SETTINGS {
         return Err(ChangeError::NotFound { collection, name: text.to_owned() });
     }
@@ -491,7 +531,7 @@ fn patched(record: &Record, patch: &Value) -> Result<Value, ChangeError> {
 }
 
 /// Violations as the answer to a request about the object `id`.
-fn refusal(found: Vec<Violation>, id: &str, delete: bool) -> ChangeError {
+pub(super) fn refusal(found: Vec<Violation>, id: &str, delete: bool) -> ChangeError {
     if delete {
         let (dangling, other): (Vec<_>, Vec<_>) =
             found.into_iter().partition(|violation| violation.code == ViolationCode::UnknownReference);

@@ -27,6 +27,7 @@ use crate::model::pattern::{AddressPattern, ClientPattern};
 use crate::model::secret::Secret;
 use crate::model::size::Size;
 use crate::model::spec::account::AccountPassword;
+use crate::model::spec::recipient_policy::Filter;
 use crate::model::spec::{
     AccountSpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, FilterSpec, IdentityProviderSpec,
     MailboxStoreSpec, RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
@@ -494,6 +495,15 @@ fn policies(
         if is_default && spec.filter.is_some() {
             let detail = "the policy default is for everybody whom no other policy matches; it has no filter";
             found.wrong(of, "/spec/filter", ViolationCode::Conflict, detail);
+        }
+        let (depth, conditions) = spec.filter.as_ref().map_or((0, 0), Filter::size);
+        if depth > Filter::MAX_DEPTH || conditions > Filter::MAX_CONDITIONS {
+            let detail = format!(
+                "a filter nests at most {} deep and has at most {} conditions, not {depth} and {conditions}",
+                Filter::MAX_DEPTH,
+                Filter::MAX_CONDITIONS
+            );
+            found.wrong(of, "/spec/filter", ViolationCode::OutOfRange, detail);
         }
         let primaries: Vec<usize> =
             spec.addresses.iter().enumerate().filter(|(_, a)| a.primary).map(|(i, _)| i).collect();

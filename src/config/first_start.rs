@@ -40,7 +40,7 @@ impl Configuration {
             return Ok(());
         }
         let mut objects = Objects::default();
-        let mut writes = Vec::new();
+        let mut draft = self.store.clone().draft();
         let mut made = Vec::new();
         for (collection, name, spec) in defaults(first, &self.options.host_name) {
             let name: Name = name.parse().map_err(|_| StoreError::Io(format!("{name} is no name")))?;
@@ -55,7 +55,7 @@ impl Configuration {
                 addresses: Vec::new(),
                 secrets: Kept::default(),
             };
-            writes.push((object_key(collection, name.as_str()), Some(encode(&record))));
+            draft.write(&object_key(collection, name.as_str()), Some(encode(&record)))?;
             made.push(json!({"object": object_id(collection, &name), "after": record}));
             objects.insert(name, 1, &Labels::default(), spec, Kept::default());
         }
@@ -63,7 +63,7 @@ impl Configuration {
         let compiled = compiled.map_err(ChangeError::Invalid)?;
         let audit = json!({"change": ChangeKind::Created, "objects": made});
         let actor = Actor { key: "system".to_owned(), ..Actor::default() };
-        let (_, committed) = self.commit(state, writes, audit, &actor, Some((objects, compiled))).await?;
+        let (_, committed) = self.commit(state, draft, audit, &actor, Some((objects, compiled))).await?;
         committed.map(|_| ()).map_err(ChangeError::from)
     }
 
@@ -77,10 +77,11 @@ impl Configuration {
             return Ok(None);
         }
         let key = ApiKey::generate().map_err(|error| StoreError::Io(error.to_string()))?;
-        let writes = vec![(FIRST_KEY.to_owned(), Some(key.hash().bytes().to_vec()))];
+        let mut draft = self.store.clone().draft();
+        draft.write(FIRST_KEY, Some(key.hash().bytes().to_vec()))?;
         let audit = json!({"object": "api-keys/bootstrap", "change": ChangeKind::Created});
         let actor = Actor { key: "system".to_owned(), ..Actor::default() };
-        let (_, committed) = self.commit(state, writes, audit, &actor, None).await?;
+        let (_, committed) = self.commit(state, draft, audit, &actor, None).await?;
         committed?;
         Ok(Some(key))
     }

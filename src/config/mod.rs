@@ -16,7 +16,8 @@
 //! | `secret/fingerprint-key` | the key under which secrets have their fingerprints ([`secrets`]) |
 //!
 //! A [`Snapshot`] holds everything but recipients: these are looked up in the store ([`StoredRecipients`]), so that a
-//! million of them cost no memory. Their addresses are written in the same commit as the change that gives them.
+//! million of them cost no memory. Their addresses are written in the same commit as the change that gives them
+//! (`stamping`), however many there are; a dry run tells which ([`Effects`]).
 
 pub mod answer;
 mod audit;
@@ -25,12 +26,15 @@ pub mod change;
 mod client_list;
 pub mod compile;
 pub mod domain_view;
+mod effects;
 pub mod filters;
 mod first_start;
+pub mod import;
 pub mod keys;
 pub mod live;
 pub mod object;
 mod passwords;
+pub mod preview;
 pub mod read;
 mod recipients;
 mod records;
@@ -45,6 +49,7 @@ pub use answer::{Actor, ChangeError, ChangeKind, IfMatch, Outcome, Precondition,
 pub use certificates::{Certificate, Fault};
 pub use change::{Configuration, OpenError, OpenOptions, Preflight};
 pub use client_list::{ClientList, Peer};
+pub use effects::{Effects, RecipientEffect, RecipientEffects};
 pub use first_start::FirstStart;
 pub use live::Live;
 pub use object::Object;

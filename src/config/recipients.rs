@@ -11,7 +11,7 @@ use crate::model::host::mailbox_key;
 use crate::model::name::Name;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{Collection, RecipientSpec};
-use crate::store::{ConfigStore, StoreError};
+use crate::store::{ConfigDraft, ConfigStore, StoreError};
 
 /// The directory's look-ups, answered by the store. One read for a plain mailbox, two for everything else.
 pub struct StoredRecipients(pub Arc<dyn ConfigStore>);
@@ -67,8 +67,18 @@ pub(super) fn address_key(key: &str) -> String {
 }
 
 pub(super) fn owner_of(store: &dyn ConfigStore, key: &str) -> Result<Option<AddressEntry>, StoreError> {
-    let damaged = |error: serde_json::Error| StoreError::Damaged(format!("{}: {error}", address_key(key)));
-    store.get(&address_key(key))?.map(|bytes| serde_json::from_slice(&bytes).map_err(damaged)).transpose()
+    let key = address_key(key);
+    store.get(&key)?.map(|bytes| entry(&key, &bytes)).transpose()
+}
+
+/// The same, as it will be after a change.
+pub(super) fn owner_in(draft: &dyn ConfigDraft, key: &str) -> Result<Option<AddressEntry>, StoreError> {
+    let key = address_key(key);
+    draft.get(&key)?.map(|bytes| entry(&key, &bytes)).transpose()
+}
+
+fn entry(key: &str, bytes: &[u8]) -> Result<AddressEntry, StoreError> {
+    serde_json::from_slice(bytes).map_err(|error| StoreError::Damaged(format!("{key}: {error}")))
 }
 
 /// The writes that turn one set of addresses into another. Every new one is written, as the mailbox store may be another.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::answer::{ChangeError, Reference};
 use super::change::MOST_NAMED;
-use super::recipients::owner_of;
+use super::recipients::owner_in;
 use super::records::object_key;
 use super::violation::{Violation, ViolationCode};
 use crate::directory::{Authority, Domains};
@@ -17,13 +17,13 @@ use crate::model::recipient_ref::{RecipientRef, SenderPattern};
 use crate::model::spec::recipient::RecipientType;
 use crate::model::spec::{Collection, RecipientSpec};
 use crate::smtp::address::Mailbox;
-use crate::store::{ConfigStore, StoreError};
+use crate::store::{ConfigDraft, ConfigStore, StoreError};
 
 type Writes = Vec<(String, Option<Vec<u8>>)>;
 
 /// Everything that is wrong with what a recipient says about others, and with fields that its type has not.
 pub(super) fn check(
-    store: &dyn ConfigStore,
+    draft: &dyn ConfigDraft,
     domains: &Domains,
     name: &Name,
     spec: &RecipientSpec,
@@ -31,7 +31,7 @@ pub(super) fn check(
     let mut found = misplaced(spec);
     for (pointer, named) in names(spec) {
         // it may name itself: a mailbox that accepts from its owner alone
-        if named != name && !exists(store, named)? {
+        if named != name && !exists(draft, named)? {
             found.push(Violation::new(
                 pointer,
                 ViolationCode::UnknownReference,
@@ -40,7 +40,7 @@ pub(super) fn check(
         }
     }
     for (pointer, mailbox) in addresses(spec) {
-        if !reachable(store, domains, mailbox)? {
+        if !reachable(draft, domains, mailbox)? {
             let detail = format!("no recipient has the address {mailbox}, and its domain is ours alone");
             found.push(Violation::new(pointer, ViolationCode::UnknownReference, detail));
         }
@@ -78,12 +78,12 @@ fn reference_key(named: &Name, by: &str) -> String {
     format!("reference/{named}/{by}")
 }
 
-fn exists(store: &dyn ConfigStore, name: &Name) -> Result<bool, StoreError> {
-    Ok(store.get(&object_key(Collection::Recipients, name.as_str()))?.is_some())
+fn exists(draft: &dyn ConfigDraft, name: &Name) -> Result<bool, StoreError> {
+    Ok(draft.get(&object_key(Collection::Recipients, name.as_str()))?.is_some())
 }
 
 /// Whether mail for an address could go anywhere.
-fn reachable(store: &dyn ConfigStore, domains: &Domains, mailbox: &Mailbox) -> Result<bool, StoreError> {
+fn reachable(draft: &dyn ConfigDraft, domains: &Domains, mailbox: &Mailbox) -> Result<bool, StoreError> {
     let ours_alone = domains.find(mailbox.domain()).is_some_and(|local| local.authority == Authority::Authoritative);
     if !ours_alone || mailbox.local().eq_ignore_ascii_case("postmaster") {
         return Ok(true);
@@ -91,7 +91,7 @@ fn reachable(store: &dyn ConfigStore, domains: &Domains, mailbox: &Mailbox) -> R
     let user = mailbox.local().split_once('+').filter(|_| domains.has_plus_addressing()).map(|(user, _)| user);
     for local in [Some(mailbox.local()), user, Some("*")].into_iter().flatten() {
         let Ok(asked) = Mailbox::new(local, mailbox.domain().clone()) else { continue };
-        if owner_of(store, &mailbox_key(&asked))?.is_some() {
+        if owner_in(draft, &mailbox_key(&asked))?.is_some() {
             return Ok(true);
         }
     }

@@ -170,6 +170,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-mailbox-pattern", parse::<crate::model::mailbox_pattern::MailboxPattern>),
     ("bridgehead-name", parse::<crate::model::name::Name>),
     ("bridgehead-name-server", parse::<crate::model::host::NameServer>),
+    ("bridgehead-recipient-attribute", parse::<crate::model::spec::recipient_policy::Attribute>),
     ("bridgehead-network", parse::<crate::model::pattern::Network>),
     ("bridgehead-password-hash", parse::<crate::model::password_hash::PasswordHash>),
     ("bridgehead-rate", parse::<crate::model::rate::Rate>),
@@ -249,6 +250,11 @@ fn explain(error: &jsonschema::ValidationError<'_>, body: &Value) -> Vec<Violati
         ValidationErrorKind::MinProperties { limit } => range(format!("at least {limit} of the fields is needed")),
         ValidationErrorKind::MaxProperties { limit } => range(format!("at most {limit} of the fields is allowed")),
         ValidationErrorKind::OneOfNotValid { context } => explain_kinds(context, body, &pointer),
+        ValidationErrorKind::PropertyNames { error } => {
+            let key = error.instance().as_str().unwrap_or_default();
+            let detail = format!("{key:?} is no key: a key has 1 to 63 letters, digits, '-', '_' and '.'");
+            vec![Violation::new(format!("{pointer}/{}", escape(key)), ViolationCode::InvalidValue, detail)]
+        }
         other => one(ViolationCode::InvalidValue, format!("the value is not allowed here ({})", other.keyword())),
     }
 }
@@ -379,6 +385,14 @@ mod tests {
         );
         assert_eq!(wrong(Collection::Recipients, json!({"spec": {"alias": null}})), only("/spec/alias", WrongType));
         assert_eq!(wrong(Collection::Recipients, json!({"spec": {"type": "robot"}})), only("/spec/type", InvalidValue));
+        assert_eq!(
+            wrong(Collection::Recipients, json!({"spec": {"attributes": {"a b": "x"}}})),
+            only("/spec/attributes/a b", InvalidValue)
+        );
+        assert_eq!(
+            wrong(Collection::Recipients, json!({"spec": {"attributes": {"a": 7}}})),
+            only("/spec/attributes/a", WrongType)
+        );
         assert_eq!(wrong(Collection::Recipients, json!({})), only("/spec", Required));
         assert_eq!(wrong(Collection::Recipients, json!([])), only("", WrongType));
         let filter = |filter: Value| json!({"spec": {"addresses": [{"template": "@a.example"}], "filter": filter}});

@@ -1,27 +1,26 @@
 //! What a change means for recipients: their addresses, and the keys under which the directory finds them.
 //!
-//! The writes that this makes go into the same commit as the change that causes them, so that an address is never in two
-//! hands. A change of policies looks at every recipient, page by page, and writes those whose addresses change: one commit,
-//! in memory until then (about 1 KiB for each recipient that changes).
+//! What this writes goes into the draft of the change that causes it, so that an address is never in two hands. A change of
+//! policies looks at every recipient, page by page and in order of the names, and writes those whose addresses change;
+//! memory does not grow with them, as a draft does not. It runs where blocking is allowed.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::Snapshot;
 use super::answer::{ChangeError, Reference};
 use super::change::{MOST_NAMED, State};
+use super::effects::Effects;
 use super::object::{Record, Spec};
-use super::recipients::{AddressEntry, address_key, address_writes, owner_of};
+use super::recipients::{AddressEntry, address_key, address_writes, owner_in};
 use super::records::{SCAN, decode, encode, object_key};
 use super::references;
 use super::violation::{Violation, ViolationCode, object_id};
-use crate::directory::{Domains, Policies, StampError, stamp};
+use crate::directory::{Domains, Earlier, Policies, Stamp, StampError, stamp};
 use crate::model::host::mailbox_key;
 use crate::model::name::Name;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{Collection, RecipientSpec};
-use crate::store::{ConfigStore, StoreError};
-
-type Writes = Vec<(String, Option<Vec<u8>>)>;
+use crate::store::{ConfigDraft, ConfigStore, StoreError};
 
 /// Why recipients cannot have their addresses.
 pub(super) enum Error {
@@ -35,52 +34,75 @@ impl From<StoreError> for Error {
     }
 }
 
-/// The addresses of one recipient that is written, and the writes for them.
+/// The addresses of one recipient that is written; what finds them goes into the draft.
 pub(super) fn recipient(
-    store: &dyn ConfigStore,
+    draft: &mut dyn ConfigDraft,
     state: &State,
     current: &Snapshot,
     name: &Name,
     recipient: &RecipientSpec,
     before: Option<&Record>,
-) -> Result<(Vec<StampedAddress>, Writes), ChangeError> {
+) -> Result<Vec<StampedAddress>, ChangeError> {
     let mut found = Vec::new();
     if let Some(wanted) = recipient.mailbox_store.as_ref().filter(|wanted| !state.objects.has_store(wanted)) {
         let detail = format!("there is no mailbox store {wanted}");
         found.push(Violation::new("/spec/mailboxStore", ViolationCode::UnknownReference, detail));
     }
-    found.extend(references::check(store, &current.domains, name, recipient)?);
-    found.extend(own_addresses(store, &current.domains, name, recipient)?);
+    found.extend(references::check(draft, &current.domains, name, recipient)?);
+    found.extend(own_addresses(draft, &current.domains, name, recipient)?);
     if !found.is_empty() {
         return Err(ChangeError::Invalid(found));
     }
-    let owner = |key: &str| other_owner(store, name, key);
-    match stamp(&state.policies, &current.domains, name, recipient, &earlier(before), owner) {
+    match of(draft, &state.policies, &current.domains, name, recipient, &earlier(before)) {
         Ok(stamped) => {
             let known = before.map(|record| record.addresses.as_slice()).unwrap_or_default();
             let entry = AddressEntry::of(name, recipient);
-            let mut writes = address_writes(known, &stamped.addresses, &entry);
             let earlier = before.and_then(|record| parsed(record).ok());
-            writes.extend(references::writes(name, earlier.as_ref(), Some(recipient)));
-            Ok((stamped.addresses, writes))
+            let references = references::writes(name, earlier.as_ref(), Some(recipient));
+            for (key, value) in address_writes(known, &stamped.addresses, &entry).into_iter().chain(references) {
+                draft.write(&key, value)?;
+            }
+            Ok(stamped.addresses)
         }
         Err(StampError::Owner(error)) => Err(error.into()),
         Err(error) => Err(ChangeError::Invalid(vec![violation(&error)])),
     }
 }
 
-/// The writes for a recipient that is deleted.
-pub(super) fn gone(name: &Name, before: &Record) -> Writes {
-    let mut writes = address_writes(&before.addresses, &[], &AddressEntry::of(name, &RecipientSpec::default()));
-    writes.extend(references::writes(name, parsed(before).ok().as_ref(), None));
-    writes
+/// The addresses that policies would give a recipient, as things stand in the draft. Writes nothing.
+pub(super) fn preview(
+    draft: &dyn ConfigDraft,
+    policies: &Policies,
+    domains: &Domains,
+    name: &Name,
+    recipient: &RecipientSpec,
+    before: Option<&Record>,
+) -> Result<Stamp, Error> {
+    of(draft, policies, domains, name, recipient, &earlier(before)).map_err(|error| match error {
+        StampError::Owner(error) => Error::Store(error),
+        error => Error::Violations(vec![violation(&error)]),
+    })
+}
+
+/// Takes the addresses of a recipient that is deleted away.
+pub(super) fn gone(draft: &mut dyn ConfigDraft, name: &Name, before: &Record) -> Result<(), StoreError> {
+    let entry = AddressEntry::of(name, &RecipientSpec::default());
+    let references = references::writes(name, parsed(before).ok().as_ref(), None);
+    for (key, value) in address_writes(&before.addresses, &[], &entry).into_iter().chain(references) {
+        draft.write(&key, value)?;
+    }
+    Ok(())
 }
 
 /// Refuses when recipients name this mailbox store.
-pub(super) async fn unused(store: &dyn ConfigStore, mailbox_store: &Name) -> Result<(), ChangeError> {
+pub(super) fn unused(store: &dyn ConfigStore, mailbox_store: &Name) -> Result<(), ChangeError> {
     let mut by = Vec::new();
     let mut after: Option<String> = None;
-    while let Some(page) = page(store, &mut after).await? {
+    loop {
+        let page = page(store, &mut after)?;
+        if page.is_empty() {
+            break;
+        }
         for (name, _, spec) in page {
             if spec.mailbox_store.as_ref() == Some(mailbox_store) && by.len() < MOST_NAMED {
                 by.push(Reference {
@@ -96,20 +118,23 @@ pub(super) async fn unused(store: &dyn ConfigStore, mailbox_store: &Name) -> Res
     if by.is_empty() { Ok(()) } else { Err(ChangeError::Referenced { by }) }
 }
 
-/// The writes that give every recipient the addresses of these policies.
-pub(super) async fn all(store: &dyn ConfigStore, policies: &Policies, domains: &Domains) -> Result<Writes, Error> {
-    let mut writes = Writes::new();
+/// Gives every recipient the addresses of these policies.
+pub(super) fn all(
+    store: &Arc<dyn ConfigStore>,
+    draft: &mut dyn ConfigDraft,
+    policies: &Policies,
+    domains: &Domains,
+) -> Result<Effects, Error> {
+    let mut effects = Effects::default();
     let mut found = Vec::new();
-    // who has an address after the writes so far, where that differs from the store
-    let mut moved: HashMap<String, Option<Name>> = HashMap::new();
     let mut after: Option<String> = None;
-    while let Some(page) = page(store, &mut after).await? {
+    loop {
+        let page = page(&**store, &mut after)?;
+        if page.is_empty() {
+            break;
+        }
         for (name, mut record, spec) in page {
-            let owner = |key: &str| match moved.get(key) {
-                Some(owner) => Ok(owner.clone().filter(|owner| *owner != name)),
-                None => other_owner(store, &name, key),
-            };
-            let stamped = match stamp(policies, domains, &name, &spec, &earlier(Some(&record)), owner) {
+            let stamped = match of(draft, policies, domains, &name, &spec, &earlier(Some(&record))) {
                 Ok(stamped) => stamped,
                 Err(StampError::Owner(error)) => return Err(error.into()),
                 Err(error) => {
@@ -124,39 +149,41 @@ pub(super) async fn all(store: &dyn ConfigStore, policies: &Policies, domains: &
             if stamped.addresses == record.addresses {
                 continue;
             }
-            for gone in &record.addresses {
-                moved.insert(mailbox_key(&gone.address), None);
-            }
-            for given in &stamped.addresses {
-                moved.insert(mailbox_key(&given.address), Some(name.clone()));
-            }
+            effects.add(&name, &record.addresses, &stamped.addresses);
             let entry = AddressEntry::of(&name, &spec);
-            writes.extend(address_writes(&record.addresses, &stamped.addresses, &entry));
+            let had: Vec<String> = record.addresses.iter().map(|a| address_key(&mailbox_key(&a.address))).collect();
+            for (key, value) in address_writes(&record.addresses, &stamped.addresses, &entry) {
+                // what leads to it already stays as it is
+                if value.is_none() || !had.contains(&key) {
+                    draft.write(&key, value)?;
+                }
+            }
             record.addresses = stamped.addresses;
-            writes.push((object_key(Collection::Recipients, name.as_str()), Some(encode(&record))));
+            draft.write(&object_key(Collection::Recipients, name.as_str()), Some(encode(&record)))?;
         }
     }
-    if !found.is_empty() {
-        return Err(Error::Violations(found));
-    }
-    // an address that went from one recipient to another: the last word is in `moved`, whatever came first
-    writes.retain(|(key, value)| {
-        let given = |address: &str| moved.get(address).is_some_and(Option::is_some);
-        value.is_some() || !key.strip_prefix(&address_key("")).is_some_and(given)
-    });
-    Ok(writes)
+    if found.is_empty() { Ok(effects) } else { Err(Error::Violations(found)) }
 }
 
-/// The next page of recipients behind `after`; `None` at the end.
-async fn page(
-    store: &dyn ConfigStore,
-    after: &mut Option<String>,
-) -> Result<Option<Vec<(Name, Record, RecipientSpec)>>, StoreError> {
-    tokio::task::yield_now().await;
+/// Stamps, with the owners as they are in the draft: a recipient that comes later sees what the earlier ones have.
+fn of(
+    draft: &dyn ConfigDraft,
+    policies: &Policies,
+    domains: &Domains,
+    name: &Name,
+    recipient: &RecipientSpec,
+    earlier: &Earlier,
+) -> Result<Stamp, StampError<StoreError>> {
+    stamp(policies, domains, name, recipient, earlier, |key| other_owner(draft, name, key))
+}
+
+/// The next page of recipients behind `after`; empty at the end.
+fn page(store: &dyn ConfigStore, after: &mut Option<String>) -> Result<Vec<(Name, Record, RecipientSpec)>, StoreError> {
     let prefix = object_key(Collection::Recipients, "");
     let rows = store.scan(&prefix, after.as_deref(), SCAN)?;
-    let Some((last, _)) = rows.last() else { return Ok(None) };
-    *after = Some(last.clone());
+    if let Some((last, _)) = rows.last() {
+        *after = Some(last.clone());
+    }
     let mut page = Vec::with_capacity(rows.len());
     for (key, bytes) in rows {
         let record = decode(&key, &bytes)?;
@@ -165,28 +192,29 @@ async fn page(
         let spec = parsed(&record).map_err(damaged)?;
         page.push((name, record, spec));
     }
-    Ok(Some(page))
+    Ok(page)
 }
 
-fn parsed(record: &Record) -> Result<RecipientSpec, String> {
+pub(super) fn parsed(record: &Record) -> Result<RecipientSpec, String> {
     match Spec::parse(Collection::Recipients, &record.spec) {
-        Ok(Spec::Recipient(spec)) => Ok((*spec).clone()),
+        Ok(Spec::Recipient(spec)) => Ok(Arc::unwrap_or_clone(spec)),
         Ok(_) => Err("the spec is none of a recipient".to_owned()),
         Err(violation) => Err(violation.to_string()),
     }
 }
 
-/// What a recipient keeps: the addresses it had, without those that it gave itself, which go when it drops them.
-fn earlier(before: Option<&Record>) -> Vec<StampedAddress> {
-    let Some(record) = before else { return Vec::new() };
-    let own = parsed(record).map(|spec| spec.addresses).unwrap_or_default();
-    let own: Vec<String> = own.iter().map(mailbox_key).collect();
-    record.addresses.iter().filter(|known| !own.contains(&mailbox_key(&known.address))).cloned().collect()
+/// What a recipient was: the addresses it had, without those that it gave itself, which go when it drops them.
+fn earlier(before: Option<&Record>) -> Earlier {
+    let Some(record) = before else { return Earlier::default() };
+    let Ok(spec) = parsed(record) else { return Earlier { addresses: record.addresses.clone(), spec: None } };
+    let own: Vec<String> = spec.addresses.iter().map(mailbox_key).collect();
+    let known = record.addresses.iter().filter(|known| !own.contains(&mailbox_key(&known.address)));
+    Earlier { addresses: known.cloned().collect(), spec: Some(spec) }
 }
 
 /// Everything that is wrong with the addresses that a recipient gives itself.
 fn own_addresses(
-    store: &dyn ConfigStore,
+    draft: &dyn ConfigDraft,
     domains: &Domains,
     name: &Name,
     recipient: &RecipientSpec,
@@ -196,7 +224,7 @@ fn own_addresses(
         let address = address.clone();
         if domains.find(address.domain()).is_none() {
             found.push(violation(&StampError::NotLocal { index, address }));
-        } else if let Some(owner) = other_owner(store, name, &mailbox_key(&address))? {
+        } else if let Some(owner) = other_owner(draft, name, &mailbox_key(&address))? {
             found.push(violation(&StampError::Taken { index, address, owner }));
         }
     }
@@ -204,8 +232,8 @@ fn own_addresses(
 }
 
 /// Who has the address, when it is not this recipient.
-fn other_owner(store: &dyn ConfigStore, name: &Name, key: &str) -> Result<Option<Name>, StoreError> {
-    Ok(owner_of(store, key)?.map(|entry| entry.recipient).filter(|owner| owner != name))
+fn other_owner(draft: &dyn ConfigDraft, name: &Name, key: &str) -> Result<Option<Name>, StoreError> {
+    Ok(owner_in(draft, key)?.map(|entry| entry.recipient).filter(|owner| owner != name))
 }
 
 fn violation(error: &StampError<StoreError>) -> Violation {

@@ -1,11 +1,14 @@
 //! From a template and a recipient to a local part.
 //!
-//! What a local part cannot hold without quotes is transliterated where that is common (`ü` → `ue`, `é` → `e`) and
-//! dropped otherwise; `%rxy` comes before that. An empty token collapses with its dots.
+//! What comes out can always stand in an address without quotes and without SMTPUTF8. In the value of a token, in this
+//! order: `%rxy` replaces; what is not ASCII is transliterated (`ü` → `ue`, `é` → `e`, `Ж` → `Zh`, `李` → `Li`); what an
+//! address cannot hold is dropped; `%<n>` cuts. A dot in a name (`Mark M. Clark`) separates nothing and is dropped too,
+//! unless a `%r` speaks of it, which then decides: `%r._` replaces it and `%r..` keeps it, as Exchange documents both. The
+//! alias keeps its dots. In the end an empty token collapses with the dots beside it.
 
 use crate::model::name::Name;
 use crate::model::spec::RecipientSpec;
-use crate::model::template::{Part, Template, Token};
+use crate::model::template::{Part, Template, Token, may_stand};
 use crate::smtp::address::{MAX_LOCAL_PART, Mailbox};
 
 /// The address that the template makes for a recipient, with `number` behind its local part when there is one. `None`
@@ -31,18 +34,32 @@ fn characters(template: &Template, name: &Name, recipient: &RecipientSpec) -> St
             Part::Replace(from, to) => replacements.push((*from, *to)),
             Part::Token(token, length) => {
                 let value = value(*token, name, recipient).unwrap_or_default();
-                let replaced =
-                    value.chars().filter_map(|c| match replacements.iter().rev().find(|(from, _)| *from == c) {
-                        Some((from, to)) if from == to => None,
-                        Some((_, to)) => Some(*to),
-                        None => Some(c),
-                    });
-                let allowed: String = replaced.flat_map(|c| transliterate(c).chars().collect::<Vec<_>>()).collect();
-                local.extend(allowed.chars().take(length.map_or(usize::MAX, usize::from)));
+                let value = allowed(*token, value, &replacements);
+                local.extend(value.chars().take(length.map_or(usize::MAX, usize::from)));
             }
         }
     }
     local
+}
+
+/// The value of a token as an address can hold it.
+fn allowed(token: Token, value: &str, replacements: &[(char, char)]) -> String {
+    let mut text = String::with_capacity(value.len());
+    let mut before = None;
+    for c in value.chars() {
+        match replacements.iter().rev().find(|(from, _)| *from == c) {
+            Some(('.', '.')) => text.push('.'),
+            Some((from, to)) if from == to => {}
+            Some((_, to)) => text.push(*to),
+            None if c == '.' && token != Token::Alias => {}
+            None if c.is_ascii() => text.extend(Some(c).filter(|c| may_stand(*c))),
+            // a German umlaut in two characters
+            None if c == '\u{308}' && before.is_some_and(|before| "aouAOU".contains(before)) => text.push('e'),
+            None => text.extend(transliterate(c).chars().filter(|c| may_stand(*c) && *c != '.')),
+        }
+        before = Some(c);
+    }
+    text
 }
 
 fn value<'a>(token: Token, name: &'a Name, recipient: &'a RecipientSpec) -> Option<&'a str> {
@@ -60,60 +77,16 @@ fn collapse(local: &str) -> String {
     local.split('.').filter(|atom| !atom.is_empty()).collect::<Vec<_>>().join(".")
 }
 
+/// ASCII for a character; German as Germans write it.
 fn transliterate(c: char) -> &'static str {
-    const ASCII: &str = "!#$%&'*+-./0123456789=?ABCDEFGHIJKLMNOPQRSTUVWXYZ^_`abcdefghijklmnopqrstuvwxyz{|}~";
-    if let Some(at) = ASCII.find(c) {
-        return &ASCII[at..at + 1];
-    }
     match c {
-        'ä' | 'æ' => "ae",
-        'ö' | 'œ' => "oe",
+        'ä' => "ae",
+        'ö' => "oe",
         'ü' => "ue",
-        'Ä' | 'Æ' => "Ae",
-        'Ö' | 'Œ' => "Oe",
+        'Ä' => "Ae",
+        'Ö' => "Oe",
         'Ü' => "Ue",
-        'ß' => "ss",
-        'þ' => "th",
-        'Þ' => "Th",
-        'à' | 'á' | 'â' | 'ã' | 'å' | 'ā' | 'ă' | 'ą' => "a",
-        'À' | 'Á' | 'Â' | 'Ã' | 'Å' | 'Ā' | 'Ă' | 'Ą' => "A",
-        'ç' | 'ć' | 'ĉ' | 'ċ' | 'č' => "c",
-        'Ç' | 'Ć' | 'Ĉ' | 'Ċ' | 'Č' => "C",
-        'ð' | 'ď' | 'đ' => "d",
-        'Ð' | 'Ď' | 'Đ' => "D",
-        'è' | 'é' | 'ê' | 'ë' | 'ē' | 'ĕ' | 'ė' | 'ę' | 'ě' => "e",
-        'È' | 'É' | 'Ê' | 'Ë' | 'Ē' | 'Ĕ' | 'Ė' | 'Ę' | 'Ě' => "E",
-        'ĝ' | 'ğ' | 'ġ' | 'ģ' => "g",
-        'Ĝ' | 'Ğ' | 'Ġ' | 'Ģ' => "G",
-        'ĥ' | 'ħ' => "h",
-        'Ĥ' | 'Ħ' => "H",
-        'ì' | 'í' | 'î' | 'ï' | 'ĩ' | 'ī' | 'ĭ' | 'į' | 'ı' => "i",
-        'Ì' | 'Í' | 'Î' | 'Ï' | 'Ĩ' | 'Ī' | 'Ĭ' | 'Į' | 'İ' => "I",
-        'ĵ' => "j",
-        'Ĵ' => "J",
-        'ķ' => "k",
-        'Ķ' => "K",
-        'ĺ' | 'ļ' | 'ľ' | 'ł' => "l",
-        'Ĺ' | 'Ļ' | 'Ľ' | 'Ł' => "L",
-        'ñ' | 'ń' | 'ņ' | 'ň' => "n",
-        'Ñ' | 'Ń' | 'Ņ' | 'Ň' => "N",
-        'ò' | 'ó' | 'ô' | 'õ' | 'ø' | 'ō' | 'ŏ' | 'ő' => "o",
-        'Ò' | 'Ó' | 'Ô' | 'Õ' | 'Ø' | 'Ō' | 'Ŏ' | 'Ő' => "O",
-        'ŕ' | 'ŗ' | 'ř' => "r",
-        'Ŕ' | 'Ŗ' | 'Ř' => "R",
-        'ś' | 'ŝ' | 'ş' | 'š' | 'ș' => "s",
-        'Ś' | 'Ŝ' | 'Ş' | 'Š' | 'Ș' => "S",
-        'ţ' | 'ť' | 'ŧ' | 'ț' => "t",
-        'Ţ' | 'Ť' | 'Ŧ' | 'Ț' => "T",
-        'ù' | 'ú' | 'û' | 'ũ' | 'ū' | 'ŭ' | 'ů' | 'ű' | 'ų' => "u",
-        'Ù' | 'Ú' | 'Û' | 'Ũ' | 'Ū' | 'Ŭ' | 'Ů' | 'Ű' | 'Ų' => "U",
-        'ŵ' => "w",
-        'Ŵ' => "W",
-        'ý' | 'ÿ' | 'ŷ' => "y",
-        'Ý' | 'Ÿ' | 'Ŷ' => "Y",
-        'ź' | 'ż' | 'ž' => "z",
-        'Ź' | 'Ż' | 'Ž' => "Z",
-        _ => "",
+        _ => any_ascii::any_ascii_char(c),
     }
 }
 
@@ -138,17 +111,80 @@ mod tests {
             ("%rSZ%rh$%s.%m@example.com", "", "Smith", "Zmit$.jsmit$@example.com"),
             ("%r--%g.%s@example.com", "Jean-Luc", "Dü Pont", "JeanLuc.DuePont@example.com"),
             ("%m%%@example.com", "", "", "jsmith%@example.com"),
+            ("%G.%S@example.com", "Ada", "Lovelace", "Ada.Lovelace@example.com"),
+            ("%5g%5s@example.com", "Maximilian", "Smith", "MaximSmith@example.com"),
+            ("%g.%r'_%s@example.com", "O'Neil", "O'Connell", "O'Neil.O_Connell@example.com"),
+            ("%r''%r-_%g.%s@example.com", "Jean-Luc", "O'Connell", "Jean_Luc.OConnell@example.com"),
+            ("%rxy%ryz%g@example.com", "xy", "", "yz@example.com"),
+            ("%raa%raB%g@example.com", "abba", "", "BbbB@example.com"),
+            ("%r._text.%g@example.com", "A.b", "", "text.A_b@example.com"),
         ] {
             let made = expand(&template.parse().unwrap(), &name, &person(given, surname), None);
             assert_eq!(made.unwrap().to_string(), address, "{template}");
         }
-        assert_eq!(expand(&"%g@example.com".parse().unwrap(), &name, &person("李", ""), None), None);
+        assert_eq!(expand(&"%g@example.com".parse().unwrap(), &name, &person("()", ""), None), None);
+    }
+
+    /// KB 153270 (mailbox `markc`) and the help of Exchange 2000 (mailbox `daniels`).
+    #[test]
+    fn the_documented_examples_of_exchange() {
+        let of = |display: &str, given: &str, initials: &str, surname: &str| RecipientSpec {
+            display_name: Some(display.into()),
+            initials: Some(initials.into()),
+            ..person(given, surname)
+        };
+        let (mark, daniel) =
+            (of("Mark M. Clark", "Mark", "M", "Clark"), of("Daniel B. Shelly", "Daniel", "B", "Shelly"));
+        for (name, recipient, template, local) in [
+            ("markc", &mark, "%d", "MarkMClark"),
+            ("markc", &mark, "%r._%d", "MarkM_Clark"),
+            ("markc", &mark, "%r..%d", "MarkM.Clark"),
+            ("markc", &mark, "%g.%s", "Mark.Clark"),
+            ("markc", &mark, "", "markc"),
+            ("daniels", &daniel, "%s", "Shelly"),
+            ("daniels", &daniel, "%g", "Daniel"),
+            ("daniels", &daniel, "%g.%i.%s", "Daniel.B.Shelly"),
+            ("daniels", &daniel, "%d", "DanielBShelly"),
+            ("daniels", &daniel, "%m", "daniels"),
+            ("daniels", &daniel, "%1s", "S"),
+            ("daniels", &daniel, "%5g", "Danie"),
+            ("daniels", &daniel, "%1g%s", "DShelly"),
+            ("daniels", &daniel, "%rly%s", "Sheyyy"),
+            ("daniels", &daniel, "%rll%s", "Shey"),
+            ("daniels", &daniel, "%m%%", "daniels%"),
+        ] {
+            let made =
+                expand(&format!("{template}@example.com").parse().unwrap(), &name.parse().unwrap(), recipient, None);
+            assert_eq!(made.unwrap().to_string(), format!("{local}@example.com"), "{template}");
+        }
+    }
+
+    #[test]
+    fn whatever_the_script_it_becomes_ascii() {
+        let name: Name = "x".parse().unwrap();
+        for (given, surname, local) in [
+            ("Jürgen", "Großmann", "Juergen.Grossmann"),
+            ("Ju\u{308}rgen", "A\u{308}rmel", "Juergen.Aermel"),
+            ("Çağla", "Şahin", "Cagla.Sahin"),
+            ("Zoë", "Ångström", "Zoe.Angstroem"),
+            ("Łukasz", "Żółć", "Lukasz.Zolc"),
+            ("Γιώργος", "Παπαδόπουλος", "Giorgos.Papadopoylos"),
+            ("Иван", "Щукин", "Ivan.Shchukin"),
+            ("李", "小龙", "Li.XiaoLong"),
+            ("さくら", "タナカ", "sakura.tanaka"),
+            ("محمد", "", "mhmd"),
+            ("Seán", "O’Brien", "Sean.O'Brien"),
+            ("Mary Ann", "(Smith)", "MaryAnn.Smith"),
+        ] {
+            let made = expand(&"%g.%s@example.com".parse().unwrap(), &name, &person(given, surname), None);
+            assert_eq!(made.unwrap().to_string(), format!("{local}@example.com"), "{given} {surname}");
+        }
     }
 
     proptest! {
         #[test]
         fn whatever_comes_out_is_an_address_without_quotes(
-            local in "[a-z.]{0,8}(%[gsidm]|%[1-9][gsidm]|%r..|%%|[a-z.+-]){0,8}",
+            local in "[a-z.]{0,8}(%[gsidm]|%[1-9][gsidm]|%r[^@][a-z.+!#]|%%|[a-z.+-]){0,8}",
             alias in proptest::option::of(".{0,80}"),
             given in proptest::option::of(".{0,80}"),
             surname in proptest::option::of("\\PC{0,80}"),

@@ -10,11 +10,11 @@ pub fn matches(filter: &Filter, name: &Name, recipient: &RecipientSpec) -> bool 
         Filter::All(filters) => filters.iter().all(|filter| matches(filter, name, recipient)),
         Filter::Any(filters) => filters.iter().any(|filter| matches(filter, name, recipient)),
         Filter::Not(filter) => !matches(filter, name, recipient),
-        Filter::Attribute(condition) => holds(condition, attribute(condition.attribute, name, recipient)),
+        Filter::Attribute(condition) => holds(condition, attribute(&condition.attribute, name, recipient)),
     }
 }
 
-fn attribute<'a>(attribute: Attribute, name: &'a Name, recipient: &'a RecipientSpec) -> Option<&'a str> {
+fn attribute<'a>(attribute: &Attribute, name: &'a Name, recipient: &'a RecipientSpec) -> Option<&'a str> {
     match attribute {
         Attribute::Name => Some(name.as_str()),
         Attribute::Type => Some(recipient.kind.as_str()),
@@ -24,26 +24,35 @@ fn attribute<'a>(attribute: Attribute, name: &'a Name, recipient: &'a RecipientS
         Attribute::Surname => recipient.surname.as_deref(),
         Attribute::DisplayName => recipient.display_name.as_deref(),
         Attribute::MailboxStore => recipient.mailbox_store.as_ref().map(Name::as_str),
+        Attribute::Free(key) => recipient.attributes.get(key).map(String::as_str),
     }
 }
 
 fn holds(condition: &Condition, value: Option<&str>) -> bool {
-    let Some(value) = value.map(str::to_lowercase) else {
+    let Some(value) = value else {
         return condition.operator == Operator::NotIn;
     };
-    let mut wanted = condition.values.iter().map(|wanted| wanted.to_lowercase());
+    let mut wanted = condition.values.iter();
     match condition.operator {
         Operator::Exists => true,
-        Operator::In => wanted.any(|wanted| wanted == value),
-        Operator::NotIn => wanted.all(|wanted| wanted != value),
-        Operator::Prefix => wanted.any(|wanted| value.starts_with(&wanted)),
-        Operator::Glob => wanted.any(|wanted| glob(&wanted, &value)),
+        Operator::In => wanted.any(|wanted| folded(wanted).eq(folded(value))),
+        Operator::NotIn => wanted.all(|wanted| !folded(wanted).eq(folded(value))),
+        Operator::Prefix => wanted.any(|wanted| {
+            let mut value = folded(value);
+            folded(wanted).all(|c| value.next() == Some(c))
+        }),
+        Operator::Glob => wanted.any(|wanted| glob(wanted, value)),
     }
+}
+
+/// Without regard to case, and without a copy: a filter is held against every recipient.
+fn folded(text: &str) -> impl Iterator<Item = char> {
+    text.chars().flat_map(char::to_lowercase)
 }
 
 /// `*` any text, `?` one character. Linear in the product of the lengths, whatever the pattern.
 fn glob(pattern: &str, text: &str) -> bool {
-    let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
+    let (pattern, text): (Vec<char>, Vec<char>) = (folded(pattern).collect(), folded(text).collect());
     let (mut p, mut t) = (0, 0);
     let mut star = None;
     while t < text.len() {
@@ -76,7 +85,11 @@ mod tests {
 
     #[test]
     fn conditions_hold() {
-        let recipient = RecipientSpec { surname: Some("Lovelace".into()), ..RecipientSpec::default() };
+        let recipient = RecipientSpec {
+            surname: Some("Lovelace".into()),
+            attributes: [("department".to_owned(), "Straße 7".to_owned())].into(),
+            ..RecipientSpec::default()
+        };
         let name: Name = "ada".parse().unwrap();
         for (text, holds) in [
             (r#"{"attribute":"surname","operator":"in","values":["x","LOVELACE"]}"#, true),
@@ -87,6 +100,12 @@ mod tests {
             (r#"{"attribute":"surname","operator":"glob","values":["l?ve*ce"]}"#, true),
             (r#"{"attribute":"surname","operator":"glob","values":["*x*"]}"#, false),
             (r#"{"attribute":"type","operator":"in","values":["mailbox"]}"#, true),
+            (r#"{"attribute":"attributes.department","operator":"in","values":["STRAßE 7"]}"#, true),
+            (r#"{"attribute":"attributes.department","operator":"prefix","values":["straße"]}"#, true),
+            (r#"{"attribute":"attributes.department","operator":"prefix","values":["straße 77"]}"#, false),
+            (r#"{"attribute":"attributes.department","operator":"exists"}"#, true),
+            (r#"{"attribute":"attributes.Department","operator":"exists"}"#, false),
+            (r#"{"attribute":"attributes.room","operator":"notIn","values":["7"]}"#, true),
             (r#"{"all":[]}"#, true),
             (r#"{"any":[]}"#, false),
             (r#"{"not":{"any":[]}}"#, true),

@@ -24,7 +24,7 @@ pub use expand::expand;
 pub use filter::matches;
 pub use resolve::{Envelope, Resolution, resolve, resolve_taken};
 pub use restrict::Restriction;
-pub use stamp::{Policies, Stamp, StampError, stamp};
+pub use stamp::{Earlier, Policies, Stamp, StampError, stamp};
 
 #[cfg(test)]
 mod tests;

@@ -1,13 +1,17 @@
 //! Stamping: the addresses that a recipient gets from the policy that wins.
 //!
-//! Deterministic: the same policies, recipient, earlier addresses and other owners give the same result. Addresses that a
-//! recipient once had stay as secondary ones as long as their domain is local, as in Exchange.
+//! Deterministic: the same policies, recipient, earlier addresses and other owners give the same result. Stable: a recipient
+//! that has an address with a number keeps it, even when the one without has become free; stamping again changes nothing.
+//! Addresses that a recipient once had stay as secondary ones as long as their domain is local, as in Exchange.
+
+use std::collections::HashSet;
 
 use crate::directory::{Domains, expand, matches};
 use crate::model::host::mailbox_key;
 use crate::model::name::Name;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{DEFAULT, RecipientPolicySpec, RecipientSpec};
+use crate::model::template::Template;
 use crate::smtp::address::Mailbox;
 
 /// Numbers that are tried behind a local part that others have.
@@ -79,8 +83,17 @@ pub enum StampError<E> {
     Owner(E),
 }
 
-/// The addresses of a recipient. `owner` tells which *other* recipient has an address (by key); `earlier` are the
-/// addresses it had. An address of a policy that another recipient has gets a number. When nothing is left of a template
+/// What a recipient was before.
+#[derive(Debug, Clone, Default)]
+pub struct Earlier {
+    /// The addresses it had, without those that it gave itself.
+    pub addresses: Vec<StampedAddress>,
+    /// Its spec; `None` for a new one.
+    pub spec: Option<RecipientSpec>,
+}
+
+/// The addresses of a recipient. `owner` tells which *other* recipient has an address (by key); `earlier` is what it
+/// had: it is not asked about these. An address of a policy that another recipient has gets a number. When nothing is left of a template
 /// (no given name, no surname), a secondary address is left out, and the primary one is made from the alias, else the name.
 ///
 /// # Errors
@@ -90,10 +103,13 @@ pub fn stamp<E>(
     domains: &Domains,
     name: &Name,
     recipient: &RecipientSpec,
-    earlier: &[StampedAddress],
+    earlier: &Earlier,
     mut owner: impl FnMut(&str) -> Result<Option<Name>, E>,
 ) -> Result<Stamp, StampError<E>> {
     let mut stamp = Stamp::default();
+    // nobody else can have what it has: asking costs a read, and there may be a million of these
+    let had: HashSet<String> = earlier.addresses.iter().map(|known| mailbox_key(&known.address)).collect();
+    let mut owner = |key: &str| if had.contains(key) { Ok(None) } else { owner(key) };
     let add = |addresses: &mut Vec<StampedAddress>, address: Mailbox, primary: bool| {
         let key = mailbox_key(&address);
         match addresses.iter_mut().find(|known| mailbox_key(&known.address) == key) {
@@ -117,12 +133,17 @@ pub fn stamp<E>(
             else {
                 continue;
             };
-            let mut free = None;
-            for number in std::iter::once(None).chain((2..MOST_NUMBERS).map(Some)) {
+            let mut free = keeps(template, name, source, earlier, made.primary);
+            if let Some(kept) = &free
+                && owner(&mailbox_key(kept)).map_err(StampError::Owner)?.is_some()
+            {
+                free = None;
+            }
+            let mut numbers = std::iter::once(None).chain((2..MOST_NUMBERS).map(Some));
+            while let (None, Some(number)) = (&free, numbers.next()) {
                 let Some(address) = expand(template, name, source, number) else { break };
                 if owner(&mailbox_key(&address)).map_err(StampError::Owner)?.is_none() {
                     free = Some(address);
-                    break;
                 }
             }
             let template = || made.template.to_string();
@@ -140,7 +161,7 @@ pub fn stamp<E>(
         add(&mut stamp.addresses, address.clone(), false);
     }
     let mut kept = Vec::new();
-    for known in earlier {
+    for known in &earlier.addresses {
         let key = mailbox_key(&known.address);
         let again = stamp.addresses.iter().any(|address| mailbox_key(&address.address) == key);
         if !again && domains.find(known.address.domain()).is_some() && owner(&key).map_err(StampError::Owner)?.is_none()
@@ -151,4 +172,37 @@ pub fn stamp<E>(
     kept.truncate(MOST_KEPT);
     stamp.addresses.append(&mut kept);
     Ok(stamp)
+}
+
+/// The address with a number that the recipient has by this template already: the primary one, else the one with the lowest
+/// number, unless it has the one without. Only as long as the template still makes the same of it: a new alias wants a new address.
+fn keeps(
+    template: &Template,
+    name: &Name,
+    source: &RecipientSpec,
+    earlier: &Earlier,
+    primary: bool,
+) -> Option<Mailbox> {
+    let plain = expand(template, name, source, None)?;
+    let before = earlier.spec.as_ref()?;
+    // the source may be the name alone, whatever the recipient is called
+    let same = *source == RecipientSpec::default() || expand(template, name, before, None).as_ref() == Some(&plain);
+    if !same {
+        return None;
+    }
+    let numbered = earlier.addresses.iter().filter_map(|known| {
+        let local = known.address.local();
+        let digits = local.len() - local.trim_end_matches(|c: char| c.is_ascii_digit()).len();
+        // every tail of the digits may be the number
+        (1..=digits.min(5)).find_map(|length| {
+            let number: u32 = local[local.len() - length..].parse().ok()?;
+            let made = (2..MOST_NUMBERS).contains(&number).then(|| expand(template, name, source, Some(number)))??;
+            let stays = primary && known.primary;
+            (mailbox_key(&made) == mailbox_key(&known.address)).then_some((!stays, number, made))
+        })
+    });
+    let best = numbered.min_by_key(|(other, number, _)| (*other, *number));
+    // it may have both: only as a primary address does a number go before the one without
+    let has_plain = earlier.addresses.iter().any(|known| mailbox_key(&known.address) == mailbox_key(&plain));
+    best.filter(|(other, ..)| !has_plain || !*other).map(|(_, _, made)| made)
 }

@@ -121,10 +121,14 @@ fn stamping_numbers_collisions_and_keeps_what_was() {
     }))
     .unwrap();
     let taken = |key: &str| Ok::<_, ()>((key == "john.smith@example.com").then(|| "other".parse().unwrap()));
-    let earlier = [
-        StampedAddress { address: "old@example.com".parse().unwrap(), primary: true },
-        StampedAddress { address: "old@gone.example".parse().unwrap(), primary: false },
-    ];
+    let earlier = Earlier {
+        addresses: vec![
+            StampedAddress { address: "old@example.com".parse().unwrap(), primary: true },
+            StampedAddress { address: "old@gone.example".parse().unwrap(), primary: false },
+        ],
+        spec: Some(smith.clone()),
+    };
+    let none = Earlier::default();
     let name: Name = "john".parse().unwrap();
     let stamped = stamp(&policies, &domains, &name, &smith, &earlier, taken).unwrap();
     let texts: Vec<_> =
@@ -132,16 +136,16 @@ fn stamping_numbers_collisions_and_keeps_what_was() {
     assert_eq!(texts, ["john@example.com!", "John.Smith2@example.com", "js@example.com", "old@example.com"]);
 
     let ada = RecipientSpec { surname: Some("Lovelace".into()), ..RecipientSpec::default() };
-    assert_eq!(stamp(&policies, &domains, &name, &ada, &[], taken).unwrap().policy, Some(first_name));
+    assert_eq!(stamp(&policies, &domains, &name, &ada, &none, taken).unwrap().policy, Some(first_name));
 
     let nameless = RecipientSpec { alias: Some("李".into()), ..RecipientSpec::default() };
-    assert_eq!(stamp(&policies, &domains, &name, &nameless, &[], taken).unwrap().addresses.len(), 1);
+    assert_eq!(stamp(&policies, &domains, &name, &nameless, &none, taken).unwrap().addresses.len(), 1);
     let thief =
         RecipientSpec { addresses: vec!["John.Smith@example.com".parse().unwrap()], ..RecipientSpec::default() };
-    assert!(matches!(stamp(&policies, &domains, &name, &thief, &[], taken), Err(StampError::Taken { index: 0, .. })));
+    assert!(matches!(stamp(&policies, &domains, &name, &thief, &none, taken), Err(StampError::Taken { index: 0, .. })));
     let foreign = RecipientSpec { addresses: vec!["a@foreign.example".parse().unwrap()], ..RecipientSpec::default() };
     assert!(matches!(
-        stamp(&policies, &domains, &name, &foreign, &[], taken),
+        stamp(&policies, &domains, &name, &foreign, &none, taken),
         Err(StampError::NotLocal { index: 0, .. })
     ));
 }
@@ -384,6 +388,127 @@ mod any_directory {
             let once: std::collections::BTreeSet<String> = reached.iter().cloned().collect();
             prop_assert_eq!(once.len(), reached.len(), "{:?}", reached);
             prop_assert_eq!(once, closure(&recipients, &from));
+        }
+    }
+}
+
+/// A directory that is only stamped: who has which address.
+struct Office {
+    policies: Policies,
+    domains: Domains,
+    people: std::collections::BTreeMap<Name, (RecipientSpec, Vec<StampedAddress>)>,
+}
+
+impl Office {
+    fn new(template: &str) -> Office {
+        let (policies, domains) = rules(template);
+        Office { policies, domains, people: Default::default() }
+    }
+
+    fn rule(&mut self, template: &str) {
+        (self.policies, self.domains) = rules(template);
+    }
+
+    fn owner(&self, name: &Name, key: &str) -> Option<Name> {
+        let has = |(_, (_, addresses)): &(&Name, &(RecipientSpec, Vec<StampedAddress>))| {
+            addresses.iter().any(|a| crate::model::host::mailbox_key(&a.address) == key)
+        };
+        self.people.iter().filter(|(other, _)| *other != name).find(has).map(|(other, _)| other.clone())
+    }
+
+    fn put(&mut self, name: &str, recipient: RecipientSpec) {
+        let name: Name = name.parse().unwrap();
+        let before = self.people.get(&name).cloned();
+        let (spec, addresses) = before.map_or((None, Vec::new()), |(spec, addresses)| (Some(spec), addresses));
+        let earlier = Earlier { addresses, spec };
+        let owner = |key: &str| Ok::<_, ()>(self.owner(&name, key));
+        let stamped = stamp(&self.policies, &self.domains, &name, &recipient, &earlier, owner).unwrap();
+        self.people.insert(name, (recipient, stamped.addresses));
+    }
+
+    fn restamp(&mut self) {
+        for (name, (spec, _)) in self.people.clone() {
+            self.put(name.as_str(), spec);
+        }
+    }
+
+    fn primary(&self, name: &str) -> String {
+        let (_, addresses) = &self.people[&name.parse::<Name>().unwrap()];
+        addresses.iter().find(|a| a.primary).unwrap().address.to_string()
+    }
+}
+
+fn rules(template: &str) -> (Policies, Domains) {
+    let default = policy(serde_json::json!({"addresses": [
+        {"template": format!("{template}@example.com"), "primary": true}, {"template": "@example.com"}
+    ]}));
+    let name: Name = "default".parse().unwrap();
+    let all = [(&name, &default)];
+    (Policies::new(all), Domains::build(all, None, None).unwrap())
+}
+
+fn called(given: &str, surname: &str) -> RecipientSpec {
+    RecipientSpec { given_name: Some(given.into()), surname: Some(surname.into()), ..RecipientSpec::default() }
+}
+
+#[test]
+fn whoever_has_a_number_keeps_it() {
+    let mut office = Office::new("%s");
+    for name in ["a", "b", "c"] {
+        office.put(name, called("X", "Smith"));
+    }
+    let primaries = |office: &Office| ["a", "b", "c"].map(|name| office.primary(name));
+    assert_eq!(primaries(&office), ["Smith@example.com", "Smith2@example.com", "Smith3@example.com"]);
+    let before = office.people.clone();
+    office.restamp();
+    assert_eq!(office.people, before);
+    // the first goes: nobody moves up
+    office.people.remove("a");
+    office.restamp();
+    assert_eq!((office.primary("b"), office.primary("c")), ("Smith2@example.com".into(), "Smith3@example.com".into()));
+    // who comes anew gets what is free
+    office.put("a", called("Y", "Smith"));
+    assert_eq!(office.primary("a"), "Smith@example.com");
+    // another name wants another address, and the old one stays as a secondary one
+    office.put("b", called("X", "Miller"));
+    assert_eq!(office.primary("b"), "Miller@example.com");
+    assert!(office.people["b"].1.iter().any(|a| a.address.to_string() == "Smith2@example.com" && !a.primary));
+    // a number that is part of a name is none
+    office.rule("%m");
+    office.put("agent7", RecipientSpec::default());
+    office.put("agent7", RecipientSpec { alias: Some("agent".into()), ..RecipientSpec::default() });
+    assert_eq!(office.primary("agent7"), "agent@example.com");
+}
+
+proptest::proptest! {
+    #[test]
+    fn stamping_is_stable_and_gives_no_address_to_two(
+        steps in proptest::collection::vec((0..8_usize, 0..4_usize, 0..3_usize, 0..4_usize), 1..30)
+    ) {
+        let names = ["a", "b", "c", "d", "smith", "smith2", "e", "f"];
+        let surnames = ["Smith", "Smith2", "Şmith", "()"];
+        let mut office = Office::new("%s");
+        for (who, surname, what, template) in steps {
+            match what {
+                0 => office.put(names[who], called("J", surnames[surname])),
+                1 => drop(office.people.remove(names[who])),
+                _ => {
+                    office.rule(["%s", "%g.%s", "%1g%s", "%m"][template]);
+                    office.restamp();
+                }
+            }
+            let mut seen = std::collections::BTreeSet::new();
+            for (name, (_, addresses)) in &office.people {
+                proptest::prop_assert_eq!(addresses.iter().filter(|a| a.primary).count(), 1, "{}", name);
+                for address in addresses {
+                    let text = address.address.to_string();
+                    proptest::prop_assert!(text.parse::<crate::smtp::address::Mailbox>().is_ok() && text.is_ascii());
+                    proptest::prop_assert!(seen.insert(crate::model::host::mailbox_key(&address.address)), "{} has {} too", name, text);
+                }
+            }
+            let before = office.people.clone();
+            office.restamp();
+            proptest::prop_assert_eq!(&office.people, &before);
         }
     }
 }

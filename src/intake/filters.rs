@@ -28,7 +28,7 @@ use super::Intake;
 use super::admission::{Client, Refusal};
 use crate::config::filters::{ConnectionRules, Filter, RecipientRules, Rules, listing};
 use crate::config::{Peer, Snapshot, VirtualServer};
-use crate::directory::{Resolution, resolve};
+use crate::directory::{Envelope, Resolution, resolve};
 use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::spec::filter::FilterAction;
@@ -206,11 +206,15 @@ fn judge_recipient(
     if !rules.not_in_directory {
         return Ok(Fate::Deliver);
     }
-    let missing = match resolve(&snapshot.domains, &*intake.recipients, path) {
+    // who may write to it is asked elsewhere
+    let envelope = Envelope { path, sender: &ReversePath::Null, size: 0 };
+    let missing = match resolve(&snapshot.domains, &*intake.recipients, &envelope) {
         Resolution::Unknown => true,
         // a shared domain; the postmaster may be somebody elsewhere
         Resolution::Remote(other) => other == *mailbox && snapshot.domains.find(mailbox.domain()).is_some(),
-        Resolution::Mailbox { .. } | Resolution::TryLater => false,
+        Resolution::Mailbox { .. } | Resolution::Others { .. } | Resolution::Refused { .. } | Resolution::TryLater => {
+            false
+        }
     };
     if !missing {
         return Ok(Fate::Deliver);

@@ -4,10 +4,11 @@
 //! |---|---|
 //! | `%g` `%s` `%i` `%d` `%m` | given name, surname, initials, display name, alias |
 //! | `%<n>g` … | the first n characters of it (1–64) |
-//! | `%rxy` | x is replaced by y in all tokens that follow; deleted when x = y |
+//! | `%rxy` | x is replaced by y in all tokens that follow, not in text; deleted when x = y |
 //! | `%%` | a per cent sign |
 //!
 //! Without a part before the `@` the alias is taken. An empty token collapses with its dots. Expansion is in `directory`.
+//! A `y` that an address could not hold is refused here, so that a replacement never vanishes silently.
 
 use std::fmt;
 use std::str::FromStr;
@@ -65,6 +66,9 @@ pub enum NotATemplate {
     /// A character that a local part cannot have without quotes.
     #[error("the character {0:?} cannot stand in a local part")]
     Character(char),
+    /// More than 64 characters and tokens before the `@`.
+    #[error("a template has at most 64 characters and tokens before the @")]
+    TooLong,
 }
 
 impl Template {
@@ -95,6 +99,9 @@ impl FromStr for Template {
             _ => return Err(NotATemplate::Domain),
         };
         let mut parts = parse_local(local)?;
+        if parts.len() > 64 {
+            return Err(NotATemplate::TooLong);
+        }
         if parts.is_empty() {
             parts.push(Part::Token(Token::Alias, None));
         }
@@ -107,7 +114,7 @@ fn parse_local(local: &str) -> Result<Vec<Part>, NotATemplate> {
     let mut chars = local.chars().peekable();
     while let Some(c) = chars.next() {
         if c != '%' {
-            if !(c.is_ascii_alphanumeric() || "!#$&'*+-/=?^_`{|}~.".contains(c)) {
+            if !may_stand(c) {
                 return Err(NotATemplate::Character(c));
             }
             parts.push(Part::Character(c));
@@ -131,6 +138,9 @@ fn parse_local(local: &str) -> Result<Vec<Part>, NotATemplate> {
             }
             Some('r' | 'R') if digits.is_empty() => {
                 let (from, to) = chars.next().zip(chars.next()).ok_or_else(unknown)?;
+                if from != to && !may_stand(to) {
+                    return Err(NotATemplate::Character(to));
+                }
                 parts.push(Part::Replace(from, to));
                 continue;
             }
@@ -146,6 +156,11 @@ fn parse_local(local: &str) -> Result<Vec<Part>, NotATemplate> {
         parts.push(Part::Token(token, length));
     }
     Ok(parts)
+}
+
+/// Whether a local part can have the character without quotes (RFC 5321, 4.1.2: atext and the dot).
+pub fn may_stand(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~.".contains(c)
 }
 
 impl fmt::Display for Template {
@@ -169,7 +184,7 @@ mod tests {
     #[test]
     fn templates_parse() {
         for text in
-            ["@example.com", "%g.%s@example.com", "%1g%r''%s@example.com", "%r @%d@example.com", "%%x@example.com"]
+            ["@example.com", "%g.%s@example.com", "%1g%r''%s@example.com", "%r _%d@example.com", "%%x@example.com"]
         {
             assert_eq!(text.parse::<Template>().unwrap().to_string(), text);
         }
@@ -182,10 +197,15 @@ mod tests {
             "%65g@example.com",
             "%r@example.com",
             "a b@example.com",
+            "%ra(%g@example.com",
+            "%ra @example.com",
+            "%raü%g@example.com",
             "x@",
             "x@[192.0.2.1]",
         ] {
             assert!(text.parse::<Template>().is_err(), "{text}");
         }
+        assert!(format!("{}@example.com", "%g".repeat(64)).parse::<Template>().is_ok());
+        assert!(format!("{}@example.com", "%g".repeat(65)).parse::<Template>().is_err());
     }
 }

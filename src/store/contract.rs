@@ -27,6 +27,7 @@ pub fn suite<E: Engine>(engine: impl Fn() -> E) {
     frozen_mail_is_not_leased(&engine());
     pages_are_in_order_and_complete(&engine());
     configuration_compares_and_sets(&engine());
+    a_draft_is_committed_whole_however_large(&engine());
     controls_survive(&engine());
     events_are_found(&engine());
 }
@@ -375,6 +376,74 @@ fn configuration_compares_and_sets(engine: &impl Engine) {
     assert!(
         many.iter().enumerate().all(|(n, (key, value))| *key == format!("many/{n:05}") && value.len() == n % 2_500)
     );
+}
+
+/// A draft of 40 MB: more than the embedded store holds in memory.
+fn a_draft_is_committed_whole_however_large(engine: &impl Engine) {
+    const MANY: usize = 40_000;
+    let store = Arc::new(engine.open());
+    let key = |n: usize| format!("large/{n:06}");
+    let value = |n: usize, of: u8| Some(vec![of; 500 + n % 1_000]);
+    let is = |store: &dyn ConfigStore, n: usize, of: u8| store.get(&key(n)).unwrap() == value(n, of);
+    run(async {
+        let small = (0..100).map(|n| (key(n * 3), value(n * 3, 1))).collect();
+        assert_eq!(ConfigStore::commit(&*store, 0, small).await.unwrap(), 1);
+        let make = || {
+            let mut draft = store.clone().draft();
+            for n in 0..MANY {
+                draft.write(&key(n), value(n, 2)).unwrap();
+            }
+            draft.write(&key(6), None).unwrap();
+            draft.write(&key(7), value(7, 3)).unwrap();
+            assert_eq!(draft.get(&key(6)).unwrap(), None);
+            assert_eq!(draft.get(&key(7)).unwrap(), value(7, 3));
+            assert_eq!(draft.get(&key(MANY - 1)).unwrap(), value(MANY - 1, 2));
+            assert_eq!(draft.get("other").unwrap(), None);
+            draft
+        };
+        drop(make());
+        assert!(is(&*store, 6, 1) && store.get(&key(7)).unwrap().is_none(), "a dropped draft leaves nothing");
+        assert!(matches!(make().commit(0).await, Err(StoreError::Conflict { expected: 0, found: 1 })));
+        assert_eq!(make().commit(1).await.unwrap(), 2);
+        // at once, and while the store is busy with it
+        let mut revision = 2;
+        for round in 0..20 {
+            assert!(store.get(&key(6)).unwrap().is_none() && is(&*store, 7, 3) && is(&*store, MANY - 1, 2));
+            let rows = store.scan("large/", Some(&key(4)), 3).unwrap();
+            assert_eq!(rows.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(), [key(5), key(7), key(8)]);
+            let changed = vec![(key(30_000 + round), value(1, 4)), (key(10), value(2, round as u8)), (key(11), None)];
+            revision = ConfigStore::commit(&*store, revision, changed).await.unwrap();
+            assert_eq!(store.get(&key(10)).unwrap(), value(2, round as u8));
+            assert_eq!(store.scan("large/", Some(&key(9)), 2).unwrap()[1].0, key(12));
+            assert_eq!(store.get(&key(30_000 + round)).unwrap(), value(1, 4));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let check = |store: &dyn ConfigStore| {
+        assert_eq!(store.revision(), 22);
+        let (mut after, mut count) = (None, 0);
+        loop {
+            let rows = store.scan("large/", after.as_deref(), 10_000).unwrap();
+            let Some((last, _)) = rows.last() else { break };
+            after = Some(last.clone());
+            for (found, stored) in &rows {
+                let n: usize = found["large/".len()..].parse().unwrap();
+                let wanted = match n {
+                    7 => value(n, 3),
+                    10 => value(2, 19),
+                    30_000..=30_019 => value(1, 4),
+                    _ => value(n, 2),
+                };
+                assert_eq!(Some(stored), wanted.as_ref(), "{found}");
+            }
+            count += rows.len();
+        }
+        assert_eq!(count, MANY - 2);
+    };
+    check(&*store);
+    store.close();
+    drop(store);
+    check(&engine.open());
 }
 
 fn controls_survive(engine: &impl Engine) {

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Caused, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Lease, Leased, PageKey, QueueCount,
-    QueueStore, Spool, Store, StoreError, TrackingStore,
+    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, InMemoryDraft, Lease,
+    Leased, PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -297,6 +297,10 @@ impl ConfigStore for MemoryStore {
         // durable, but the caller does not know yet
         tokio::task::yield_now().await;
         Ok(committed)
+    }
+
+    fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft> {
+        Box::new(InMemoryDraft::new(self))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! * [`Spool`]: content and envelope of a new message become durable together, or not at all.
 //! * [`QueueStore`]: messages in the queue, leased to workers, changed by outcomes.
-//! * [`ConfigStore`]: an ordered map of text keys with a revision; a commit compares and sets it.
+//! * [`ConfigStore`]: an ordered map of text keys with a revision; a commit compares and sets it, however large.
 //! * [`ControlStore`]: freezes and other running state that survives a restart.
 //! * [`TrackingStore`]: what happened to each message.
 //!
@@ -16,6 +16,7 @@
 #[cfg(test)]
 pub mod memory;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -233,6 +234,54 @@ pub trait ConfigStore: Send + Sync {
     /// # Errors
     /// `Conflict` when `expected` is not in force.
     async fn commit(&self, expected: u64, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<u64, StoreError>;
+
+    /// Starts a change that is made step by step and may be larger than memory. Dropped without commit, nothing remains.
+    fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft>;
+}
+
+/// A change of the configuration while it is being made.
+#[async_trait]
+pub trait ConfigDraft: Send {
+    /// One value, as it will be after the change.
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Sets or removes a value. Of several writes to a key the last one counts. May block for the disk.
+    fn write(&mut self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError>;
+
+    /// Writes all of it or nothing; durable when it returns. The new revision is `expected + 1`.
+    ///
+    /// # Errors
+    /// `Conflict` when `expected` is not in force.
+    async fn commit(self: Box<Self>, expected: u64) -> Result<u64, StoreError>;
+}
+
+/// A draft that is all in memory: for engines that live there themselves.
+pub struct InMemoryDraft {
+    store: Arc<dyn ConfigStore>,
+    writes: BTreeMap<String, Option<Vec<u8>>>,
+}
+
+impl InMemoryDraft {
+    /// An empty one over this store.
+    pub fn new(store: Arc<dyn ConfigStore>) -> Self {
+        InMemoryDraft { store, writes: BTreeMap::new() }
+    }
+}
+
+#[async_trait]
+impl ConfigDraft for InMemoryDraft {
+    fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.writes.get(key).cloned().map_or_else(|| self.store.get(key), Ok)
+    }
+
+    fn write(&mut self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        self.writes.insert(key.to_owned(), value);
+        Ok(())
+    }
+
+    async fn commit(self: Box<Self>, expected: u64) -> Result<u64, StoreError> {
+        self.store.commit(expected, self.writes.into_iter().collect()).await
+    }
 }
 
 /// Running state that survives a restart: small values under text keys (`queue-frozen/<queue>`).

@@ -22,7 +22,7 @@ use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
 use bridgehead::status::{Running, Sessions};
-use bridgehead::store::{ConfigStore, ControlStore, PageKey, StoreError};
+use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, PageKey, StoreError};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -288,6 +288,10 @@ impl ConfigStore for Memory {
         }
         state.0 += 1;
         Ok(state.0)
+    }
+
+    fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft> {
+        Box::new(InMemoryDraft::new(self))
     }
 }
 

@@ -1,7 +1,11 @@
 //! `recipients`: the directory.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 
 use crate::model::name::Name;
 use crate::model::recipient_ref::{RecipientRef, SenderPattern};
@@ -37,6 +41,11 @@ pub struct RecipientSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 256, nullable = false)]
     pub display_name: Option<String>,
+    /// Free attributes, for filters of recipient policies (`attributes.department`). A key is 1 to 63 letters, digits,
+    /// `-`, `_` and `.`; at most 50 of them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(schema_with = attributes_schema)]
+    pub attributes: BTreeMap<String, String>,
     /// Further addresses, beside those that the policy gives. Each address belongs to one recipient only, and its domain
     /// must be local. `*@example.com` is the catch-all of a domain: it gets what is for nobody else there.
     #[schema(max_items = 200)]
@@ -76,6 +85,36 @@ pub struct RecipientSpec {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 1_000)]
     pub reject_from: Vec<SenderPattern>,
+}
+
+/// What the key of a free attribute looks like.
+pub const ATTRIBUTE_KEY: &str = "^[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$";
+/// Whether a text may be the key of a free attribute; see [`ATTRIBUTE_KEY`].
+pub fn is_attribute_key(text: &str) -> bool {
+    let edge = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && edge(bytes.first())
+        && edge(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+}
+
+/// The longest value of a free attribute.
+const MAX_ATTRIBUTE: usize = 256;
+
+fn attributes_schema() -> utoipa::openapi::Object {
+    let value = ObjectBuilder::new().schema_type(Type::String).max_length(Some(MAX_ATTRIBUTE));
+    ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .property_names(Some(ObjectBuilder::new().schema_type(Type::String).pattern(Some(ATTRIBUTE_KEY))))
+        .additional_properties(Some(RefOr::T(Schema::from(value))))
+        .max_properties(Some(50))
+        .description(Some(
+            "Free attributes, for filters of recipient policies (`attributes.department`). A key is 1 to 63 letters, \
+             digits, `-`, `_` and `.`; a value has at most 256 characters.",
+        ))
+        .examples([serde_json::json!({"department": "Research"})])
+        .build()
 }
 
 /// What a recipient is.

@@ -1,13 +1,17 @@
 //! `recipient-policies`: which addresses recipients get, and so which domains are local (Exchange: recipient policy).
 
 use std::borrow::Cow;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, Type};
 use utoipa::openapi::{ObjectBuilder, Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::model::spec::recipient::is_attribute_key;
 use crate::model::template::Template;
+use crate::model::text::text_value;
 
 /// A recipient policy: which recipients, and which addresses they get. Every domain of its templates becomes local,
 /// even when the policy matches nobody. Of all policies that match a recipient only the first (by `priority`) counts.
@@ -64,6 +68,27 @@ pub enum Filter {
     Attribute(Condition),
 }
 
+impl Filter {
+    /// How deep filters may nest.
+    pub const MAX_DEPTH: usize = 10;
+    /// How many conditions a filter may have.
+    pub const MAX_CONDITIONS: usize = 1_000;
+
+    /// How deep it nests, and how many conditions it has.
+    pub fn size(&self) -> (usize, usize) {
+        let several = |filters: &[Filter]| {
+            let sizes = filters.iter().map(Filter::size);
+            sizes.fold((0, 0), |(depth, count), (inner, more)| (depth.max(inner), count + more))
+        };
+        let (depth, conditions) = match self {
+            Filter::All(filters) | Filter::Any(filters) => several(filters),
+            Filter::Not(filter) => filter.size(),
+            Filter::Attribute(_) => (0, 1),
+        };
+        (depth + 1, conditions)
+    }
+}
+
 /// A condition on an attribute of a recipient. Texts compare without regard to case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
@@ -75,10 +100,8 @@ pub struct Condition {
     pub values: Vec<String>,
 }
 
-/// Attributes of recipients that a filter can ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = RecipientAttribute)]
+/// Attributes of recipients that a filter can ask for. As text: the word, or `attributes.` and a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Attribute {
     /// The object's name.
     Name,
@@ -96,7 +119,63 @@ pub enum Attribute {
     DisplayName,
     /// The mailbox store.
     MailboxStore,
+    /// A free attribute, by its key.
+    Free(String),
 }
+
+/// What a free attribute begins with.
+const FREE: &str = "attributes.";
+
+/// The fixed attributes and their words.
+const WORDS: [(Attribute, &str); 8] = [
+    (Attribute::Name, "name"),
+    (Attribute::Type, "type"),
+    (Attribute::Alias, "alias"),
+    (Attribute::GivenName, "givenName"),
+    (Attribute::Initials, "initials"),
+    (Attribute::Surname, "surname"),
+    (Attribute::DisplayName, "displayName"),
+    (Attribute::MailboxStore, "mailboxStore"),
+];
+
+/// The text names no attribute.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "an attribute is one of name, type, alias, givenName, initials, surname, displayName, mailboxStore, or attributes. \
+     with the key of a free attribute behind it (attributes.department)"
+)]
+pub struct NotAnAttribute;
+
+impl FromStr for Attribute {
+    type Err = NotAnAttribute;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAttribute> {
+        if let Some(key) = text.strip_prefix(FREE) {
+            return if is_attribute_key(key) { Ok(Attribute::Free(key.to_owned())) } else { Err(NotAnAttribute) };
+        }
+        WORDS.into_iter().find(|(_, word)| *word == text).map(|(attribute, _)| attribute).ok_or(NotAnAttribute)
+    }
+}
+
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match WORDS.iter().find(|(attribute, _)| attribute == self) {
+            Some((_, word)) => f.write_str(word),
+            None => match self {
+                Attribute::Free(key) => write!(f, "{FREE}{key}"),
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+text_value!(
+    Attribute,
+    "RecipientAttribute",
+    "bridgehead-recipient-attribute",
+    "An attribute of a recipient: `name`, `type`, `alias` (the name when none is given), `givenName`, `initials`, `surname`, `displayName`, `mailboxStore`, or `attributes.` with the key of a free attribute.",
+    ["surname", "attributes.department"]
+);
 
 /// How a filter compares an attribute with its values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -182,25 +261,35 @@ impl<'de> Deserialize<'de> for Filter {
 impl PartialSchema for Filter {
     fn schema() -> RefOr<Schema> {
         let own = || Ref::from_schema_name(Self::name());
+        let several =
+            |description: &str| ArrayBuilder::new().items(own()).max_items(Some(100)).description(Some(description));
+        let value = ObjectBuilder::new().schema_type(Type::String).max_length(Some(256));
         ObjectBuilder::new()
             .schema_type(Type::Object)
             .description(Some(
                 "Which recipients a policy is for: exactly one of `all`, `any`, `not`, or else `attribute` and \
-                 `operator` with `values`. Texts compare without regard to case.",
+                 `operator` with `values`. Texts compare without regard to case. Filters nest 10 deep at most and have \
+                 at most 1,000 conditions.",
             ))
-            .property("all", ArrayBuilder::new().items(own()).description(Some("All of these hold.")))
-            .property("any", ArrayBuilder::new().items(own()).description(Some("One of these holds.")))
+            .property("all", several("All of these hold; none given: everybody."))
+            .property("any", several("One of these holds; none given: nobody."))
             .property("not", own())
             .property("attribute", Ref::from_schema_name(Attribute::name()))
             .property("operator", Ref::from_schema_name(Operator::name()))
             .property(
                 "values",
-                ArrayBuilder::new().items(String::schema()).description(Some("With what the attribute is compared.")),
+                ArrayBuilder::new()
+                    .items(value)
+                    .max_items(Some(1_000))
+                    .description(Some("With what the attribute is compared.")),
             )
             .additional_properties(Some(AdditionalProperties::FreeForm(false)))
             .examples([
                 serde_json::json!({"attribute": "surname", "operator": "prefix", "values": ["A", "B"]}),
-                serde_json::json!({"not": {"attribute": "displayName", "operator": "exists"}}),
+                serde_json::json!({"all": [
+                    {"attribute": "type", "operator": "in", "values": ["mailbox"]},
+                    {"not": {"attribute": "attributes.department", "operator": "in", "values": ["Sales"]}}
+                ]}),
             ])
             .into()
     }
@@ -222,10 +311,26 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_word_names_its_attribute() {
+        for (attribute, word) in WORDS {
+            assert_eq!((attribute.to_string().as_str(), word.parse()), (word, Ok(attribute)));
+        }
+    }
+
+    #[test]
+    fn filters_have_a_size() {
+        let size = |text: &str| serde_json::from_str::<Filter>(text).unwrap().size();
+        assert_eq!(size(r#"{"all":[]}"#), (1, 0));
+        let leaf = r#"{"attribute":"alias","operator":"exists"}"#;
+        assert_eq!(size(&format!(r#"{{"any":[{leaf},{{"not":{leaf}}}]}}"#)), (3, 2));
+    }
+
+    #[test]
     fn filters_come_back() {
         for text in [
             r#"{"all":[{"attribute":"surname","operator":"in","values":["x"]},{"not":{"any":[]}}]}"#,
             r#"{"attribute":"alias","operator":"exists"}"#,
+            r#"{"attribute":"attributes.cost.center","operator":"prefix","values":["7"]}"#,
         ] {
             let filter: Filter = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&filter).unwrap(), text);
@@ -237,6 +342,8 @@ mod tests {
             r#"{"attribute":"alias","operator":"in"}"#,
             r#"{"attribute":"alias","operator":"exists","values":["x"]}"#,
             r#"{"attribute":"shoeSize","operator":"exists"}"#,
+            r#"{"attribute":"attributes.","operator":"exists"}"#,
+            r#"{"attribute":"attributes.a b","operator":"exists"}"#,
             r#"{"none":[]}"#,
         ] {
             assert!(serde_json::from_str::<Filter>(text).is_err(), "{text}");

@@ -4,21 +4,34 @@
 //! first, until the database thread has put it into sled. Keys in the log and in sled begin with `c` for
 //! configuration and `k` for controls. Controls are few and stay in memory as well.
 //!
+//! A large change ([`Config::commit_large`]) is a new checkpoint, then an overlay: its draft on disk lies over sled, and
+//! under `fresh`, until the database thread has moved it there, slice by slice. What is published meanwhile goes into both,
+//! so the overlay always has the newest of its keys. The position stays where it was until all is moved: a crash before
+//! that fills sled anew from the checkpoint.
+//!
 //! In the tree `config`: key → 0 and the value, or 1 and a number of chunks (u32) under `x` length key chunk;
 //! `p` → number of the log's record that was taken in last.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-use super::config_log::{ConfigLog, ConfigLogError, Write};
+use super::config_log::{ConfigLog, ConfigLogError, LargeChange, Write};
 use super::database::{CHUNK, store_error};
+use super::draft::Large;
 use crate::store::StoreError;
 
 /// Keys and octets of a batch.
 const BATCH_KEYS: usize = 800;
 const BATCH_BYTES: usize = 1 << 20;
+/// Keys of a large change that are moved at once; between two slices mail has its turn.
+const SLICE: usize = 8_000;
+/// Published entries that sled may lack before further commits wait.
+const MOST_FRESH: usize = 50_000;
+/// Tens of milliseconds that a commit waits for the database: a minute.
+const MOST_WAITS: usize = 6_000;
 
 /// A published value with the number of its record in the log.
 type Fresh = (u64, Option<Vec<u8>>);
@@ -31,11 +44,30 @@ pub struct Config {
     /// Published, and not in sled yet; with the number of the log's record.
     fresh: Mutex<BTreeMap<String, Fresh>>,
     controls: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// A large change that sled is still taking in.
+    overlay: RwLock<Option<Arc<Overlay>>>,
+    /// Where drafts lie, and how many there were.
+    drafts: PathBuf,
+    drafted: AtomicU64,
+}
+
+struct Overlay {
+    writes: Large,
+    /// The last key that was moved. Only the database thread moves.
+    moved: Mutex<String>,
+    /// The newest record of the log that sled has, besides what is still to be moved.
+    reached: AtomicU64,
 }
 
 impl Config {
-    /// Over an opened log; sled is brought up to date, or filled anew when it does not fit.
-    pub fn open(log: ConfigLog, tree: sled::Tree) -> Result<Config, StoreError> {
+    /// Over an opened log; sled is brought up to date, or filled anew when it does not fit. What an earlier process left in
+    /// `drafts` is removed.
+    pub fn open(log: ConfigLog, tree: sled::Tree, drafts: &Path) -> Result<Config, StoreError> {
+        if let Err(error) = std::fs::remove_dir_all(drafts)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(StoreError::Io(format!("removing {}: {error}", drafts.display())));
+        }
         let position = tree.get(b"p").map_err(store_error)?;
         let position = position.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
         let mut config = Config {
@@ -43,6 +75,9 @@ impl Config {
             tree,
             fresh: Mutex::default(),
             controls: Mutex::default(),
+            overlay: RwLock::default(),
+            drafts: drafts.to_owned(),
+            drafted: AtomicU64::new(0),
             log: Mutex::new(log),
         };
         {
@@ -56,7 +91,7 @@ impl Config {
             let mut applied = Ok(());
             log.read_log(behind, &mut |sequence, _, writes| {
                 if applied.is_ok() {
-                    applied = config.apply(sequence, &writes);
+                    applied = config.apply(Some(sequence), &writes);
                 }
             })
             .map_err(log_error)?;
@@ -83,6 +118,11 @@ impl Config {
         // before sled: what leaves here is there already
         if let Some((_, value)) = lock(&self.fresh).get(&key) {
             return Ok(value.clone());
+        }
+        if let Some(overlay) = self.overlay()
+            && let Some(value) = overlay.writes.get(&key)?
+        {
+            return Ok(value);
         }
         // a value of several chunks may be replaced while it is read; then it does not fit together
         for _ in 0..100 {
@@ -115,55 +155,118 @@ impl Config {
             .map(|(key, (_, value))| (key.clone(), value.clone()))
             .collect();
         let mut fresh = fresh.into_iter().peekable();
-        let mut found = Vec::new();
+        let overlay = self.overlay();
+        let (start, behind) = match &from {
+            Bound::Excluded(start) => (start.as_str(), true),
+            Bound::Included(start) => (start.as_str(), false),
+            Bound::Unbounded => ("", false),
+        };
+        let mut large = overlay
+            .iter()
+            .flat_map(|overlay| overlay.writes.writes(start, behind))
+            .take_while(|write| write.as_ref().map_or(true, |(key, _)| key.starts_with(&prefix)));
+        let mut next_large = large.next().transpose()?;
         let bytes = |bound: &Bound<String>| bound.clone().map(String::into_bytes);
         let mut stored = self
             .tree
             .range::<Vec<u8>, _>((bytes(&from), Bound::Unbounded))
             .take_while(|entry| entry.as_ref().map_or(true, |(key, _)| key.starts_with(prefix.as_bytes())));
         let mut next = stored.next().transpose().map_err(store_error)?;
+        let mut found = Vec::new();
+        // of one key the first of these counts: fresh, overlay, sled
         while found.len() < limit {
-            let take_fresh = match (&next, fresh.peek()) {
-                (None, None) => break,
-                (None, Some(_)) => true,
-                (Some(_), None) => false,
-                (Some((key, _)), Some((fresh, _))) => fresh.as_bytes() <= &key[..],
-            };
-            if take_fresh {
-                let Some((key, value)) = fresh.next() else { break };
-                if next.as_ref().is_some_and(|(stored, _)| &stored[..] == key.as_bytes()) {
-                    next = stored.next().transpose().map_err(store_error)?;
-                }
-                if let Some(value) = value {
-                    found.push((key[1..].to_owned(), value));
-                }
-            } else if let Some((key, value)) = next.take() {
-                let text = String::from_utf8_lossy(&key[1..]).into_owned();
-                let value = match value.first() {
-                    Some(0) => Some(value[1..].to_vec()),
+            let text = next.as_ref().map(|(key, _)| String::from_utf8_lossy(key).into_owned());
+            let heads = [
+                fresh.peek().map(|(key, _)| key.as_str()),
+                next_large.as_ref().map(|(key, _)| key.as_str()),
+                text.as_deref(),
+            ];
+            let Some(key) = heads.into_iter().flatten().min().map(str::to_owned) else { break };
+            let mut value = None;
+            if text.as_ref() == Some(&key) {
+                value = next.take().map(|(_, stored)| match stored.first() {
+                    Some(0) => Ok(Some(stored[1..].to_vec())),
                     // chunks: may just be replaced
-                    _ => self.get(&text)?,
-                };
-                found.extend(value.map(|value| (text, value)));
+                    _ => self.get(&key[1..]),
+                });
                 next = stored.next().transpose().map_err(store_error)?;
+            }
+            if let Some((_, newer)) = next_large.take_if(|(large, _)| *large == key) {
+                value = Some(Ok(newer));
+                next_large = large.next().transpose()?;
+            }
+            if let Some((_, newer)) = fresh.next_if(|(fresh, _)| *fresh == key) {
+                value = Some(Ok(newer));
+            }
+            if let Some(value) = value.transpose()?.flatten() {
+                found.push((key[1..].to_owned(), value));
             }
         }
         Ok(found)
     }
 
-    /// Compares, appends, publishes. Blocks for a sync.
+    /// Compares, appends, publishes. Blocks for a sync, and longer while the database is far behind. Keys are as in the log.
     pub fn commit(&self, expected: u64, writes: Vec<Write>) -> Result<u64, StoreError> {
+        self.wait(|| lock(&self.fresh).len() < MOST_FRESH)?;
         let mut log = lock(&self.log);
         let found = self.revision();
         if found != expected {
             return Err(StoreError::Conflict { expected, found });
         }
-        let writes: Vec<Write> = writes.into_iter().map(|(key, value)| (format!("c{key}"), value)).collect();
         let sequence = log.append(expected + 1, &writes).map_err(log_error)?;
         let mut fresh = lock(&self.fresh);
         fresh.extend(writes.into_iter().map(|(key, value)| (key, (sequence, value))));
         self.revision.store(expected + 1, Ordering::Release);
         Ok(expected + 1)
+    }
+
+    /// The same for a change of any size. Blocks for as long as a new checkpoint takes to write.
+    pub fn commit_large(&self, expected: u64, writes: Large) -> Result<u64, StoreError> {
+        // one overlay at a time
+        self.wait(|| self.overlay().is_none())?;
+        let mut log = lock(&self.log);
+        let found = self.revision();
+        if found != expected {
+            return Err(StoreError::Conflict { expected, found });
+        }
+        let revision = expected + 1;
+        let mut source =
+            writes.writes("", false).map(|write| write.map_err(|error| ConfigLogError::Source(error.to_string())));
+        let sequence = log.append_large(LargeChange { revision, writes: &mut source }).map_err(log_error)?;
+        let overlay = Overlay { writes, moved: Mutex::default(), reached: AtomicU64::new(sequence) };
+        let mut fresh = lock(&self.fresh);
+        // what waits there is older
+        let mut read = Ok(());
+        fresh.retain(|key, _| match overlay.writes.get(key) {
+            Ok(newer) => newer.is_none(),
+            Err(error) => {
+                read = Err(error);
+                false
+            }
+        });
+        *self.overlay.write().expect("no panic under this lock") = Some(Arc::new(overlay));
+        self.revision.store(revision, Ordering::Release);
+        read.map(|()| revision)
+    }
+
+    /// A place for a draft.
+    pub fn next_draft(&self) -> PathBuf {
+        self.drafts.join(self.drafted.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    fn overlay(&self) -> Option<Arc<Overlay>> {
+        self.overlay.read().expect("no panic under this lock").clone()
+    }
+
+    /// Waits for the database thread; it follows within seconds unless it fails.
+    fn wait(&self, ready: impl Fn() -> bool) -> Result<(), StoreError> {
+        for _ in 0..MOST_WAITS {
+            if ready() {
+                return Ok(());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        Err(StoreError::Io("the database has not taken in earlier changes; its errors are in the log".to_owned()))
     }
 
     /// Sets a control. Blocks for a sync.
@@ -191,22 +294,53 @@ impl Config {
         found.map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
-    /// Puts what is published into sled; only the database thread calls this. True when there was something.
+    /// Puts what is published into sled, and a slice of a large change; only the database thread calls this. True when
+    /// there was something.
     pub fn take(&self) -> Result<bool, StoreError> {
-        let (sequence, writes): (u64, Vec<Write>) = {
+        let (last, writes, overlay) = {
+            // together: what is published behind an overlay is not taken without it
             let fresh = lock(&self.fresh);
             let last = fresh.values().map(|(sequence, _)| *sequence).max();
-            let Some(last) = last else { return Ok(false) };
-            (last, fresh.iter().map(|(key, (_, value))| (key.clone(), value.clone())).collect())
+            let writes: Vec<Write> = fresh.iter().map(|(key, (_, value))| (key.clone(), value.clone())).collect();
+            (last, writes, self.overlay())
         };
-        self.apply(sequence, &writes)?;
-        lock(&self.fresh).retain(|_, (published, _)| *published > sequence);
-        Ok(true)
+        if let Some(sequence) = last {
+            if let Some(overlay) = &overlay {
+                overlay.writes.put(writes.iter().cloned())?;
+                self.apply(None, &writes)?;
+                overlay.reached.fetch_max(sequence, Ordering::AcqRel);
+            } else {
+                self.apply(Some(sequence), &writes)?;
+            }
+            lock(&self.fresh).retain(|_, (published, _)| *published > sequence);
+        }
+        if let Some(overlay) = &overlay {
+            self.move_slice(overlay)?;
+        }
+        Ok(last.is_some() || overlay.is_some())
     }
 
     /// True when something is published that sled does not have.
     pub fn has_fresh(&self) -> bool {
         !lock(&self.fresh).is_empty()
+    }
+
+    /// True while a large change is being moved into sled.
+    pub fn is_moving(&self) -> bool {
+        self.overlay().is_some()
+    }
+
+    fn move_slice(&self, overlay: &Overlay) -> Result<(), StoreError> {
+        let mut moved = lock(&overlay.moved);
+        let slice = overlay.writes.writes(&moved, true).take(SLICE).collect::<Result<Vec<Write>, StoreError>>()?;
+        if let Some((last, _)) = slice.last() {
+            self.apply(None, &slice)?;
+            moved.clone_from(last);
+            return Ok(());
+        }
+        self.tree.insert(b"p", &overlay.reached.load(Ordering::Acquire).to_be_bytes()).map_err(store_error)?;
+        *self.overlay.write().expect("no panic under this lock") = None;
+        Ok(())
     }
 
     fn refill(&self, log: &ConfigLog) -> Result<(), StoreError> {
@@ -222,14 +356,16 @@ impl Config {
         Ok(())
     }
 
-    /// Puts changes into sled. The position moves with the last batch; a crash before it repeats them.
-    fn apply(&self, sequence: u64, writes: &[Write]) -> Result<(), StoreError> {
+    /// Puts changes into sled. The position moves with the last batch, if it is to move; a crash before it repeats them.
+    fn apply(&self, sequence: Option<u64>, writes: &[Write]) -> Result<(), StoreError> {
         let mut batch = sled::Batch::default();
         let (mut keys, mut bytes) = (0, 0);
         for (key, value) in writes {
             self.put(&mut batch, key, value.as_deref(), &mut keys, &mut bytes, false)?;
         }
-        batch.insert(b"p", &sequence.to_be_bytes());
+        if let Some(sequence) = sequence {
+            batch.insert(b"p", &sequence.to_be_bytes());
+        }
         self.tree.apply_batch(batch).map_err(store_error)?;
         Ok(())
     }

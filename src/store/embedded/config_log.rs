@@ -8,9 +8,13 @@
 //! words**: a broken configuration is reported and never replaced by an empty one. After a failed write the log
 //! is never written again; the next change begins by writing both files anew from what is good.
 //!
+//! A change too large for a record ([`ConfigLog::append_large`]) is taken into a new checkpoint at once: before the rename
+//! nothing of it is there, after it all of it. When it cannot be told whether the rename will last, nothing more is
+//! written until the process has started anew and read what is there.
+//!
 //! Memory is bounded: rewriting merges the sorted checkpoint with the log's changes, block by block.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,8 +23,8 @@ use bytes::Bytes;
 
 use super::disk::{Disk, File, read_up_to, with_suffix, write_all, write_whole};
 
-/// The log is rewritten at this size,
-const REWRITE_AT: u64 = 16 << 20;
+/// The log is rewritten at a quarter of the checkpoint's size, within these bounds: a rewrite reads it into memory,
+const REWRITE_AT: std::ops::RangeInclusive<u64> = 16 << 20..=32 << 20;
 /// or at twice the checkpoint's, but not below this.
 const REWRITE_FLOOR: u64 = 256 << 10;
 const FORMAT: u32 = 1;
@@ -55,6 +59,15 @@ pub enum ConfigLogError {
         /// What is wrong.
         what: String,
     },
+    /// Whether a large change is in force will be known when the files are read again.
+    #[error("{path} may or may not hold the last change; the next start of the process will tell")]
+    InDoubt {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The change itself could not be read.
+    #[error("the change cannot be read: {0}")]
+    Source(String),
     /// It comes from a newer version of this program.
     #[error("{path} has format {found}; this program reads formats up to {FORMAT}")]
     Newer {
@@ -83,6 +96,16 @@ pub struct ConfigLog {
     sequence: u64,
     checkpoint_sequence: u64,
     revision: u64,
+    /// A checkpoint with a large change is in place, but it could not be made sure that it stays.
+    in_doubt: bool,
+}
+
+/// A change that is larger than a record of the log shall be.
+pub struct LargeChange<'a> {
+    /// The revision that it makes.
+    pub revision: u64,
+    /// Its writes, in order of the keys, each key once.
+    pub writes: &'a mut dyn Iterator<Item = Result<Write, ConfigLogError>>,
 }
 
 struct Header {
@@ -119,9 +142,9 @@ impl ConfigLog {
         })?;
         (log.sequence, log.revision) = (sequence, revision);
         log.end = torn.end;
-        if torn.torn {
-            // nothing may be appended behind garbage
-            log.rewrite()?;
+        if torn.torn || header.sequence < checkpoint.sequence {
+            // nothing may be appended behind garbage, nor behind a log that an earlier checkpoint belongs to
+            log.rewrite(None)?;
         }
         Ok(log)
     }
@@ -143,8 +166,12 @@ impl ConfigLog {
 
     /// Appends a change; durable when it returns. Gives its number.
     pub fn append(&mut self, revision: u64, writes: &[Write]) -> Result<u64, ConfigLogError> {
-        if self.log.is_none() || self.end > REWRITE_AT || self.end > (2 * self.checkpoint_bytes).max(REWRITE_FLOOR) {
-            self.rewrite()?;
+        if self.in_doubt {
+            return Err(self.doubt());
+        }
+        let at = (self.checkpoint_bytes / 4).clamp(*REWRITE_AT.start(), *REWRITE_AT.end());
+        if self.log.is_none() || self.end > at || self.end > (2 * self.checkpoint_bytes).max(REWRITE_FLOOR) {
+            self.rewrite(None)?;
         }
         let path = self.log_path();
         let raw: Vec<(&str, Option<Raw>)> =
@@ -163,6 +190,24 @@ impl ConfigLog {
         self.sequence = sequence;
         self.revision = revision;
         Ok(sequence)
+    }
+
+    /// Makes a change of any size: a new checkpoint holds it with all that was before, and is in force by its rename.
+    /// Durable when it returns. Memory is bounded as in a rewrite. Gives its number.
+    pub fn append_large(&mut self, change: LargeChange<'_>) -> Result<u64, ConfigLogError> {
+        if self.in_doubt {
+            return Err(self.doubt());
+        }
+        let before = self.sequence;
+        match self.rewrite(Some(change)) {
+            // the next change tries again to begin a new log
+            Err(_) if self.sequence > before => Ok(self.sequence),
+            result => result.map(|()| self.sequence),
+        }
+    }
+
+    fn doubt(&self) -> ConfigLogError {
+        ConfigLogError::InDoubt { path: self.checkpoint_path() }
     }
 
     /// Gives every key and value of the checkpoint, in order.
@@ -190,8 +235,8 @@ impl ConfigLog {
         Ok(())
     }
 
-    /// Writes checkpoint and log anew.
-    fn rewrite(&mut self) -> Result<(), ConfigLogError> {
+    /// Writes checkpoint and log anew, with a large change taken in.
+    fn rewrite(&mut self, change: Option<LargeChange<'_>>) -> Result<(), ConfigLogError> {
         let mut changes: BTreeMap<String, Option<Vec<u8>>> = BTreeMap::new();
         if self.log.is_none() {
             let (file, header) = self.header(&self.log_path(), LOG)?;
@@ -207,47 +252,33 @@ impl ConfigLog {
         // the file is not to be trusted with more, whatever happens below
         self.log = None;
         read?;
-        let mut blocks = self.blocks()?;
-        let mut changes = changes.into_iter().peekable();
-        let mut old: std::collections::VecDeque<(String, Vec<u8>)> = Default::default();
-        let mut failed = None;
-        let mut merged = std::iter::from_fn(|| {
-            loop {
-                if old.is_empty() {
-                    match blocks.next() {
-                        Ok(entries) => old.extend(entries.unwrap_or_default()),
-                        Err(error) => {
-                            failed = Some(error);
-                            return None;
-                        }
-                    }
-                }
-                let next_old = old.front().map(|(key, _)| key);
-                let (key, value) = match (next_old, changes.peek()) {
-                    (None, None) => return None,
-                    (Some(_), None) => return old.pop_front(),
-                    (Some(before), Some((change, _))) if before < change => return old.pop_front(),
-                    (Some(before), Some((change, _))) if before == change => {
-                        old.pop_front();
-                        changes.next()?
-                    }
-                    _ => changes.next()?,
-                };
-                if let Some(value) = value {
-                    return Some((key, value));
-                }
-            }
-        });
+        let (revision, large) = change.map(|change| (change.revision, change.writes)).unzip();
+        let head = match revision {
+            Some(revision) => (self.sequence + 1, revision),
+            None => (self.sequence, self.revision),
+        };
+        let mut merged = Merged {
+            stored: self.blocks()?,
+            block: VecDeque::new(),
+            changes: changes.into_iter().peekable(),
+            large,
+            next_large: None,
+            failed: None,
+        };
         let path = self.checkpoint_path();
         let tmp = with_suffix(&path, ".tmp");
-        let written = self.checkpoint_file(&tmp, &mut merged);
-        if let Some(error) = failed {
+        let written = self.checkpoint_file(&tmp, head, &mut merged);
+        if let Some(error) = merged.failed {
             return Err(error);
         }
         let bytes = written?;
         self.disk.rename(&tmp, &path).map_err(self.io("renaming", &path))?;
-        self.disk.sync_dir(&self.dir).map_err(self.io("syncing", &self.dir))?;
+        if let Err(error) = self.disk.sync_dir(&self.dir) {
+            self.in_doubt = revision.is_some();
+            return Err(self.io("syncing", &self.dir)(error));
+        }
         self.checkpoint_bytes = bytes;
+        (self.sequence, self.revision) = head;
         self.checkpoint_sequence = self.sequence;
         self.new_log()
     }
@@ -255,7 +286,7 @@ impl ConfigLog {
     fn write_checkpoint(&mut self, entries: &mut dyn Iterator<Item = (String, Vec<u8>)>) -> Result<(), ConfigLogError> {
         let path = self.checkpoint_path();
         let tmp = with_suffix(&path, ".tmp");
-        self.checkpoint_bytes = self.checkpoint_file(&tmp, entries)?;
+        self.checkpoint_bytes = self.checkpoint_file(&tmp, (self.sequence, self.revision), entries)?;
         self.disk.rename(&tmp, &path).map_err(self.io("renaming", &path))?;
         self.disk.sync_dir(&self.dir).map_err(self.io("syncing", &self.dir))
     }
@@ -264,11 +295,12 @@ impl ConfigLog {
     fn checkpoint_file(
         &self,
         path: &Path,
+        (sequence, revision): (u64, u64),
         entries: &mut dyn Iterator<Item = (String, Vec<u8>)>,
     ) -> Result<u64, ConfigLogError> {
         let key = new_key().map_err(self.io("making a key for", path))?;
         let file = self.disk.create(path).map_err(self.io("making", path))?;
-        let header = self.header_bytes(CHECKPOINT, &Header { sequence: self.sequence, revision: self.revision, key });
+        let header = self.header_bytes(CHECKPOINT, &Header { sequence, revision, key });
         let mut offset = 0;
         let mut write = |bytes: &[&[u8]]| {
             write_all(&*file, offset, bytes).map_err(self.io("writing", path))?;
@@ -329,6 +361,7 @@ impl ConfigLog {
             sequence: 0,
             checkpoint_sequence: 0,
             revision: 0,
+            in_doubt: false,
         }
     }
 
@@ -418,6 +451,64 @@ impl ConfigLog {
             return Err(damaged(format!("unreadable at offset {at}, with good records behind it")));
         }
         Ok(Torn { end: at as u64, torn: at < bytes.len() })
+    }
+}
+
+/// Checkpoint, log and a large change as one stream in order of the keys; of one key the last of these counts.
+struct Merged<'a> {
+    stored: Blocks,
+    block: VecDeque<(String, Vec<u8>)>,
+    changes: std::iter::Peekable<std::collections::btree_map::IntoIter<String, Option<Vec<u8>>>>,
+    large: Option<&'a mut dyn Iterator<Item = Result<Write, ConfigLogError>>>,
+    next_large: Option<Write>,
+    /// Why it ended early.
+    failed: Option<ConfigLogError>,
+}
+
+impl Iterator for Merged<'_> {
+    type Item = (String, Vec<u8>);
+
+    fn next(&mut self) -> Option<(String, Vec<u8>)> {
+        if self.failed.is_some() {
+            return None;
+        }
+        loop {
+            if let Err(error) = self.read_ahead() {
+                self.failed = Some(error);
+                return None;
+            }
+            let heads = [
+                self.block.front().map(|(key, _)| key),
+                self.changes.peek().map(|(key, _)| key),
+                self.next_large.as_ref().map(|(key, _)| key),
+            ];
+            let key = heads.into_iter().flatten().min()?.clone();
+            let mut value = None;
+            if self.block.front().is_some_and(|(stored, _)| *stored == key) {
+                value = self.block.pop_front().map(|(_, stored)| stored);
+            }
+            if let Some((_, changed)) = self.changes.next_if(|(changed, _)| *changed == key) {
+                value = changed;
+            }
+            if let Some((_, changed)) = self.next_large.take_if(|(changed, _)| *changed == key) {
+                value = changed;
+            }
+            if let Some(value) = value {
+                return Some((key, value));
+            }
+        }
+    }
+}
+
+impl Merged<'_> {
+    fn read_ahead(&mut self) -> Result<(), ConfigLogError> {
+        if self.block.is_empty() {
+            self.block.extend(self.stored.next()?.unwrap_or_default());
+        }
+        if self.next_large.is_none() {
+            self.next_large = self.large.as_mut().and_then(|large| large.next()).transpose()?;
+        }
+        Ok(())
     }
 }
 
@@ -563,6 +654,11 @@ mod tests {
         all
     }
 
+    fn append_large(log: &mut ConfigLog, revision: u64, writes: &[Write]) -> Result<u64, ConfigLogError> {
+        let sorted: BTreeMap<_, _> = writes.iter().cloned().collect();
+        log.append_large(LargeChange { revision, writes: &mut sorted.into_iter().map(Ok) })
+    }
+
     fn changes(rng: &mut Rng) -> Vec<Write> {
         let value = |rng: &mut Rng| {
             let len = if rng.chance(10) { 40_000 } else { rng.below(300) };
@@ -585,7 +681,7 @@ mod tests {
     /// Power cuts and faults at any call; files are rewritten many times on the way.
     #[test]
     fn an_acknowledged_change_of_configuration_survives() {
-        let (mut cuts, mut rewrites) = (0, 0);
+        let (mut cuts, mut rewrites, mut larges) = (0, 0, 0);
         for seed in 0..50 {
             let mut disk = made(seed);
             let mut rng = Rng::new(seed + 77);
@@ -602,8 +698,15 @@ mod tests {
                     let writes = changes(&mut rng);
                     let after = applied(&sure, &writes);
                     let checkpoint = log.checkpoint_sequence();
-                    match log.append(revision + 1, &writes) {
+                    let large = rng.chance(15);
+                    let appended = if large {
+                        append_large(&mut log, revision + 1, &writes)
+                    } else {
+                        log.append(revision + 1, &writes)
+                    };
+                    match appended {
                         Ok(_) => {
+                            larges += u32::from(large);
                             (sure, revision) = (after, revision + 1);
                             maybe.clear();
                         }
@@ -620,7 +723,36 @@ mod tests {
                 cuts += 1;
             }
         }
-        assert!(cuts >= 600 && rewrites > 100, "{cuts} {rewrites}");
+        assert!(cuts >= 600 && rewrites > 100 && larges > 100, "{cuts} {rewrites} {larges}");
+    }
+
+    #[test]
+    fn a_large_change_is_in_force_as_a_whole_or_not_at_all() {
+        let disk = made(5);
+        let mut log = open(&disk).unwrap();
+        let put = |n: u32, text: &str| (format!("c{n:04}"), Some(text.as_bytes().to_vec()));
+        log.append(1, &[put(1, "a"), put(2, "b"), put(3, "c")]).unwrap();
+        let mut writes = vec![put(0, "new"), ("c0002".into(), None), put(3, "other")];
+        writes.extend((10..2_000).map(|n| put(n, &"x".repeat(100))));
+        append_large(&mut log, 2, &writes).unwrap();
+        log.append(3, &[put(1, "last")]).unwrap();
+        let all = content(&log);
+        assert_eq!(all.len(), 3 + 1_990);
+        assert_eq!(
+            (all["c0000"].as_slice(), all["c0001"].as_slice(), all["c0003"].as_slice()),
+            (&b"new"[..], &b"last"[..], &b"other"[..])
+        );
+        let disk = disk.after_power_cut();
+        let mut log = open(&disk).unwrap();
+        assert_eq!((log.revision(), log.sequence(), content(&log)), (3, 3, all.clone()));
+
+        // a source that fails changes nothing
+        let broken = Err(ConfigLogError::Source("gone".into()));
+        let mut source = [Ok(put(5, "half")), broken].into_iter();
+        assert!(log.append_large(LargeChange { revision: 4, writes: &mut source }).is_err());
+        assert_eq!((log.revision(), content(&open(&disk).unwrap())), (3, all.clone()));
+        log.append(4, &[put(6, "goes on")]).unwrap();
+        assert_eq!(content(&open(&disk.after_power_cut()).unwrap()).len(), all.len() + 1);
     }
 
     /// A broken configuration is reported and never replaced by an empty one.
@@ -631,7 +763,7 @@ mod tests {
         for n in 0..5 {
             log.append(n + 1, &[(format!("c{n}"), Some(vec![n as u8; 100]))]).unwrap();
         }
-        log.rewrite().unwrap();
+        log.rewrite(None).unwrap();
         for n in 5..10 {
             log.append(n + 1, &[(format!("c{n}"), Some(vec![n as u8; 100]))]).unwrap();
         }

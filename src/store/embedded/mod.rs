@@ -11,6 +11,7 @@
 //!                spare-*: empty ones for reuse; quarantine-*: damaged ones, for a person to look at
 //!   large/       content above 256 KiB, one file per message, called by its id
 //!   config/      checkpoint and log of configuration and controls (config_log)
+//!   drafts/      large changes of configuration while they are made (draft); never believed after a start
 //!   db/          sled: the trees `mail` (database) and `config` (config); a view of the above, rebuilt when in doubt
 //!   tracking/    events as JSON lines (tracking)
 //! ```
@@ -22,7 +23,8 @@
 //! within 10 ms. The **database thread** takes what is synced into sled, at leisure: what came and went in the
 //! meantime leaves no trace there. Every read merges memory and sled; memory wins.
 //!
-//! A change of configuration is appended to its log, synced, then published in memory, then taken into sled.
+//! A change of configuration is appended to its log, synced, then published in memory, then taken into sled. One too large
+//! for memory becomes a new checkpoint, synced and renamed, then lies over sled as an overlay until that has taken it in.
 //!
 //! # What a crash leaves
 //!
@@ -57,8 +59,8 @@ use self::startup::{MailReport, StartError};
 use self::threads::Bell;
 use self::tracking::Tracking;
 use super::{
-    Caused, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Lease, Leased, PageKey, QueueCount,
-    QueueStore, Spool, Store, StoreError, TrackingStore,
+    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Lease, Leased, PageKey,
+    QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -70,6 +72,7 @@ mod config;
 mod config_log;
 mod content;
 mod database;
+mod draft;
 mod engine;
 mod inbox;
 mod journal;
@@ -282,7 +285,8 @@ impl Embedded {
             attempts += 1;
         };
         let tree = database.tree("config").map_err(|error| OpenError::Database(error.to_string()))?;
-        let config = Config::open(config_log, tree).map_err(|error| OpenError::Database(error.to_string()))?;
+        let config = Config::open(config_log, tree, &data.join("drafts"))
+            .map_err(|error| OpenError::Database(error.to_string()))?;
         let config = Arc::new(config);
         let tracking = Tracking::open(&data, options.tracking_bytes)
             .map_err(|source| OpenError::Io { path: data.join("tracking"), source })?;
@@ -495,9 +499,14 @@ impl ConfigStore for Embedded {
 
     async fn commit(&self, expected: u64, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<u64, StoreError> {
         let config = self.config.clone();
+        let writes = writes.into_iter().map(|(key, value)| (format!("c{key}"), value)).collect();
         let revision = blocking(move || config.commit(expected, writes)).await??;
         self.bell.ring();
         Ok(revision)
+    }
+
+    fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft> {
+        Box::new(draft::Draft::new(self.config.clone(), self.bell.clone()))
     }
 }
 

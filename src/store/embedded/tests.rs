@@ -294,3 +294,35 @@ fn measure() {
         store.close();
     }
 }
+
+/// sled has only a part of a large change when the process ends: the next one fills it anew.
+#[test]
+fn a_large_change_that_the_database_has_not_taken_in_is_there_after_a_start() {
+    const MANY: usize = 60_000;
+    let dir = tempfile::tempdir().unwrap();
+    let key = |n: usize| format!("large/{n:06}");
+    let store = Arc::new(open(dir.path()).0);
+    contract::run(async {
+        let writes = (0..10).map(|n| (key(n * 1_000), Some(vec![1; 100]))).collect();
+        ConfigStore::commit(&*store, 0, writes).await.unwrap();
+        let mut draft = store.clone().draft();
+        for n in 0..MANY {
+            draft.write(&key(n), (n != 5_000).then(|| vec![2; 200])).unwrap();
+        }
+        assert_eq!(draft.commit(1).await.unwrap(), 2);
+        let after = vec![(key(3_000), Some(vec![3]))];
+        assert_eq!(ConfigStore::commit(&*store, 2, after).await.unwrap(), 3);
+    });
+    store.close();
+    drop(store);
+    let store = open(dir.path()).0;
+    assert_eq!(store.revision(), 3);
+    assert_eq!((store.get(&key(3_000)).unwrap(), store.get(&key(5_000)).unwrap()), (Some(vec![3]), None));
+    let (mut after, mut count) = (None, 0);
+    while let Some((last, _)) = store.scan("large/", after.as_deref(), 10_000).unwrap().last().cloned() {
+        count += store.scan("large/", after.as_deref(), 10_000).unwrap().len();
+        after = Some(last);
+    }
+    assert_eq!(count, MANY - 1);
+    store.close();
+}

@@ -211,7 +211,7 @@ fn database(shared: &Shared, config: &Config, bell: &Bell, give_up: &dyn Fn()) {
                 shared.ready.store(true, Ordering::Release);
                 failing_since = None;
                 let busy = unflushed || shared.state().backlog() > 0;
-                busy.then_some(SETTLE)
+                if config.is_moving() { Some(Duration::ZERO) } else { busy.then_some(SETTLE) }
             }
         };
         end = bell.sleep(pause);
