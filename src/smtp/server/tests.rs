@@ -233,6 +233,16 @@ fn content_that_cannot_be_taken_is_read_to_its_end() {
 }
 
 #[test]
+fn of_several_objections_the_reply_is_the_same_for_any_chunking() {
+    let wire = [vec![b'x'; 1200].as_slice(), b"\r\na\nb\r\n.\r\n"].concat();
+    for size in [1, 100, 5000] {
+        let mut bench = Bench::in_data(|_| {});
+        wire.chunks(size).for_each(|chunk| bench.feed(chunk));
+        assert!(bench.text().starts_with("550 5.6.11 "), "{size}: {}", bench.text());
+    }
+}
+
+#[test]
 fn a_flood_of_content_takes_no_memory() {
     let mut bench = Bench::in_data(|settings| settings.max_size = Some(1000));
     for _ in 0..64 {
