@@ -67,7 +67,7 @@
 //! | 0 | [`smtp`] | the wire language and both session cores; no IO, no clock, no policy |
 //! | 1 | [`model`], [`observe`] | configuration and mail as valid values; names of events and metrics |
 //! | 2 | [`net`], [`store`] | clock, resolver, connections, the drivers of both cores; what is kept |
-//! | 3 | [`directory`], [`routing`], [`dsn`] | tables built from `model`, and pure functions over them |
+//! | 3 | [`directory`], [`routing`], [`dsn`], [`accounts`] | tables built from `model`, and pure functions over them |
 //! | 4 | [`config`] | compiles those tables, publishes them |
 //! | 5 | [`queue`], [`status`] | what waits and moves; what is open now |
 //! | 6 | [`intake`] | who may, and taking it |
@@ -93,6 +93,7 @@ pub mod observe;
 pub mod net;
 pub mod store;
 
+pub mod accounts;
 pub mod directory;
 pub mod dsn;
 pub mod routing;

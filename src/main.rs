@@ -2,12 +2,14 @@
 
 use bridgehead::boot;
 use bridgehead::cli::{Cli, Command};
+use bridgehead::net::tls;
 use clap::Parser;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> anyhow::Result<()> {
+    tls::install();
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Openapi) => boot::print_openapi(),

@@ -14,12 +14,12 @@ use super::problem::Problem;
 use super::query::{NoParams, Params};
 use super::resources::{self, ListParams, Resource, WriteParams};
 use super::server::State;
-use super::shapes::{MergePatch, ObjectStatus, RecipientStatus, VirtualServerStatus};
+use super::shapes::{CertificateStatus, MergePatch, ObjectStatus, RecipientStatus, VirtualServerStatus};
 use super::status;
 use crate::config::{Object, Warning};
 use crate::model::labels::Labels;
 use crate::model::spec::{
-    Collection, ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, VirtualServerSpec,
+    CertificateSpec, Collection, ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, VirtualServerSpec,
 };
 
 /// Types and operations of one kind.
@@ -376,6 +376,32 @@ kind! {
     };
     status {"state": "active", "conditions": []};
     patch {"spec": {"enabled": false}}
+}
+
+kind! {
+    certificates = Certificates, "certificates", "/certificates", "/certificates/{name}";
+    Certificate, CertificateList, CertificateInput, CertificateSpec, CertificateStatus by certificate;
+    one "a certificate", many "certificates", called "mail";
+    ids "listCertificates", "getCertificate", "putCertificate", "patchCertificate", "deleteCertificate";
+    list ListParams "Who the virtual servers can prove to be, each with what is in force. Private keys are never shown."
+        by super::resources::list;
+    put "A chain and a key that do not belong together, or cannot be read, are refused. Files are watched: a good pair is \
+         in force from the next connection, a broken one leaves the one that was in force and makes `CertificateValid` \
+         false.";
+    delete "Refused while a virtual server names it.";
+    spec {"chain": {"file": "smtp/tls.crt"}, "privateKey": {"file": "smtp/tls.key"}};
+    status {
+        "state": "active",
+        "names": ["mail.example.com"],
+        "issuer": "C=US, O=Let's Encrypt, CN=E7",
+        "notBefore": "2026-11-01T08:00:00.000Z",
+        "notAfter": "2027-01-30T08:00:00.000Z",
+        "fingerprint": "7ed38d9ec4e4f0a6ff1fbb52b5d8ad6cf6a0d8f1f1d3d2f3f4bd5dbd2b0b4f1e",
+        "conditions": [{
+            "type": "CertificateValid", "status": "true", "reason": "valid", "message": "", "observedGeneration": 7
+        }]
+    };
+    patch {"spec": {"chain": {"file": "smtp/tls.crt"}}}
 }
 
 pub use recipient_listing::RecipientListParams;

@@ -22,7 +22,7 @@ use utoipa_actix_web::{AppExt, scope};
 
 use super::auth::{self, Failures, Keys, Principal};
 use super::health::Health;
-use super::kinds::{connectors, mailbox_stores, recipient_policies, recipients, virtual_servers};
+use super::kinds::{certificates, connectors, mailbox_stores, recipient_policies, recipients, virtual_servers};
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{docs, document, domains, health, messages, queues, settings};
@@ -262,7 +262,7 @@ fn v1(config: &mut ServiceConfig<'_>) {
                 .service($kind::remove);)+
         };
     }
-    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors);
+    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors certificates);
     config
         .service(settings::get_settings)
         .service(settings::put_settings)

@@ -40,6 +40,8 @@ pub struct Condition {
 pub enum ConditionType {
     /// Whether all its bindings are open.
     Listening,
+    /// Whether the certificate, or those of the virtual server, can be used and are valid now.
+    CertificateValid,
     /// Whether the whole world may relay. Only there when it may.
     OpenRelay,
 }
@@ -114,6 +116,35 @@ pub struct ObjectStatus {
     /// What it does.
     pub state: ObjectState,
     /// What is or is not so about it.
+    pub conditions: Vec<Condition>,
+}
+
+/// The status of a certificate: what is in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CertificateStatus {
+    /// What it does.
+    pub state: ObjectState,
+    /// The hosts that it is for: its subject alternative names.
+    pub names: Vec<String>,
+    /// Who issued it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    pub issuer: Option<String>,
+    /// From when it is valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = DateTime, required = false)]
+    pub not_before: Option<Timestamp>,
+    /// Until when.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, format = DateTime, required = false)]
+    pub not_after: Option<Timestamp>,
+    /// The SHA-256 of the certificate, in hexadecimal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    pub fingerprint: Option<String>,
+    /// What is or is not so about it. When `CertificateValid` is false because a file is broken, the fields above still
+    /// tell what is in force.
     pub conditions: Vec<Condition>,
 }
 

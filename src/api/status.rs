@@ -4,10 +4,11 @@ use serde_json::Value;
 
 use super::server::State;
 use super::shapes::{
-    Condition, ConditionStatus, ConditionType, ObjectState, ObjectStatus, RecipientStatus, VirtualServerState,
-    VirtualServerStatus,
+    CertificateStatus, Condition, ConditionStatus, ConditionType, ObjectState, ObjectStatus, RecipientStatus,
+    VirtualServerState, VirtualServerStatus,
 };
-use crate::config::Object;
+use crate::config::{Certificate, Object, Snapshot, VirtualServer};
+use crate::model::time::Timestamp;
 
 /// A virtual server: what its listeners say, and whether it is an open relay.
 pub(super) fn virtual_server(object: &Object, state: &State) -> VirtualServerStatus {
@@ -19,10 +20,74 @@ pub(super) fn virtual_server(object: &Object, state: &State) -> VirtualServerSta
     };
     let mut status = state.handles.listeners.status(&object.name).unwrap_or_else(unknown);
     let everybody = texts(&object.spec["relay"]["allow"]).any(|client| client == "0.0.0.0/0" || client == "::/0");
+    let current = state.handles.configuration.live().current();
+    if let Some(server) = current.virtual_servers.get(&object.name).filter(|server| server.encrypts()) {
+        status.conditions.push(server_certificates(object, server, &current, state.handles.configuration.now()));
+    }
     if enabled && everybody {
         status.conditions.push(open_relay(object, "every client may relay through this virtual server"));
     }
     status
+}
+
+/// The first thing that is wrong with the TLS of a virtual server.
+fn server_certificates(object: &Object, server: &VirtualServer, current: &Snapshot, now: Timestamp) -> Condition {
+    let of_server = server.tls_fault.as_ref().map(|fault| (fault.reason, fault.message.clone()));
+    let own = || server.spec.certificates.iter().filter_map(|name| current.certificates.get(name));
+    let of_certificates = || {
+        own().find_map(|certificate| {
+            let (reason, message) = certificate_fault(certificate, now)?;
+            Some((reason, format!("{}: {message}", certificate.name)))
+        })
+    };
+    certificate_valid(object, of_server.or_else(of_certificates))
+}
+
+/// What is wrong with a certificate now.
+fn certificate_fault(certificate: &Certificate, now: Timestamp) -> Option<(&'static str, String)> {
+    if let Some(fault) = &certificate.fault {
+        let kept = if certificate.identity.is_some() { "; what was in force before stays" } else { "" };
+        return Some((fault.reason, format!("{}{kept}", fault.message)));
+    }
+    let facts = certificate.identity.as_ref()?.facts();
+    match () {
+        () if facts.not_after < now => Some(("expired", format!("it expired at {}", facts.not_after))),
+        () if facts.not_before > now => Some(("notYetValid", format!("it is valid from {}", facts.not_before))),
+        () => None,
+    }
+}
+
+fn certificate_valid(object: &Object, fault: Option<(&'static str, String)>) -> Condition {
+    let status = if fault.is_none() { ConditionStatus::True } else { ConditionStatus::False };
+    let (reason, message) = fault.unwrap_or(("valid", String::new()));
+    Condition {
+        kind: ConditionType::CertificateValid,
+        status,
+        reason: reason.to_owned(),
+        message,
+        last_transition_time: None,
+        observed_generation: Some(object.generation),
+    }
+}
+
+/// A certificate: what is in force, and whether it is what the spec says.
+pub(super) fn certificate(object: &Object, state: &State) -> CertificateStatus {
+    let current = state.handles.configuration.live().current();
+    let certificate = current.certificates.get(&object.name);
+    let facts = certificate.and_then(|certificate| certificate.identity.as_ref()).map(|identity| identity.facts());
+    // a dry run shows what is not there yet
+    let condition = certificate.map(|certificate| {
+        certificate_valid(object, certificate_fault(certificate, state.handles.configuration.now()))
+    });
+    CertificateStatus {
+        state: ObjectState::Active,
+        names: facts.map(|facts| facts.names.clone()).unwrap_or_default(),
+        issuer: facts.map(|facts| facts.issuer.clone()),
+        not_before: facts.map(|facts| facts.not_before),
+        not_after: facts.map(|facts| facts.not_after),
+        fingerprint: facts.map(|facts| facts.fingerprint.clone()),
+        conditions: condition.into_iter().collect(),
+    }
 }
 
 /// A connector.

@@ -7,6 +7,7 @@
 
 mod logging;
 mod status;
+mod watch;
 mod welcome;
 
 use std::sync::Arc;
@@ -143,6 +144,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         tracing::info!(listener = "health", address = %address, "listening");
     }
     let accepting = tokio::spawn(inbound.run());
+    let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
     tokio::select! {
@@ -153,6 +155,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     drain.begin();
     let ended = tokio::time::timeout(GRACE, async {
         let _ = accepting.await;
+        let _ = watching.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
@@ -181,7 +184,7 @@ async fn open_configuration(
 ) -> anyhow::Result<Arc<Configuration>> {
     let clock = clock.clone();
     let now = Arc::new(move || Timestamp::from_millis(clock.unix_millis()));
-    let open = OpenOptions { host_name: welcome::host_name(), now };
+    let open = OpenOptions { host_name: welcome::host_name(), secrets_dir: options.secrets_dir.clone(), now };
     let configuration =
         Configuration::open(store.clone(), open).await.context("the stored configuration cannot be used")?;
     if configuration.is_empty().context("the stored configuration cannot be read")? {

@@ -50,6 +50,9 @@ pub struct Serve {
     /// A file that holds the owner key.
     #[arg(long, env = "BRIDGEHEAD_ADMIN_KEY_FILE", conflicts_with = "admin_key", value_name = "FILE")]
     pub admin_key_file: Option<PathBuf>,
+    /// Where `{"file": …}` in the configuration may point.
+    #[arg(long, env = "BRIDGEHEAD_SECRETS_DIR", default_value = "/etc/bridgehead/secrets", value_name = "DIR")]
+    pub secrets_dir: PathBuf,
     /// Space on the disk that new mail must leave free, in bytes.
     #[arg(long, env = "BRIDGEHEAD_RESERVE", default_value_t = 256 * 1024 * 1024, value_name = "BYTES")]
     pub reserve: u64,

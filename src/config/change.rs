@@ -4,6 +4,7 @@
 //! What fails before the commit leaves everything as it was. Once the commit has begun it is finished and published even if
 //! the caller goes away. When another writer was first, the state is read anew and the change is tried again on top.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -11,11 +12,11 @@ use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
 use super::answer::{Actor, ChangeError, ChangeKind, Outcome, Precondition, Reference};
-use super::compile::{Objects, compile};
+use super::compile::{Objects, Surroundings, compile};
 use super::object::{Object, Record, Spec};
 use super::records::{audit_key, encode, load, object_key, read_record};
 use super::violation::{Violation, ViolationCode, Warning, object_id};
-use super::{Live, Snapshot, schema, stamping};
+use super::{Live, Snapshot, Vault, certificates, schema, stamping};
 use crate::directory::Policies;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -42,6 +43,8 @@ pub trait Preflight: Send + Sync {
 pub struct OpenOptions {
     /// The host's name: of virtual servers that have none of their own.
     pub host_name: HostName,
+    /// Where secrets may be read from files.
+    pub secrets_dir: PathBuf,
     /// The time, for the audit log.
     pub now: Arc<dyn Fn() -> Timestamp + Send + Sync>,
 }
@@ -61,6 +64,7 @@ pub enum OpenError {
 pub struct Configuration {
     pub(super) store: Arc<dyn ConfigStore>,
     pub(super) options: OpenOptions,
+    pub(super) vault: Arc<Vault>,
     live: Live,
     state: Arc<tokio::sync::Mutex<State>>,
     preflights: Mutex<Vec<Arc<dyn Preflight>>>,
@@ -98,10 +102,13 @@ impl Configuration {
     /// When the store cannot be read, or holds what is not valid.
     pub async fn open(store: Arc<dyn ConfigStore>, options: OpenOptions) -> Result<Arc<Self>, OpenError> {
         let state = State::load(&*store)?;
-        let compiled = compile(&state.objects, &Snapshot::default(), &options.host_name).map_err(OpenError::Invalid)?;
+        let vault = Arc::new(Vault::open(&*store, &options.secrets_dir)?);
+        let around = Surroundings { host_name: &options.host_name, vault: &vault, now: (options.now)() };
+        let compiled = compile(&state.objects, &Snapshot::default(), &around).map_err(OpenError::Invalid)?;
+        certificates::tell(&Snapshot::default(), &compiled);
         let live = Live::new(Snapshot { revision: state.revision, ..compiled });
         let state = Arc::new(tokio::sync::Mutex::new(state));
-        Ok(Arc::new(Configuration { store, options, live, state, preflights: Mutex::default() }))
+        Ok(Arc::new(Configuration { store, options, vault, live, state, preflights: Mutex::default() }))
     }
 
     /// What is in force.
@@ -224,13 +231,14 @@ impl Configuration {
                 None
             }
         };
-        let Some((labels, spec)) = wanted else {
+        let Some((labels, mut spec)) = wanted else {
             return self.plan_delete(state, collection, name, before.ok_or_else(missing)?).await;
         };
+        let secrets = self.vault.keep(&mut spec, before.as_ref()).map_err(ChangeError::Invalid)?;
         if let Some(record) = &before {
             let same = || Spec::parse(collection, &record.spec).is_ok_and(|known| known == spec);
             if record.labels == labels && same() {
-                return Ok(Plan::unchanged(record.clone().object(collection, name.clone())));
+                return Ok(Plan::unchanged(self.shown(record.clone(), collection, name)));
             }
         }
         let change = if before.is_some() { ChangeKind::Updated } else { ChangeKind::Created };
@@ -241,24 +249,26 @@ impl Configuration {
             generation: before.as_ref().map_or(1, |record| record.generation + 1),
             spec: spec.value(),
             addresses: Vec::new(),
+            secrets: secrets.clone(),
         };
         let mut plan = match &spec {
             Spec::Recipient(recipient) => {
                 let (addresses, writes) =
                     stamping::recipient(&*self.store, state, &self.live.current(), name, recipient, before.as_ref())?;
                 record.addresses = addresses;
-                Plan { writes, ..Plan::unchanged(record.clone().object(collection, name.clone())) }
+                Plan { writes, ..Plan::unchanged(self.shown(record.clone(), collection, name)) }
             }
             _ => {
                 let mut objects = state.objects.clone();
-                objects.insert(name.clone(), record.generation, spec);
-                let object = record.clone().object(collection, name.clone());
+                objects.insert(name.clone(), record.generation, spec, secrets);
+                let object = self.shown(record.clone(), collection, name);
                 self.plan_compiled(state, objects, object, false).await?
             }
         };
         plan.change = change;
         plan.audit = json!({
-            "object": object_id(collection, name), "change": change, "before": before, "after": record
+            "object": object_id(collection, name), "change": change,
+            "before": before.as_ref().map(Record::audited), "after": record.audited()
         });
         plan.writes.push((object_key(collection, name.as_str()), Some(encode(&record))));
         Ok(plan)
@@ -271,7 +281,7 @@ impl Configuration {
         name: &Name,
         before: Record,
     ) -> Result<Plan, ChangeError> {
-        let object = before.clone().object(collection, name.clone());
+        let object = self.shown(before.clone(), collection, name);
         let mut plan = match collection {
             Collection::Recipients => Plan { writes: stamping::gone(name, &before), ..Plan::unchanged(object) },
             _ => {
@@ -285,7 +295,7 @@ impl Configuration {
         };
         plan.change = ChangeKind::Deleted;
         plan.audit = json!({
-            "object": object_id(collection, name), "change": ChangeKind::Deleted, "before": before, "after": null
+            "object": object_id(collection, name), "change": ChangeKind::Deleted, "before": before.audited(), "after": null
         });
         plan.writes.push((object_key(collection, name.as_str()), None));
         Ok(plan)
@@ -302,9 +312,9 @@ impl Configuration {
         let id = object_id(object.collection, &object.name);
         let current = self.live.current();
         let compiled =
-            compile(&objects, &current, &self.options.host_name).map_err(|found| refusal(found, &id, delete))?;
+            compile(&objects, &current, &self.surroundings()).map_err(|found| refusal(found, &id, delete))?;
         let preflights = self.preflights.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut found = Vec::new();
+        let mut found = if delete { Vec::new() } else { faults(&compiled, object.collection, &object.name) };
         for preflight in preflights {
             found.extend(preflight.check(&current, &compiled).await);
         }
@@ -344,10 +354,12 @@ impl Configuration {
         if let Some(old) = (expected + 1).checked_sub(MOST_AUDITED) {
             writes.push((audit_key(old), None));
         }
-        let (store, live) = (self.store.clone(), self.live.clone());
+        writes.extend(self.vault.pending());
+        let (store, live, vault) = (self.store.clone(), self.live.clone(), self.vault.clone());
         let task = tokio::spawn(async move {
             let committed = store.commit(expected, writes).await;
             if let Ok(revision) = committed {
+                vault.stored();
                 state.revision = revision;
                 match next {
                     Some((objects, snapshot)) => {
@@ -366,12 +378,49 @@ impl Configuration {
     /// Takes over what another writer has committed.
     pub(super) fn reload(&self, state: &mut State) -> Result<(), ChangeError> {
         *state = State::load(&*self.store)?;
-        let compiled = compile(&state.objects, &self.live.current(), &self.options.host_name).map_err(|found| {
+        self.vault.reload(&*self.store)?;
+        let compiled = compile(&state.objects, &self.live.current(), &self.surroundings());
+        let compiled = compiled.map_err(|found| {
             let first = found.first().map(ToString::to_string).unwrap_or_default();
             StoreError::Damaged(format!("another writer stored what is not valid: {first}"))
         })?;
         self.live.publish(Snapshot { revision: state.revision, ..compiled });
         Ok(())
+    }
+
+    /// The time, as the configuration sees it.
+    pub fn now(&self) -> Timestamp {
+        (self.options.now)()
+    }
+
+    pub(super) fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings { host_name: &self.options.host_name, vault: &self.vault, now: self.now() }
+    }
+
+    /// Looks at the files that the configuration is made of. When one changed, what needs it is made anew and published;
+    /// what cannot be used is logged once, and what was in force stays. For a caller that does this every second or two.
+    ///
+    /// # Errors
+    /// When the stored configuration has become invalid, which no file can make it.
+    pub async fn refresh(&self) -> Result<(), ChangeError> {
+        if !self.vault.changed() {
+            return Ok(());
+        }
+        let state = self.state.clone().lock_owned().await;
+        self.vault.forget();
+        let current = self.live.current();
+        let compiled = compile(&state.objects, &current, &self.surroundings()).map_err(ChangeError::Invalid)?;
+        if compiled != *current {
+            self.live.publish(compiled);
+        }
+        Ok(())
+    }
+
+    /// A record as it is shown.
+    pub(super) fn shown(&self, record: Record, collection: Collection, name: &Name) -> Object {
+        let mut object = record.object(collection, name.clone());
+        self.vault.show(&mut object);
+        object
     }
 
     pub(super) async fn lock(&self) -> OwnedMutexGuard<State> {
@@ -442,6 +491,20 @@ fn refusal(found: Vec<Violation>, id: &str, delete: bool) -> ChangeError {
     let mut found: Vec<Violation> = found.into_iter().map(own).collect();
     found.sort();
     ChangeError::Invalid(found)
+}
+
+/// What a change may not bring into force, though it may break later: what it says cannot be used now.
+fn faults(compiled: &Snapshot, collection: Collection, name: &Name) -> Vec<Violation> {
+    let fault = match collection {
+        Collection::Certificates => compiled.certificates.get(name).and_then(|certificate| certificate.fault.as_ref()),
+        // that a certificate is broken is told there; the server can be changed meanwhile
+        Collection::VirtualServers => {
+            let fault = compiled.virtual_servers.get(name).and_then(|server| server.tls_fault.as_ref());
+            fault.filter(|fault| fault.pointer == certificates::CLIENT_CA)
+        }
+        _ => None,
+    };
+    fault.map(|fault| Violation::new(fault.pointer, fault.code, fault.message.clone())).into_iter().collect()
 }
 
 fn references(found: Vec<Violation>) -> Vec<Reference> {

@@ -3,16 +3,19 @@
 //! Shape was judged before ([`super::schema`]); here it is what needs more than one value to see: references, clashes,
 //! contradictions. Recipients are not among the objects: what concerns them is judged where they are written.
 
+mod servers;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use super::ClientList;
+use super::certificates::{self, Certificate};
 use super::object::Spec;
 use super::snapshot::{MailboxStore, Snapshot, VirtualServer};
 use super::violation::{Violation, ViolationCode, Warning, WarningCode, object_id};
+use super::{ClientList, Kept, Vault};
 use crate::directory::{Domains, Policies};
 use crate::model::duration::Duration;
 use crate::model::host::{HostName, domain_key};
@@ -21,8 +24,10 @@ use crate::model::path::RelativePath;
 use crate::model::pattern::{AddressPattern, ClientPattern};
 use crate::model::size::Size;
 use crate::model::spec::{
-    Collection, ConnectorSpec, DEFAULT, MailboxStoreSpec, RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
+    CertificateSpec, Collection, ConnectorSpec, DEFAULT, MailboxStoreSpec, RecipientPolicySpec, SettingsSpec,
+    VirtualServerSpec,
 };
+use crate::model::time::Timestamp;
 use crate::routing::{Connector, Table};
 use crate::smtp::address::Mailbox;
 
@@ -33,17 +38,26 @@ pub struct Objects {
     policies: BTreeMap<Name, (u64, Arc<RecipientPolicySpec>)>,
     stores: BTreeMap<Name, (u64, Arc<MailboxStoreSpec>)>,
     connectors: BTreeMap<Name, (u64, Arc<ConnectorSpec>)>,
+    certificates: BTreeMap<Name, (u64, Arc<CertificateSpec>)>,
     settings: Option<(u64, Arc<SettingsSpec>)>,
+    /// The values of their secrets, of objects that have any.
+    secrets: BTreeMap<(Collection, Name), Kept>,
 }
 
 impl Objects {
     /// Adds or replaces an object. A recipient changes nothing.
-    pub fn insert(&mut self, name: Name, generation: u64, spec: Spec) {
+    pub fn insert(&mut self, name: Name, generation: u64, spec: Spec, secrets: Kept) {
+        let key = (spec.collection(), name.clone());
+        match secrets.is_empty() {
+            true => self.secrets.remove(&key),
+            false => self.secrets.insert(key, secrets),
+        };
         match spec {
             Spec::VirtualServer(spec) => drop(self.virtual_servers.insert(name, (generation, spec))),
             Spec::RecipientPolicy(spec) => drop(self.policies.insert(name, (generation, spec))),
             Spec::MailboxStore(spec) => drop(self.stores.insert(name, (generation, spec))),
             Spec::Connector(spec) => drop(self.connectors.insert(name, (generation, spec))),
+            Spec::Certificate(spec) => drop(self.certificates.insert(name, (generation, spec))),
             Spec::Settings(spec) => self.settings = Some((generation, spec)),
             Spec::Recipient(_) => {}
         }
@@ -51,14 +65,21 @@ impl Objects {
 
     /// Takes an object away.
     pub fn remove(&mut self, collection: Collection, name: &Name) {
+        self.secrets.remove(&(collection, name.clone()));
         match collection {
             Collection::VirtualServers => drop(self.virtual_servers.remove(name)),
             Collection::RecipientPolicies => drop(self.policies.remove(name)),
             Collection::MailboxStores => drop(self.stores.remove(name)),
             Collection::Connectors => drop(self.connectors.remove(name)),
+            Collection::Certificates => drop(self.certificates.remove(name)),
             Collection::Settings => self.settings = None,
             Collection::Recipients => {}
         }
+    }
+
+    /// The values of an object's secrets.
+    pub fn secrets(&self, collection: Collection, name: &Name) -> Option<&Kept> {
+        self.secrets.get(&(collection, name.clone()))
     }
 
     /// True before anything was ever configured.
@@ -71,20 +92,44 @@ impl Objects {
         Policies::new(self.policies.iter().map(|(name, (_, spec))| (name, &**spec)))
     }
 
+    /// Whether there is a certificate of this name.
+    pub fn has_certificate(&self, name: &Name) -> bool {
+        self.certificates.contains_key(name)
+    }
+
+    /// The certificates, each with its generation.
+    pub(super) fn certificates(&self) -> impl Iterator<Item = (&Name, &(u64, Arc<CertificateSpec>))> {
+        self.certificates.iter()
+    }
+
     /// Whether there is a mailbox store of this name.
     pub fn has_store(&self, name: &Name) -> bool {
         self.stores.contains_key(name)
     }
 }
 
+/// What a configuration means depends on where it is compiled.
+pub struct Surroundings<'a> {
+    /// The host's name.
+    pub host_name: &'a HostName,
+    /// Where secrets are.
+    pub vault: &'a Vault,
+    /// Now: certificates expire.
+    pub now: Timestamp,
+}
+
 /// Compiles all objects. What did not change is taken over from `previous`, the revision too: that is the caller's to set.
+/// A file that cannot be used is no violation here but a fault of what needs it; a change that needs it is refused by
+/// its caller.
 ///
 /// # Errors
 /// Everything that is wrong, in order of the objects.
-pub fn compile(objects: &Objects, previous: &Snapshot, host_name: &HostName) -> Result<Snapshot, Vec<Violation>> {
+pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>) -> Result<Snapshot, Vec<Violation>> {
     let mut found = Findings::default();
+    let certificates = certificates::build(objects, previous, around.vault);
+    expiry(&certificates, around.now, &mut found);
     let default_store = default_store(objects, &mut found);
-    virtual_servers(objects, &mut found);
+    virtual_servers(objects, &certificates, around.host_name, &mut found);
     connectors(objects, &mut found);
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
     check_settings(objects, &settings, &mut found);
@@ -102,7 +147,8 @@ pub fn compile(objects: &Objects, previous: &Snapshot, host_name: &HostName) -> 
     let first = || objects.virtual_servers.keys().next().cloned();
     Ok(Snapshot {
         revision: previous.revision,
-        virtual_servers: build_servers(objects, previous, host_name),
+        virtual_servers: build_servers(objects, &certificates, previous, around),
+        certificates,
         routes: build_routes(objects, previous),
         stores: build_stores(objects, previous),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),
@@ -146,7 +192,26 @@ impl Findings {
     }
 }
 
-fn virtual_servers(objects: &Objects, found: &mut Findings) {
+/// How long before its end a certificate is worth a warning.
+pub const EXPIRES_SOON: std::time::Duration = std::time::Duration::from_secs(14 * 86_400);
+
+fn expiry(certificates: &BTreeMap<Name, Arc<Certificate>>, now: Timestamp, found: &mut Findings) {
+    for (name, certificate) in certificates {
+        let Some(facts) = certificate.identity.as_ref().map(|identity| identity.facts()) else { continue };
+        if facts.not_after < now + EXPIRES_SOON {
+            let word = if facts.not_after < now { "expired" } else { "expires" };
+            let detail = format!("the certificate {word} at {}", facts.not_after);
+            found.warn((Collection::Certificates, name), WarningCode::CertificateExpires, detail);
+        }
+    }
+}
+
+fn virtual_servers(
+    objects: &Objects,
+    certificates: &BTreeMap<Name, Arc<Certificate>>,
+    host_name: &HostName,
+    found: &mut Findings,
+) {
     const SECOND: Duration = Duration::from_secs(1);
     // port → who listens there, where
     let mut bound: HashMap<u16, Vec<(IpAddr, &Name)>> = HashMap::new();
@@ -173,6 +238,8 @@ fn virtual_servers(objects: &Objects, found: &mut Findings) {
             let detail = "at least 64KiB is needed (RFC 5321, 4.5.3.1.7)";
             found.wrong(of, "/spec/messages/maxSize", ViolationCode::OutOfRange, detail);
         }
+        servers::check(objects, name, spec, found);
+        servers::names(name, spec, certificates, host_name, found);
         if let Some(index) = everybody(&spec.relay.allow) {
             if spec.relay.acknowledge_open_relay {
                 found.warn(of, WarningCode::OpenRelay, format!("everybody may relay through virtual server {name}"));
@@ -187,7 +254,7 @@ fn virtual_servers(objects: &Objects, found: &mut Findings) {
 
 /// The entry that makes the list everybody's: 0/0 itself, or the last of several that make it up together.
 fn everybody(allow: &[ClientPattern]) -> Option<usize> {
-    let nets: Vec<IpNet> = allow.iter().map(ClientPattern::net).collect();
+    let nets: Vec<IpNet> = allow.iter().filter_map(ClientPattern::net).collect();
     let whole = IpNet::aggregate(&nets).iter().any(|net| net.prefix_len() == 0);
     let first = || allow.iter().position(ClientPattern::is_everybody);
     whole.then(|| first().unwrap_or(allow.len() - 1))
@@ -401,17 +468,28 @@ fn postmaster(settings: &SettingsSpec, domains: &Domains) -> Option<Mailbox> {
     settings.postmaster.clone().or_else(default)
 }
 
-fn build_servers(objects: &Objects, previous: &Snapshot, host_name: &HostName) -> BTreeMap<Name, Arc<VirtualServer>> {
+fn build_servers(
+    objects: &Objects,
+    certificates: &BTreeMap<Name, Arc<Certificate>>,
+    previous: &Snapshot,
+    around: &Surroundings<'_>,
+) -> BTreeMap<Name, Arc<VirtualServer>> {
     let build = |(name, (generation, spec)): (&Name, &(u64, Arc<VirtualServerSpec>))| {
+        let (tls, tls_fault) = certificates::server_tls(name, spec, certificates, previous, around.vault);
         let known = previous.virtual_servers.get(name);
-        let same = known.filter(|known| known.generation == *generation && known.spec == **spec);
+        let same = known.filter(|known| {
+            let same_tls = known.tls == tls && known.tls_fault == tls_fault;
+            known.generation == *generation && known.spec == **spec && same_tls
+        });
         let server = same.cloned().unwrap_or_else(|| {
             Arc::new(VirtualServer {
                 name: name.clone(),
                 generation: *generation,
-                fqdn: spec.fqdn.clone().unwrap_or_else(|| host_name.clone()),
+                fqdn: spec.fqdn.clone().unwrap_or_else(|| around.host_name.clone()),
                 relay: ClientList::new(&spec.relay.allow, &spec.relay.deny),
                 connection_control: ClientList::new(&spec.connection_control.allow, &spec.connection_control.deny),
+                tls,
+                tls_fault,
                 spec: (**spec).clone(),
             })
         });

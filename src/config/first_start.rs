@@ -10,6 +10,7 @@ use super::compile::{Objects, compile};
 use super::keys::{ApiKey, KeyHash};
 use super::object::{Record, Spec};
 use super::records::{encode, object_key};
+use super::secrets::Kept;
 use super::violation::object_id;
 use crate::model::host::HostName;
 use crate::model::labels::Labels;
@@ -45,12 +46,20 @@ impl Configuration {
             let name: Name = name.parse().map_err(|_| StoreError::Io(format!("{name} is no name")))?;
             let spec = Spec::parse(collection, &spec).map_err(|violation| ChangeError::Invalid(vec![violation]))?;
             let (labels, owner) = (Labels::default(), "system".to_owned());
-            let record = Record { v: 1, labels, owner, generation: 1, spec: spec.value(), addresses: Vec::new() };
+            let record = Record {
+                v: 1,
+                labels,
+                owner,
+                generation: 1,
+                spec: spec.value(),
+                addresses: Vec::new(),
+                secrets: Kept::default(),
+            };
             writes.push((object_key(collection, name.as_str()), Some(encode(&record))));
             made.push(json!({"object": object_id(collection, &name), "after": record}));
-            objects.insert(name, 1, spec);
+            objects.insert(name, 1, spec, Kept::default());
         }
-        let compiled = compile(&objects, &self.live().current(), &self.options.host_name);
+        let compiled = compile(&objects, &self.live().current(), &self.surroundings());
         let compiled = compiled.map_err(ChangeError::Invalid)?;
         let audit = json!({"change": ChangeKind::Created, "objects": made});
         let actor = Actor { key: "system".to_owned(), ..Actor::default() };

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::Snapshot;
+use super::{Snapshot, certificates};
 
 /// What is in force. Cheap to clone; all clones show the same.
 #[derive(Debug, Clone)]
@@ -34,9 +34,10 @@ impl Live {
         self.0.revision.subscribe()
     }
 
-    /// Puts a snapshot into force, then tells it.
+    /// Puts a snapshot into force, then tells it. Also one of the same revision: when a file changed that it is made of.
     pub(super) fn publish(&self, snapshot: Snapshot) {
         let revision = snapshot.revision;
+        certificates::tell(&self.current(), &snapshot);
         self.0.current.store(Arc::new(snapshot));
         self.0.revision.send_replace(revision);
     }

@@ -13,11 +13,13 @@
 //! | `address/<mailbox key>` | which recipient has the address, and its mailbox store |
 //! | `audit/<revision>` | who changed what, when, from what to what; the last 10,000 |
 //! | `secret/first-key` | the SHA-256 of the first owner key |
+//! | `secret/fingerprint-key` | the key under which secrets have their fingerprints ([`secrets`]) |
 //!
 //! A [`Snapshot`] holds everything but recipients: these are looked up in the store ([`StoredRecipients`]), so that a
 //! million of them cost no memory. Their addresses are written in the same commit as the change that gives them.
 
 pub mod answer;
+pub mod certificates;
 pub mod change;
 mod client_list;
 pub mod compile;
@@ -30,17 +32,20 @@ pub mod read;
 mod recipients;
 mod records;
 pub mod schema;
+pub mod secrets;
 pub mod snapshot;
 mod stamping;
 pub mod violation;
 
 pub use answer::{Actor, ChangeError, ChangeKind, IfMatch, Outcome, Precondition, Reference};
+pub use certificates::{Certificate, Fault};
 pub use change::{Configuration, OpenError, OpenOptions, Preflight};
-pub use client_list::ClientList;
+pub use client_list::{ClientList, Peer};
 pub use first_start::FirstStart;
 pub use live::Live;
 pub use object::Object;
 pub use read::Page;
 pub use recipients::StoredRecipients;
+pub use secrets::{Kept, Vault};
 pub use snapshot::{MailboxStore, Snapshot, VirtualServer};
 pub use violation::{Violation, ViolationCode, Warning, WarningCode};

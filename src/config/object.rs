@@ -6,12 +6,15 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::secrets::Kept;
 use super::violation::{Violation, ViolationCode};
 use crate::model::labels::Labels;
 use crate::model::name::Name;
+use crate::model::secret::Secret;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{
-    Collection, ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
+    CertificateSpec, Collection, ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec,
+    VirtualServerSpec,
 };
 
 /// An object of the configuration, as it is shown.
@@ -51,11 +54,19 @@ pub struct Record {
     /// See [`Object::addresses`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<StampedAddress>,
+    /// The values of the spec's secrets. They leave the record only by way of [`super::Vault`].
+    #[serde(default, skip_serializing_if = "Kept::is_empty")]
+    pub secrets: Kept,
 }
 
 impl Record {
-    /// As it is shown.
-    pub fn object(self, collection: Collection, name: Name) -> Object {
+    /// As the audit log has it: without the values of secrets.
+    pub fn audited(&self) -> Record {
+        Record { secrets: Kept::default(), ..self.clone() }
+    }
+
+    /// As it is shown; [`super::Vault::show`] adds what is so of its secrets now.
+    pub(super) fn object(self, collection: Collection, name: Name) -> Object {
         let Record { labels, owner, generation, spec, addresses, .. } = self;
         Object { collection, name, labels, owner, generation, spec, addresses }
     }
@@ -74,6 +85,8 @@ pub enum Spec {
     MailboxStore(Arc<MailboxStoreSpec>),
     /// Of a connector.
     Connector(Arc<ConnectorSpec>),
+    /// Of a certificate.
+    Certificate(Arc<CertificateSpec>),
     /// The settings.
     Settings(Arc<SettingsSpec>),
 }
@@ -90,7 +103,35 @@ impl Spec {
             Collection::Recipients => from_value(spec).map(Spec::Recipient),
             Collection::MailboxStores => from_value(spec).map(Spec::MailboxStore),
             Collection::Connectors => from_value(spec).map(Spec::Connector),
+            Collection::Certificates => from_value(spec).map(Spec::Certificate),
             Collection::Settings => from_value(spec).map(Spec::Settings),
+        }
+    }
+
+    /// Which kind it is of.
+    pub fn collection(&self) -> Collection {
+        match self {
+            Spec::VirtualServer(_) => Collection::VirtualServers,
+            Spec::RecipientPolicy(_) => Collection::RecipientPolicies,
+            Spec::Recipient(_) => Collection::Recipients,
+            Spec::MailboxStore(_) => Collection::MailboxStores,
+            Spec::Connector(_) => Collection::Connectors,
+            Spec::Certificate(_) => Collection::Certificates,
+            Spec::Settings(_) => Collection::Settings,
+        }
+    }
+
+    /// Its secrets, each with its pointer from the root of the spec. A collection that has any is one of
+    /// [`Collection::may_hold_secrets`].
+    pub fn secrets_mut(&mut self) -> Vec<(String, &mut Secret)> {
+        match self {
+            Spec::Certificate(spec) => vec![("/privateKey".to_owned(), &mut Arc::make_mut(spec).private_key)],
+            Spec::VirtualServer(_)
+            | Spec::RecipientPolicy(_)
+            | Spec::Recipient(_)
+            | Spec::MailboxStore(_)
+            | Spec::Connector(_)
+            | Spec::Settings(_) => Vec::new(),
         }
     }
 
@@ -102,6 +143,7 @@ impl Spec {
             Spec::Recipient(spec) => to_value(spec),
             Spec::MailboxStore(spec) => to_value(spec),
             Spec::Connector(spec) => to_value(spec),
+            Spec::Certificate(spec) => to_value(spec),
             Spec::Settings(spec) => to_value(spec),
         }
     }

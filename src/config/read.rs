@@ -32,7 +32,7 @@ impl Configuration {
     /// When the store cannot be read.
     pub fn get(&self, collection: Collection, name: &str) -> Result<Option<Object>, StoreError> {
         let Ok(name) = name.parse::<Name>() else { return Ok(None) };
-        Ok(read_record(&*self.store, collection, &name)?.map(|record| record.object(collection, name)))
+        Ok(read_record(&*self.store, collection, &name)?.map(|record| self.shown(record, collection, &name)))
     }
 
     /// Up to `limit` objects (at most 1,000) that the selector picks, behind the name `after`.
@@ -66,7 +66,8 @@ impl Configuration {
                 let record = decode(&key, &bytes)?;
                 if selector.matches(&record.labels) {
                     let no_name = |_| StoreError::Damaged(format!("{key}: the key holds no name"));
-                    page.items.push(record.object(collection, key[prefix.len()..].parse().map_err(no_name)?));
+                    let name = key[prefix.len()..].parse().map_err(no_name)?;
+                    page.items.push(self.shown(record, collection, &name));
                 }
                 last = Some(key);
             }

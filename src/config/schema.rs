@@ -19,7 +19,8 @@ use super::violation::{Violation, ViolationCode};
 use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
-    ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
+    CertificateSpec, ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec,
+    VirtualServerSpec,
 };
 
 /// Most violations that are told of one body.
@@ -103,6 +104,7 @@ pub fn schema(collection: Collection) -> Value {
         Collection::Recipients => collect::<RecipientSpec>(&mut schemas),
         Collection::MailboxStores => collect::<MailboxStoreSpec>(&mut schemas),
         Collection::Connectors => collect::<ConnectorSpec>(&mut schemas),
+        Collection::Certificates => collect::<CertificateSpec>(&mut schemas),
         Collection::Settings => collect::<SettingsSpec>(&mut schemas),
     };
     let schemas: serde_json::Map<String, Value> = schemas.into_iter().collect();
@@ -152,13 +154,20 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-client-pattern", parse::<crate::model::pattern::ClientPattern>),
     ("bridgehead-domain", parse::<crate::smtp::address::Domain>),
     ("bridgehead-duration", parse::<crate::model::duration::Duration>),
+    ("bridgehead-fingerprint", parse::<crate::model::secret::Fingerprint>),
     ("bridgehead-host", parse::<crate::model::host::Host>),
     ("bridgehead-host-name", parse::<crate::model::host::HostName>),
     ("bridgehead-ip-address", parse::<crate::model::host::IpAddress>),
+    ("bridgehead-label-selector", parse::<crate::model::labels::LabelSelector>),
     ("bridgehead-mailbox", parse::<crate::smtp::address::Mailbox>),
     ("bridgehead-name", parse::<crate::model::name::Name>),
     ("bridgehead-name-server", parse::<crate::model::host::NameServer>),
+    ("bridgehead-network", parse::<crate::model::pattern::Network>),
+    ("bridgehead-rate", parse::<crate::model::rate::Rate>),
+    ("bridgehead-recipient-pattern", parse::<crate::model::pattern::RecipientPattern>),
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
+    ("bridgehead-secret-file", parse::<crate::model::secret::SecretFile>),
+    ("bridgehead-secret-variable", parse::<crate::model::secret::SecretVariable>),
     ("bridgehead-size", parse::<crate::model::size::Size>),
 ];
 
@@ -264,7 +273,10 @@ mod tests {
                 "delivery": {"retryIntervals": [], "expireAfter": "2x"},
                 "relay": {"allow": ["10.0.0.1/8"]},
                 "extensions": {"dsn": "yes"},
-                "tls": {},
+                "tls": {"minimumVersion": "1.1"},
+                "authentication": {"mechanisms": ["cramMd5"], "accounts": "a b"},
+                "connections": {"ratePerClient": "10"},
+                "certificate": "a",
             }
         });
         let found = wrong(Collection::VirtualServers, body);
@@ -282,7 +294,11 @@ mod tests {
             ("/spec/delivery/expireAfter", InvalidValue),
             ("/spec/relay/allow/0", InvalidValue),
             ("/spec/extensions/dsn", WrongType),
-            ("/spec/tls", UnknownField),
+            ("/spec/tls/minimumVersion", InvalidValue),
+            ("/spec/authentication/mechanisms/0", InvalidValue),
+            ("/spec/authentication/accounts", InvalidValue),
+            ("/spec/connections/ratePerClient", InvalidValue),
+            ("/spec/certificate", UnknownField),
         ];
         for (pointer, code) in expected {
             assert!(found.contains(&(pointer.to_owned(), code)), "{pointer} {code:?} in {found:?}");

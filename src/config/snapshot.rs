@@ -1,16 +1,18 @@
 //! The configuration that is in force, made for reading.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{ClientList, Warning};
+use super::certificates::{Certificate, Fault};
+use super::{ClientList, Peer, Warning};
 use crate::directory::Domains;
 use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::path::RelativePath;
 use crate::model::spec::mailbox_store::MailboxStoreType;
+use crate::model::spec::virtual_server::{Binding, BindingTls};
 use crate::model::spec::{SettingsSpec, VirtualServerSpec};
+use crate::net::tls::ServerTls;
 use crate::routing::Table;
 use crate::smtp::address::Mailbox;
 
@@ -21,6 +23,8 @@ pub struct Snapshot {
     pub revision: u64,
     /// The virtual servers, also those that are not enabled. An object that did not change is the same `Arc` as before.
     pub virtual_servers: BTreeMap<Name, Arc<VirtualServer>>,
+    /// The certificates.
+    pub certificates: BTreeMap<Name, Arc<Certificate>>,
     /// Which domains are local.
     pub domains: Arc<Domains>,
     /// Which connector carries what.
@@ -60,17 +64,46 @@ pub struct VirtualServer {
     pub relay: ClientList,
     /// Who may connect.
     pub connection_control: ClientList,
+    /// How it encrypts; `None` when none of its bindings does, or none of its certificates can be used.
+    pub tls: Option<Arc<ServerTls>>,
+    /// What is wrong with that: what was in force stays where it can.
+    pub tls_fault: Option<Fault>,
 }
 
 impl VirtualServer {
     /// Whether the client may connect.
-    pub fn may_connect(&self, client: IpAddr) -> bool {
+    pub fn may_connect<'a>(&self, client: impl Into<Peer<'a>>) -> bool {
         self.connection_control.allows_or_open(client)
     }
 
     /// Whether the client may relay to any domain. What connectors open (`Table::allows_relay`) comes on top.
-    pub fn may_relay(&self, client: IpAddr) -> bool {
+    pub fn may_relay<'a>(&self, client: impl Into<Peer<'a>>) -> bool {
         self.relay.allows(client)
+    }
+}
+
+impl VirtualServer {
+    /// Why the binding cannot be served now, though it could be bound: its TLS cannot be had.
+    pub fn cannot_serve(&self, binding: &Binding) -> Option<&str> {
+        if binding.tls == BindingTls::None || self.tls.is_some() {
+            return None;
+        }
+        Some(self.tls_fault.as_ref().map_or("TLS cannot be had", |fault| fault.message.as_str()))
+    }
+
+    /// Whether any of its bindings has TLS.
+    pub fn encrypts(&self) -> bool {
+        self.spec.bindings.iter().any(|binding| binding.tls != BindingTls::None)
+    }
+
+    /// Whether clients that have authenticated, and whose account may, relay.
+    pub fn relays_authenticated(&self) -> bool {
+        self.spec.relay.authenticated.unwrap_or(!self.spec.authentication.mechanisms.is_empty())
+    }
+
+    /// Whether a client's reverse name is looked up and verified: it is wanted, or a list needs it.
+    pub fn looks_up_names(&self) -> bool {
+        self.spec.reverse_dns || self.relay.asks_for_names() || self.connection_control.asks_for_names()
     }
 }
 

@@ -44,6 +44,12 @@ pub enum ViolationCode {
     OpenRelay,
     /// An address cannot be bound.
     CannotBind,
+    /// The object has no secret with this fingerprint.
+    SecretUnknown,
+    /// A secret or text cannot be read from where it is said to be.
+    SecretUnreadable,
+    /// A certificate or key cannot be used, or the two do not belong together.
+    InvalidCertificate,
 }
 
 /// One thing that is wrong.
@@ -101,6 +107,14 @@ pub enum WarningCode {
     SharesAddressSpace,
     /// The whole world can relay; that was acknowledged.
     OpenRelay,
+    /// Whoever may connect can say in a PROXY header that it is somebody else.
+    TrustsEverybody,
+    /// Bare line ends are normalised for clients that nothing restricts.
+    NormalisesForEverybody,
+    /// No certificate of the virtual server is for its own name.
+    NameNotCovered,
+    /// A certificate is expired, or will soon be.
+    CertificateExpires,
 }
 
 /// Something that is allowed but may not be meant.

@@ -14,6 +14,7 @@ use crate::model::failure::Failure;
 use crate::model::mail::{Message, MessageId, Recipient, RecipientStatus};
 use crate::model::time::Timestamp;
 use crate::smtp::address::Mailbox;
+use crate::smtp::parameters::Hold;
 use crate::smtp::reply::EnhancedStatus;
 
 /// Most of the original that travels back when its whole was asked for (RET=FULL); above, only its headers do.
@@ -181,6 +182,17 @@ impl Report<'_> {
             let _ = write!(text, "Original-Envelope-Id: {envid}\r\n");
         }
         let _ = write!(text, "Arrival-Date: {}\r\n", date_field(self.about.received_at));
+        // RFC 2852, and RFC 4865
+        if let Some((deadline, _)) = self.about.deliver_by() {
+            let _ = write!(text, "Deliver-By-Date: {}\r\n", date_field(deadline));
+        }
+        match self.about.parameters.hold {
+            None => {}
+            Some(Hold::For(seconds)) => drop(write!(text, "Future-Release-Request: for;{seconds}\r\n")),
+            Some(Hold::Until(_)) => {
+                let _ = write!(text, "Future-Release-Request: until;{}\r\n", self.about.released_at());
+            }
+        }
         for recipient in &self.recipients {
             text.push_str("\r\n");
             if let Some(orcpt) = recipient.parameters.orcpt.as_ref() {
@@ -300,7 +312,7 @@ mod tests {
     use crate::model::failure::Scope;
     use crate::model::mail::{Origin, Protocol};
     use crate::smtp::address::ReversePath;
-    use crate::smtp::parameters::{MailParameters, RcptParameters};
+    use crate::smtp::parameters::{ByMode, DeliverBy, MailParameters, RcptParameters};
 
     fn message(status: RecipientStatus, address: &str) -> Message {
         Message {
@@ -386,6 +398,22 @@ mod tests {
         );
         assert!(text.contains("Action: delayed\r\n") && text.contains("Will-Retry-Until: "));
         assert!(text.contains("Content-Type: message/rfc822"));
+    }
+
+    #[test]
+    fn what_the_sender_asked_for_in_time_is_told() {
+        let mut message = message(RecipientStatus::Expired, "u@dst.example");
+        message.parameters.hold = Some(Hold::For(3_600));
+        message.parameters.deliver_by = Some(DeliverBy { seconds: 60, mode: ByMode::Return, trace: false });
+        let text = compose(&message, Original::Headers(Bytes::new()));
+        for field in [
+            "Arrival-Date: Wed, 18 Nov 2026 11:06:40 +0000\r\n",
+            "Deliver-By-Date: Wed, 18 Nov 2026 12:07:40 +0000\r\n",
+            "Future-Release-Request: for;3600\r\n",
+            "Status: 5.4.7\r\n",
+        ] {
+            assert!(text.contains(field), "{field} in\n{text}");
+        }
     }
 
     #[test]

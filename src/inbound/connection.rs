@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 
 use super::Inbound;
 use crate::config::VirtualServer;
-use crate::intake::{Client, Incoming, Refusal, Sender};
+use crate::intake::{Client, Incoming, Refusal, Sender, max_hold};
 use crate::model::time::Timestamp;
 use crate::net::server_driver::{self, Answers};
 use crate::net::stream::{Accepted, TlsFacts};
@@ -35,7 +35,8 @@ pub(super) async fn serve(
         tracing::debug!(peer.addr = %peer, error = %error, "TCP_NODELAY could not be set");
     }
     let mut stream = Accepted::new(stream, None);
-    let session = Session::new(Arc::new(settings(&server)), inbound.intake.clock.now());
+    let now = Timestamp::from_millis(inbound.intake.clock.unix_millis());
+    let session = Session::new(Arc::new(settings(&server, now)), inbound.intake.clock.now());
     let client = Client { address: peer.ip(), server };
     let mut conversation = Conversation {
         sender: Sender { client, helo: String::new(), extended: false },
@@ -48,7 +49,7 @@ pub(super) async fn serve(
     drop(guard);
 }
 
-fn settings(server: &VirtualServer) -> Settings {
+fn settings(server: &VirtualServer, now: Timestamp) -> Settings {
     let spec = &server.spec;
     let on = &spec.extensions;
     Settings {
@@ -65,6 +66,7 @@ fn settings(server: &VirtualServer) -> Settings {
         max_size: Some(spec.messages.max_size.bytes()),
         max_recipients: spec.messages.max_recipients as usize,
         max_transactions: spec.messages.max_per_connection,
+        future_release: Some(max_hold(now)),
         timeouts: Timeouts { command: spec.connections.idle_timeout.std(), ..Timeouts::default() },
         ..Settings::new(server.fqdn.as_str())
     }
@@ -98,8 +100,9 @@ impl Answers for Conversation {
                 }
                 Incoming::begin(&self.inbound.intake, snapshot, self.sender.clone(), reverse_path, parameters).map(
                     |incoming| {
+                        let reply = incoming.reply_to_mail();
                         self.incoming = Some(incoming);
-                        Answer::Proceed
+                        reply.map_or(Answer::Proceed, Answer::Reply)
                     },
                 )
             }

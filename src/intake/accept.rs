@@ -41,6 +41,10 @@ pub struct Incoming {
     sender: Sender,
     reverse_path: ReversePath,
     parameters: MailParameters,
+    /// When MAIL came: from then on a time to deliver counts.
+    began: Timestamp,
+    /// The reply to MAIL, when it is not the usual one.
+    reply_to_mail: Option<Reply>,
     recipients: Vec<(ForwardPath, RcptParameters, QueueName, Option<Name>)>,
     known: HashSet<ForwardPath>,
     draft: Box<dyn Draft>,
@@ -60,12 +64,21 @@ impl Incoming {
         parameters: MailParameters,
     ) -> Result<Self, Refusal> {
         sender.client.admit_sender(intake)?;
+        let began = Timestamp::from_millis(intake.clock.unix_millis());
+        let asked_for = parameters.priority;
+        let parameters = sender.client.admit_parameters(began, parameters)?;
+        let lowered = parameters.priority != asked_for;
+        // RFC 6710, section 5.1
+        let reply_to_mail =
+            lowered.then(|| Reply::new(250, EnhancedStatus::success(3, 6), "Sender OK, but the priority counts as 0"));
         let draft = intake.store.begin().map_err(|error| Refusal::of_store(&error))?;
         Ok(Incoming {
             snapshot,
             sender,
             reverse_path,
             parameters,
+            began,
+            reply_to_mail,
             recipients: Vec::new(),
             known: HashSet::new(),
             draft,
@@ -76,6 +89,11 @@ impl Incoming {
     /// The reverse-path.
     pub fn reverse_path(&self) -> &ReversePath {
         &self.reverse_path
+    }
+
+    /// The reply to MAIL, when something of it was granted only in part.
+    pub fn reply_to_mail(&self) -> Option<Reply> {
+        self.reply_to_mail.clone()
     }
 
     /// Adds a recipient. One that is named twice counts once.
@@ -133,7 +151,10 @@ impl Incoming {
         let received_at = Timestamp::from_millis(intake.clock.unix_millis());
         let Sender { client, helo, extended } = self.sender;
         let server = client.server.name.clone();
-        let message = Message {
+        if let Some(by) = &mut self.parameters.deliver_by {
+            by.seconds -= i64::try_from(received_at.since(self.began).as_secs()).unwrap_or(i64::MAX);
+        }
+        let mut message = Message {
             id: self.draft.id(),
             received_at,
             origin: Origin {
@@ -148,20 +169,23 @@ impl Incoming {
             size: self.draft.size(),
             message_id_header: self.header.into_message_id(),
             frozen: false,
-            recipients: std::mem::take(&mut self.recipients)
-                .into_iter()
-                .map(|(forward_path, parameters, queue, directory_name)| Recipient {
-                    forward_path,
-                    parameters,
-                    directory_name,
-                    status: RecipientStatus::Pending,
-                    waits: Some(Waits { queue, due: received_at }),
-                    attempts: 0,
-                    delay_notified: false,
-                    last_failure: None,
-                })
-                .collect(),
+            recipients: Vec::new(),
         };
+        let due = message.due_at_once(received_at);
+        message.recipients = self
+            .recipients
+            .into_iter()
+            .map(|(forward_path, parameters, queue, directory_name)| Recipient {
+                forward_path,
+                parameters,
+                directory_name,
+                status: RecipientStatus::Pending,
+                waits: Some(Waits { queue, due }),
+                attempts: 0,
+                delay_notified: false,
+                last_failure: None,
+            })
+            .collect();
         let message = assigned_by_size(&self.snapshot, intake, message);
         let leased = self.draft.commit(message).await.map_err(|error| Refusal::of_store(&error))?;
         let message = &leased.message;
@@ -199,8 +223,10 @@ impl Incoming {
             [(path, ..)] => format!("\r\n\tfor <{path}>"),
             _ => String::new(),
         };
+        // RFC 6710, section 4.4
+        let priority = self.parameters.priority.map_or(String::new(), |priority| format!("\r\n\tpriority {priority}"));
         format!(
-            "Received: from {helo} ({client})\r\n\tby {by} (Bridgehead) with {protocol}\r\n\tid {id}{for_whom};\r\n\t{date}\r\n",
+            "Received: from {helo} ({client})\r\n\tby {by} (Bridgehead) with {protocol}\r\n\tid {id}{for_whom}{priority};\r\n\t{date}\r\n",
             helo = self.sender.helo,
             by = self.sender.client.server.fqdn.as_str(),
             id = self.draft.id(),

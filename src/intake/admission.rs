@@ -4,22 +4,40 @@
 //! |---|---|---|
 //! | connect | `connectionControl` | 554 5.7.1 |
 //! | MAIL | `reserve`: free space, a store that can write | 452 4.3.1, 451 4.3.0 |
+//! | MAIL | `futureRelease`: who may not relay here may not have mail held (RFC 4865), nobody for more than 45 days | 550 5.7.1, 501 5.5.4 |
 //! | RCPT | `unknownRecipient`: authoritative domain, no such recipient | 550 5.1.1 |
 //! | RCPT | `routedLocalPart`: a local part that hides another address (`u%d`, `d!u`, `"u@d"`) | 550 5.7.1 |
 //! | RCPT | `relay`: the recipient lives elsewhere, and nothing lets this client relay there | 550 5.7.1 |
+//!
+//! A priority above 0 is a matter of trust too (RFC 6710, section 5): from a client that may not relay it counts as 0, and
+//! the reply to MAIL says so.
 //!
 //! Texts to the peer are generic; [`Refusal::rule`] and [`Refusal::detail`] are for the operator.
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Intake;
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
 use crate::queue::{Assignment, assign};
 use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
+use crate::smtp::extension::MaxHold;
+use crate::smtp::parameters::{Hold, MailParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::store::StoreError;
+
+/// The longest that mail is held (RFC 4865).
+const MAX_HOLD: Duration = Duration::from_secs(45 * 24 * 60 * 60);
+
+/// How long mail is held at most, as EHLO tells it.
+pub fn max_hold(now: Timestamp) -> MaxHold {
+    let seconds = MAX_HOLD.as_secs();
+    let until = (now + MAX_HOLD).millis().div_euclid(1000);
+    MaxHold { seconds: u32::try_from(seconds).unwrap_or(u32::MAX), until }
+}
 
 /// Who hands in mail.
 #[derive(Debug, Clone)]
@@ -77,6 +95,33 @@ impl Client {
     /// 452 or 451 when the store takes nothing new.
     pub fn admit_sender(&self, intake: &Intake) -> Result<(), Refusal> {
         intake.store.has_room().map_err(|error| Refusal::of_store(&error))
+    }
+
+    /// May it ask for more than delivery: a hold, a priority? So far as its address lets it relay.
+    fn is_trusted(&self) -> bool {
+        self.server.may_relay(self.address)
+    }
+
+    /// What of the parameters of MAIL is granted. `now` is the time of MAIL.
+    ///
+    /// # Errors
+    /// 550 or 501 for a hold.
+    pub fn admit_parameters(&self, now: Timestamp, parameters: MailParameters) -> Result<MailParameters, Refusal> {
+        let until = match parameters.hold {
+            None => now,
+            Some(Hold::For(seconds)) => now + Duration::from_secs(u64::from(seconds)),
+            Some(Hold::Until(seconds)) => Timestamp::from_millis(seconds.saturating_mul(1000)),
+        };
+        if parameters.hold.is_some() && !self.is_trusted() {
+            let reply = Reply::new(550, EnhancedStatus::permanent(7, 1), "Mail is not held for this client");
+            return Err(Refusal::new("futureRelease", reply, "relay.allow does not list this client"));
+        }
+        if until > now + MAX_HOLD {
+            let reply = Reply::new(501, EnhancedStatus::permanent(5, 4), "Mail is not held for so long");
+            return Err(Refusal::new("futureRelease", reply, "mail is held for 45 days at most"));
+        }
+        let granted = parameters.priority.map(|priority| if self.is_trusted() { priority } else { priority.min(0) });
+        Ok(MailParameters { priority: granted, ..parameters })
     }
 
     /// May it send to this recipient, and where does that one wait?

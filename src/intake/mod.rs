@@ -17,7 +17,7 @@ use crate::queue::Queue;
 use crate::store::Store;
 
 pub use accept::{Incoming, Sender};
-pub use admission::{Client, Refusal};
+pub use admission::{Client, Refusal, max_hold};
 
 /// What acceptance needs of the rest of the house.
 #[derive(Clone)]

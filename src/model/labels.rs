@@ -133,6 +133,14 @@ impl fmt::Display for LabelSelector {
     }
 }
 
+super::text::text_value!(
+    LabelSelector,
+    "LabelSelector",
+    "bridgehead-label-selector",
+    "Which objects, by their labels: `a=b`, `a!=b`, `a`, `!a`, `a in (x,y)`, `a notin (x,y)`, with commas between them.",
+    ["team=mail", "stage in (test,production),!legacy"]
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

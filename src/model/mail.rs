@@ -10,6 +10,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ use super::name::Name;
 use super::queue_name::QueueName;
 use super::time::Timestamp;
 use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::smtp::parameters::{MailParameters, RcptParameters};
+use crate::smtp::parameters::{ByMode, DeliverBy, Hold, MailParameters, RcptParameters};
 
 /// The id of a message: a UUID v7. Nothing relies on the order of ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -87,6 +88,52 @@ impl Message {
             }
         }
         queues
+    }
+
+    /// From when on it may go out: when it was received, or at the end of its hold (RFC 4865). Retries, delay
+    /// notification, expiry and the time to deliver count from here.
+    pub fn released_at(&self) -> Timestamp {
+        match self.parameters.hold {
+            None => self.received_at,
+            Some(Hold::For(seconds)) => self.received_at + Duration::from_secs(u64::from(seconds)),
+            Some(Hold::Until(seconds)) => Timestamp::from_millis(seconds.saturating_mul(1000)).max(self.received_at),
+        }
+    }
+
+    /// When it should have been delivered at the latest, and what happens then (RFC 2852).
+    pub fn deliver_by(&self) -> Option<(Timestamp, ByMode)> {
+        let by = self.parameters.deliver_by?;
+        let from = self.released_at().millis();
+        Some((Timestamp::from_millis(from.saturating_add(by.seconds.saturating_mul(1000))), by.mode))
+    }
+
+    /// Its priority: -9 to 9 (RFC 6710).
+    pub fn priority(&self) -> i8 {
+        self.parameters.priority.unwrap_or_default()
+    }
+
+    /// The due time of a recipient that is to be tried as soon as it can be: the end of the hold, or now. What has a
+    /// priority above 0 gets a time in the past, a day for each step, so that a queue that is served by due time
+    /// serves it first.
+    pub fn due_at_once(&self, now: Timestamp) -> Timestamp {
+        let released = self.released_at();
+        if released > now {
+            return released;
+        }
+        let steps = u64::from(self.priority().max(0).unsigned_abs());
+        now - Duration::from_secs(steps * 24 * 60 * 60)
+    }
+
+    /// The parameters of MAIL as a next hop gets them: without the hold, which is over, and with what is left of the
+    /// time to deliver.
+    pub fn parameters_at(&self, now: Timestamp) -> MailParameters {
+        let left = |deadline: Timestamp| deadline.millis().saturating_sub(now.millis()).div_euclid(1000);
+        let by = self.parameters.deliver_by.zip(self.deliver_by());
+        MailParameters {
+            hold: None,
+            deliver_by: by.map(|(by, (deadline, _))| DeliverBy { seconds: left(deadline), ..by }),
+            ..self.parameters.clone()
+        }
     }
 
     /// True when no recipient waits any more: the message leaves the queue.
@@ -233,4 +280,61 @@ pub struct Change {
     pub recipients: Vec<(u32, RecipientState)>,
     /// Freeze or thaw.
     pub frozen: Option<bool>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(parameters: MailParameters) -> Message {
+        Message {
+            id: MessageId::generate(),
+            received_at: Timestamp::from_millis(1_000_000),
+            origin: Origin {
+                protocol: Protocol::Esmtp,
+                virtual_server: "default".parse().unwrap(),
+                client: None,
+                helo: None,
+                account: None,
+            },
+            reverse_path: ReversePath::Null,
+            parameters,
+            size: 1,
+            message_id_header: None,
+            frozen: false,
+            recipients: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn times_count_from_the_release() {
+        let by = Some(DeliverBy { seconds: 60, mode: ByMode::Return, trace: false });
+        let at = Timestamp::from_millis;
+        for (hold, released) in [
+            (None, 1_000_000),
+            (Some(Hold::For(100)), 1_100_000),
+            (Some(Hold::Until(2_000)), 2_000_000),
+            (Some(Hold::Until(1)), 1_000_000),
+            (Some(Hold::Until(i64::MAX)), i64::MAX),
+        ] {
+            let held = message(MailParameters { hold, ..MailParameters::default() });
+            assert_eq!(held.released_at(), at(released), "{hold:?}");
+            assert_eq!(held.due_at_once(at(1_000_000)), at(released));
+        }
+        let held = message(MailParameters { hold: Some(Hold::For(100)), deliver_by: by, ..MailParameters::default() });
+        assert_eq!(held.deliver_by(), Some((at(1_160_000), ByMode::Return)));
+        let passed_on = held.parameters_at(at(1_130_500));
+        assert_eq!((passed_on.hold, passed_on.deliver_by.unwrap().seconds), (None, 29));
+        assert_eq!(held.parameters_at(at(1_160_001)).deliver_by.unwrap().seconds, -1);
+    }
+
+    #[test]
+    fn a_higher_priority_is_due_earlier_and_none_is_due_later() {
+        let due = |priority| {
+            let message = message(MailParameters { priority, ..MailParameters::default() });
+            message.due_at_once(Timestamp::from_millis(1_795_000_000_000))
+        };
+        assert!(due(Some(9)) < due(Some(1)) && due(Some(1)) < due(None));
+        assert_eq!(due(Some(-9)), due(None));
+    }
 }

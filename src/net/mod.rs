@@ -1,9 +1,11 @@
-//! The network behind small traits: clock, resolver, connect; and the drivers that carry octets between a
-//! stream and the session cores of [`crate::smtp`].
+//! The network behind small traits: clock, resolver, connect; TLS and the PROXY header of connections that come in; and
+//! the drivers that carry octets between a stream and the session cores of [`crate::smtp`].
 
 pub mod client_driver;
 pub mod clock;
 pub mod connect;
+pub mod proxy_protocol;
 pub mod resolver;
 pub mod server_driver;
 pub mod stream;
+pub mod tls;

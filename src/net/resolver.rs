@@ -16,7 +16,7 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use hickory_resolver::{Resolver as Hickory, TokioResolver};
 
 /// One MX record.
@@ -59,6 +59,37 @@ pub trait Resolver: Send + Sync + fmt::Debug {
     /// # Errors
     /// See [`ResolveError`]. One address family that fails does not hide the other.
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError>;
+
+    /// The names that the owner of an address gives it (PTR), in lower case, without a trailing dot, at most
+    /// [`MOST_NAMES`]. Anybody can claim any name there: see [`verified_name`].
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    async fn names(&self, address: IpAddr) -> Result<Vec<String>, ResolveError>;
+}
+
+/// Most names of one address that are looked at.
+pub const MOST_NAMES: usize = 5;
+
+/// The name of a client that can be believed: one that its address has (PTR), and that has this address.
+///
+/// # Errors
+/// When nobody can say now. `Ok(None)`: it has no such name.
+pub async fn verified_name(resolver: &dyn Resolver, client: IpAddr) -> Result<Option<String>, ResolveError> {
+    let names = match resolver.names(client).await {
+        Err(later @ ResolveError::TryLater(_)) => return Err(later),
+        Err(_) => return Ok(None),
+        Ok(names) => names,
+    };
+    let mut doubt = None;
+    for name in names.into_iter().take(MOST_NAMES) {
+        match resolver.addresses(&name).await {
+            Ok(addresses) if addresses.iter().any(|address| address.to_canonical() == client) => return Ok(Some(name)),
+            Err(later @ ResolveError::TryLater(_)) => doubt = Some(later),
+            _ => {}
+        }
+    }
+    doubt.map_or(Ok(None), Err)
 }
 
 /// The resolver in use: hickory over the system's name servers or those of a configuration.
@@ -184,6 +215,17 @@ impl Resolver for HickoryResolver {
             (Ok(_), Ok(_)) => Err(ResolveError::NoRecords),
         }
     }
+
+    async fn names(&self, address: IpAddr) -> Result<Vec<String>, ResolveError> {
+        let reverse = Name::from(address.to_canonical()).to_utf8();
+        let records = self.lookup(&reverse, RecordType::PTR).await?;
+        let names = records.iter().filter_map(|data| match data {
+            RData::PTR(name) => Some(host(&name.0.to_utf8())),
+            _ => None,
+        });
+        let names: Vec<String> = names.filter(|name| !name.is_empty()).take(MOST_NAMES).collect();
+        if names.is_empty() { Err(ResolveError::NoRecords) } else { Ok(names) }
+    }
 }
 
 fn host(name: &str) -> String {
@@ -205,6 +247,7 @@ fn sort_mx(found: &mut Vec<Mx>) -> Result<(), ResolveError> {
 pub struct StaticResolver {
     mx: RwLock<HashMap<String, Result<Vec<Mx>, ResolveError>>>,
     addresses: RwLock<HashMap<String, Result<Vec<IpAddr>, ResolveError>>>,
+    names: RwLock<HashMap<IpAddr, Vec<String>>>,
 }
 
 impl StaticResolver {
@@ -236,6 +279,12 @@ impl StaticResolver {
         mx.entry(host(name)).or_insert(Err(ResolveError::NoRecords));
     }
 
+    /// Sets the names of an address (PTR).
+    pub fn set_names(&self, address: IpAddr, names: &[&str]) {
+        let names = names.iter().map(|name| host(name)).collect();
+        self.names.write().unwrap_or_else(PoisonError::into_inner).insert(address, names);
+    }
+
     /// Makes [`Resolver::addresses`] fail for a host.
     pub fn fail_addresses(&self, name: &str, error: ResolveError) {
         self.addresses.write().unwrap_or_else(PoisonError::into_inner).insert(host(name), Err(error));
@@ -252,6 +301,11 @@ impl Resolver for StaticResolver {
     async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
         addresses.get(&host(name)).cloned().unwrap_or(Err(ResolveError::NoSuchDomain))
+    }
+
+    async fn names(&self, address: IpAddr) -> Result<Vec<String>, ResolveError> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.get(&address).cloned().ok_or(ResolveError::NoSuchDomain)
     }
 }
 
@@ -273,6 +327,22 @@ mod tests {
         assert_eq!(resolver.mx("host.example").await, Err(ResolveError::NoRecords));
         assert_eq!(resolver.mx("nowhere.example").await, Err(ResolveError::NoSuchDomain));
         assert!(matches!(resolver.mx("lame.example").await, Err(ResolveError::TryLater(_))));
+    }
+
+    #[tokio::test]
+    async fn a_name_counts_when_it_points_back() {
+        let resolver = StaticResolver::new();
+        let (honest, liar, doubtful) =
+            ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap(), "192.0.2.3".parse().unwrap());
+        resolver.set_names(honest, &["other.example", "Mail.a.example."]);
+        resolver.set_addresses("mail.a.example", &["2001:db8::1".parse().unwrap(), honest]);
+        resolver.set_names(liar, &["mail.a.example"]);
+        resolver.set_names(doubtful, &["lame.example"]);
+        resolver.fail_addresses("lame.example", ResolveError::TryLater("SERVFAIL".into()));
+        assert_eq!(verified_name(&resolver, honest).await, Ok(Some("mail.a.example".to_owned())));
+        assert_eq!(verified_name(&resolver, liar).await, Ok(None));
+        assert_eq!(verified_name(&resolver, "192.0.2.9".parse().unwrap()).await, Ok(None));
+        assert!(verified_name(&resolver, doubtful).await.is_err());
     }
 
     #[tokio::test]

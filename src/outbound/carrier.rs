@@ -17,7 +17,7 @@ use crate::model::mail::{Message, MessageId};
 use crate::model::name::Name;
 use crate::model::time::Timestamp;
 use crate::net::client_driver::{ContentUnavailable, Work};
-use crate::queue::{Attempt, AttemptResult, Hand};
+use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
 use crate::smtp::client::{Cause, Phase, RecipientResult, Transaction};
 use crate::store::{ContentReader, Leased, StoreError};
 
@@ -50,8 +50,10 @@ pub(super) struct Session {
     pub(super) only_from: Option<Name>,
     /// The host, for logs and reports.
     pub(super) next_hop: String,
-    /// The host offers DSN: it reports success itself.
-    pub(super) passes_dsn_on: bool,
+    /// What the host is told of the sender's wishes.
+    pub(super) passed_on: PassedOn,
+    /// The most recipients that the host takes in a transaction (RFC 9422).
+    pub(super) max_recipients: usize,
     /// How many messages it may carry yet.
     pub(super) budget: u32,
 }
@@ -127,7 +129,9 @@ impl<'a> Carrier<'a> {
     /// for the next message at any moment, and a message that is in hand must not be lost by that.
     fn begin(&mut self, leased: Leased) -> Option<Transaction> {
         let now = Timestamp::from_millis(self.outbound.clock.unix_millis());
-        let indexes = due_here(&leased.message, self.hand, now);
+        let mut indexes = due_here(&leased.message, self.hand, now);
+        // the others stay due, and go with the next transaction
+        indexes.truncate(self.session.max_recipients);
         if indexes.is_empty() {
             self.outbound.queue.give_back(leased);
             return None;
@@ -139,7 +143,7 @@ impl<'a> Carrier<'a> {
         let message = &leased.message;
         let transaction = Transaction {
             reverse_path: message.reverse_path.clone(),
-            parameters: message.parameters.clone(),
+            parameters: message.parameters_at(now),
             recipients: indexes
                 .iter()
                 .filter_map(|index| message.recipients.get(*index as usize))
@@ -259,7 +263,7 @@ impl Work for Carrier<'_> {
         let results = indexes
             .into_iter()
             .zip(results.iter().zip(failures))
-            .map(|(index, (result, failure))| (index, attempt_result(result, failure, self.session.passes_dsn_on)))
+            .map(|(index, (result, failure))| (index, attempt_result(result, failure, self.session.passed_on)))
             .collect();
         let duration = self.outbound.clock.now().saturating_duration_since(since);
         let attempt = Attempt { leased, results, next_hop: Some(self.session.next_hop.clone()), duration };
@@ -267,7 +271,7 @@ impl Work for Carrier<'_> {
     }
 }
 
-fn attempt_result(result: &RecipientResult, failure: Option<Failure>, passed_on: bool) -> AttemptResult {
+fn attempt_result(result: &RecipientResult, failure: Option<Failure>, passed_on: PassedOn) -> AttemptResult {
     match (failure, result) {
         (Some(failure), _) => AttemptResult::Failed(failure),
         (None, RecipientResult::Delivered(reply)) => AttemptResult::Relayed { reply: reply.to_string(), passed_on },

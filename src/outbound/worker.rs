@@ -15,7 +15,7 @@ use crate::model::failure::{Failure, Scope};
 use crate::model::spec::connector;
 use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::{Stream, Target};
-use crate::queue::{Attempt, AttemptResult, Hand};
+use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
 use crate::routing::Connector;
 use crate::smtp::client::{Hello, Settings, Timeouts};
 use crate::smtp::reply::EnhancedStatus;
@@ -124,8 +124,15 @@ async fn carry(
             connector: (connector.name.clone(), connector.generation),
             server: (server.name.clone(), server.generation),
         };
-        let passes_dsn_on = connection.extensions().dsn;
-        let session = Session { opened_with, only_from, next_hop: hop.clone(), passes_dsn_on, budget };
+        let peer = connection.extensions();
+        let session = Session {
+            opened_with,
+            only_from,
+            next_hop: hop.clone(),
+            passed_on: PassedOn { dsn: peer.dsn, deliver_by: peer.deliver_by.is_some() },
+            max_recipients: peer.max_recipients.map_or(usize::MAX, |max| max as usize),
+            budget: peer.max_transactions.map_or(budget, |max| budget.min(max)),
+        };
         let mut carrier = Carrier::new(outbound, hand, session, first.take());
         let ended = connection.run(&mut carrier, &*outbound.clock).await;
         let left = carrier.leave();

@@ -1,6 +1,7 @@
 //! A link queue in memory: what is ready to go to one next hop, and how that next hop is doing.
 //!
-//! It holds a bounded window of leased messages; the rest waits in the store. Workers take from it; the scheduler and
+//! It holds a bounded window of leased messages, those of higher priority first (RFC 6710), else in the order in which they
+//! came; a full window gives up its last message for one of a higher priority. The rest waits in the store. Workers take from it; the scheduler and
 //! the hand-off from acceptance put into it. What does not fit, or comes while the queue rests (frozen, or its next hop
 //! failed), is given back to whoever offered it, who releases the lease: the store keeps it.
 //!
@@ -81,7 +82,7 @@ pub enum Offer {
     Taken,
     /// Taken, and one more worker is wanted.
     WorkerWanted,
-    /// Not taken: the window is full or the queue rests.
+    /// Not taken: the window is full or the queue rests. It may be another one, which the offered one has pushed out.
     Refused(Leased),
 }
 
@@ -98,13 +99,21 @@ impl Link {
     /// Offers a leased message. `max_workers` bounds how many workers are asked for.
     pub fn offer(&self, leased: Leased, now: Timestamp, max_workers: usize) -> Offer {
         let mut inner = self.inner();
-        if inner.rests(now) || inner.ready.len() >= WINDOW {
+        let full = inner.ready.len() >= WINDOW;
+        let yields = inner.ready.back().is_some_and(|last| last.message.priority() < leased.message.priority());
+        if inner.rests(now) || (full && !yields) {
             inner.more = true;
             return Offer::Refused(leased);
         }
         // the time to rest is over, or it would have been refused
         inner.rest = None;
-        inner.ready.push_back(leased);
+        let out = if full { inner.ready.pop_back() } else { None };
+        let at = inner.ready.partition_point(|other| other.message.priority() >= leased.message.priority());
+        inner.ready.insert(at, leased);
+        if let Some(out) = out {
+            inner.more = true;
+            return Offer::Refused(out);
+        }
         if inner.idle > 0 {
             drop(inner);
             self.arrived.notify_one();

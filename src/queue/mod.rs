@@ -11,6 +11,7 @@
 //! * [`enqueue`](Queue::enqueue): mail that has just become durable goes to its link queues from memory.
 //! * `link`: one queue per next hop, a bounded window of leased messages; the rest waits in the store.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
+//! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
 //! * `operate`: what a person sees and does.
@@ -21,6 +22,8 @@
 
 mod agenda;
 mod assign;
+mod deadlines;
+mod dequeue;
 mod link;
 pub mod operate;
 mod operations;
@@ -48,6 +51,7 @@ use crate::observe::EventKind;
 use crate::observe::metrics::Metrics;
 use crate::store::{Lease, Leased, Store, StoreError};
 use agenda::Agenda;
+use deadlines::Deadlines;
 use link::{Link, Offer};
 
 pub use assign::{Assignment, assign};
@@ -56,7 +60,7 @@ pub use operate::{
     ActionError, AddressFilter, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
 pub use operator::Operator;
-pub use outcome::{Attempt, AttemptResult};
+pub use outcome::{Attempt, AttemptResult, PassedOn};
 
 /// Who does the work of a link queue: `outbound` and `local` implement it, `boot` wires them.
 pub trait Workforce: Send + Sync {
@@ -77,6 +81,7 @@ pub struct Queue {
     links: Mutex<HashMap<QueueName, Arc<Link>>>,
     frozen: Mutex<HashSet<QueueName>>,
     agenda: Arc<Agenda>,
+    deadlines: Deadlines,
     workforce: OnceLock<Arc<dyn Workforce>>,
     stopping: AtomicBool,
 }
@@ -104,6 +109,7 @@ impl Queue {
             links: Mutex::default(),
             frozen: Mutex::new(frozen),
             agenda: Arc::default(),
+            deadlines: Deadlines::default(),
             workforce: OnceLock::new(),
             stopping: AtomicBool::new(false),
         })
@@ -127,10 +133,17 @@ impl Queue {
         self.agenda.workers_gone().await;
     }
 
-    /// Takes mail that has just become durable, with its leases.
+    /// Takes mail that has just become durable, with its leases. What is held goes back to the store until its time.
     pub fn enqueue(&self, leased: Leased) {
         let Leased { message, leases, content } = leased;
+        let held = message.released_at() > self.now();
         for lease in leases {
+            if held {
+                self.note_deadline(&message);
+                self.agenda.look(&lease.queue, message.released_at());
+                self.store.release(vec![lease]);
+                continue;
+            }
             let link = self.link(&lease.queue);
             self.offer(&link, Leased { message: message.clone(), leases: vec![lease], content: content.clone() });
         }
@@ -205,10 +218,17 @@ impl Queue {
         if !carried || self.stopping.load(Ordering::Acquire) {
             return self.release_now(link, leased);
         }
+        self.note_deadline(&leased.message);
         match link.offer(leased, self.now(), self.max_workers(&link.name)) {
             Offer::Taken => {}
             Offer::WorkerWanted => self.employ(link),
             Offer::Refused(leased) => self.release_now(link, leased),
+        }
+    }
+
+    fn note_deadline(&self, message: &Message) {
+        if self.deadlines.note(message) {
+            self.agenda.nudge();
         }
     }
 
@@ -260,6 +280,7 @@ impl Queue {
                 size: Some(message.size),
                 client: message.origin.client,
                 virtual_server: Some(message.origin.virtual_server.as_str()),
+                next_attempt: message.parameters.hold.map(|_| message.released_at()),
                 ..track::Detail::default()
             },
         );

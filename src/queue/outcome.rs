@@ -33,6 +33,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The same after a record that failed.
 const LOOK_AFTER_ERROR: Duration = Duration::from_secs(10);
 
+/// What of the sender's wishes a next hop was told, and will care for from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PassedOn {
+    /// It offers DSN: it reports success itself.
+    pub dsn: bool,
+    /// It offers DELIVERBY: it watches the time itself.
+    pub deliver_by: bool,
+}
+
 /// What became of one recipient in an attempt.
 #[derive(Debug, Clone)]
 pub enum AttemptResult {
@@ -42,8 +51,8 @@ pub enum AttemptResult {
     Relayed {
         /// The reply, for the operator.
         reply: String,
-        /// The next hop offers DSN: it was told what the sender wants and reports itself.
-        passed_on: bool,
+        /// What the next hop was told of the sender's wishes.
+        passed_on: PassedOn,
     },
     /// Not.
     Failed(Failure),
@@ -68,7 +77,7 @@ pub(super) enum Conclusion {
     Delivered,
     Relayed {
         reply: String,
-        passed_on: bool,
+        passed_on: PassedOn,
     },
     Failed(Failure),
     Expired(Option<Failure>),
@@ -305,7 +314,7 @@ fn conclude_result(
         return Conclusion::Failed(failure);
     }
     let delivery = settings::delivery(snapshot, &message.origin.virtual_server);
-    let expires = message.received_at + delivery.expire_after.std();
+    let expires = settings::ends(snapshot, message).expires;
     if now >= expires {
         return Conclusion::Expired(Some(failure));
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::outcome::Conclusion;
+use super::outcome::{Conclusion, PassedOn};
 use super::{Assignment, Queue, assign, settings};
 use crate::config::Snapshot;
 use crate::dsn::{self, Original, Report};
@@ -16,7 +16,7 @@ use crate::model::mail::{Message, MessageId, Origin, Protocol, Recipient, Recipi
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
-use crate::smtp::parameters::{Body, MailParameters, Notify, RcptParameters, Ret};
+use crate::smtp::parameters::{Body, ByMode, MailParameters, Notify, RcptParameters, Ret};
 use crate::store::Caused;
 
 /// What is written about one attempt.
@@ -60,8 +60,7 @@ impl Queue {
             reports.dead_letters.extend(groups.failed);
             return reports;
         };
-        let delivery = settings::delivery(snapshot, &after.origin.virtual_server);
-        let full = after.parameters.ret == Some(Ret::Full) && after.size <= dsn::MAX_RETURNED as u64;
+        let full = returns_content(after);
         let original = self.original(after.id, content, full).await;
         let headers = original.headers_only();
         let groups_and_originals = [
@@ -82,7 +81,7 @@ impl Queue {
                 postmaster,
                 to,
                 now,
-                retry_until: Some(after.received_at + delivery.expire_after.std()),
+                retry_until: Some(settings::ends(snapshot, after).expires),
             };
             let content = report.compose();
             let Some((_, waits, _)) = self.target(snapshot, after, to, content.len() as u64) else { continue };
@@ -165,8 +164,7 @@ fn groups(
     conclusions: &[(u32, Conclusion)],
     now: Timestamp,
 ) -> (Groups, Vec<u32>) {
-    let delay_after = settings::delivery(snapshot, &after.origin.virtual_server).delay_notification_after.std();
-    let is_late = now.since(after.received_at) >= delay_after;
+    let is_late = now >= settings::ends(snapshot, after).late;
     let mut groups = Groups::default();
     let mut silent = Vec::new();
     for (index, conclusion) in conclusions {
@@ -176,18 +174,42 @@ fn groups(
             failure if failure.is_failure() && Notify::wants_failure(notify) => groups.failed.push(*index),
             failure if failure.is_failure() => silent.push(*index),
             Conclusion::Deferred { .. } | Conclusion::Delayed
-                if is_late && !recipient.delay_notified && Notify::wants_delay(notify) =>
+                if is_late && !recipient.delay_notified && wants_delay(after, notify) =>
             {
                 groups.delayed.push(*index);
             }
             Conclusion::Delivered if Notify::wants_success(notify) => groups.delivered.push(*index),
-            Conclusion::Relayed { passed_on: false, .. } if Notify::wants_success(notify) => {
-                groups.relayed.push(*index)
+            Conclusion::Relayed { passed_on, .. } if wants_relayed(after, notify, *passed_on) => {
+                groups.relayed.push(*index);
             }
             _ => {}
         }
     }
     (groups, silent)
+}
+
+/// The whole comes back only when it was asked for, is not too large, is text, and need not be protected on a way that
+/// may be another one than it came (RFC 8689, section 5).
+fn returns_content(about: &Message) -> bool {
+    let parameters = &about.parameters;
+    parameters.ret == Some(Ret::Full)
+        && about.size <= dsn::MAX_RETURNED as u64
+        && parameters.body != Body::Binary
+        && !parameters.require_tls
+}
+
+/// Who asked to hear at a time (BY in mode N) hears then, but for NOTIFY=NEVER (RFC 2852).
+fn wants_delay(about: &Message, notify: Option<Notify>) -> bool {
+    match about.deliver_by() {
+        Some((_, ByMode::Notify)) => Notify::wants_anything(notify),
+        _ => Notify::wants_delay(notify),
+    }
+}
+
+/// The next hop will not report success itself; or each hop is to be traced, or the time is watched no more (RFC 2852).
+fn wants_relayed(about: &Message, notify: Option<Notify>, passed_on: PassedOn) -> bool {
+    let by = about.parameters.deliver_by.is_some_and(|by| by.trace || !passed_on.deliver_by);
+    (Notify::wants_success(notify) && !passed_on.dsn) || (by && Notify::wants_anything(notify))
 }
 
 /// The notification as a message: null reverse-path, the same virtual server.
@@ -206,10 +228,12 @@ fn notification(report: &Report<'_>, about: &Message, recipient: Recipient, size
         reverse_path: ReversePath::Null,
         parameters: MailParameters {
             size: None,
-            body: if utf8 || about.parameters.body == Body::EightBitMime { Body::EightBitMime } else { Body::SevenBit },
+            body: if utf8 || about.parameters.body != Body::SevenBit { Body::EightBitMime } else { Body::SevenBit },
             smtputf8: utf8,
-            ret: None,
-            envid: None,
+            // as urgent (RFC 6710), and as secret (RFC 8689, section 5), as what it is about
+            priority: about.parameters.priority,
+            require_tls: about.parameters.require_tls,
+            ..MailParameters::default()
         },
         size,
         message_id_header: Some(format!("{}@{}", report.id, report.reporting_mta)),

@@ -15,13 +15,16 @@ use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Message, RecipientStatus};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
+use crate::smtp::parameters::ByMode;
 use crate::smtp::reply::EnhancedStatus;
-use crate::store::{Leased, PageKey};
+use crate::store::{Leased, PageKey, StoreError};
 
 /// Most messages leased in one look at a queue.
 const BATCH: usize = 500;
 /// Most messages whose age is looked at in one step.
 const AGE_ROWS: usize = 500;
+/// How long until a message that a worker had at its deadline is looked at again.
+const LEASED_AGAIN: Duration = Duration::from_secs(5);
 /// Longest sleep: a clock that was set is noticed after this.
 const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 
@@ -31,18 +34,21 @@ pub(super) async fn run(queue: &Arc<Queue>) {
         queue.agenda.look_at_once(&count.queue);
     }
     let mut aging = Aging { cursor: None, next: queue.now(), began: queue.now() };
+    let mut walk = Walk::default();
     while !queue.stopping.load(Ordering::Acquire) {
         let now = queue.now();
         let (due, next) = queue.agenda.due(now, 64);
         for name in &due {
             queue.look(name).await;
         }
+        queue.meet_deadlines().await;
+        walk.step(queue).await;
         aging.step(queue).await;
         if !due.is_empty() {
             tokio::task::yield_now().await;
             continue;
         }
-        let until = next.map_or(aging.next, |next| next.min(aging.next));
+        let until = [next, queue.deadlines.next(), walk.next()].into_iter().flatten().fold(aging.next, Timestamp::min);
         let sleep = until.since(queue.now()).clamp(Duration::from_millis(1), LONGEST_SLEEP);
         let _ = tokio::time::timeout(sleep, queue.agenda.changed()).await;
     }
@@ -121,7 +127,11 @@ impl Queue {
         let snapshot = self.live.current();
         let now = self.now();
         let delivery = settings::delivery(&snapshot, &message.origin.virtual_server);
-        let expires = message.received_at + delivery.expire_after.std();
+        let expires = settings::ends(&snapshot, message).expires;
+        // what is to be returned at a time is not tried behind it
+        if message.deliver_by().is_some_and(|(deadline, mode)| mode == ByMode::Return && deadline <= now) {
+            return due_here(message, name, now).map(|index| (index, Conclusion::Expired(None))).collect();
+        }
         let mut conclusions = Vec::new();
         for index in due_here(message, name, now) {
             let Some(recipient) = message.recipients.get(index as usize) else { continue };
@@ -149,6 +159,33 @@ impl Queue {
             }
         }
         conclusions
+    }
+
+    /// Looks at the messages whose time to deliver has come.
+    async fn meet_deadlines(&self) {
+        let now = self.now();
+        for id in self.deadlines.due(now, BATCH) {
+            match self.lease_for_operator(id).await {
+                Ok(leased) => self.conclude_aged(leased).await,
+                // it is being tried: the outcome will see the time
+                Err(StoreError::Leased) => drop(self.deadlines.put(now + LEASED_AGAIN, id)),
+                Err(StoreError::NotFound) => {}
+                Err(error) => {
+                    log_store_error("mail whose time to deliver has come could not be looked at", &error);
+                    self.deadlines.put(now + Duration::from_secs(10), id);
+                }
+            }
+        }
+    }
+
+    /// What age does to a message that was leased for it.
+    async fn conclude_aged(&self, leased: Leased) {
+        let conclusions = aged(&self.live.current(), &leased.message, self.now());
+        if conclusions.is_empty() {
+            self.give_back(leased);
+        } else {
+            self.conclude_logged(leased, conclusions).await;
+        }
     }
 
     pub(super) async fn conclude_logged(&self, leased: Leased, conclusions: Vec<(u32, Conclusion)>) {
@@ -183,6 +220,48 @@ pub(super) fn waiting_here(message: &Message, queue: &QueueName) -> impl Iterato
         .zip(&message.recipients)
         .filter(move |(_, recipient)| recipient.waits.as_ref().is_some_and(|waits| waits.queue == *queue))
         .map(|(index, _)| index)
+}
+
+/// The walk over all messages for times to deliver that are not known.
+#[derive(Default)]
+struct Walk {
+    under_way: bool,
+    cursor: Option<PageKey>,
+    next: Option<Timestamp>,
+}
+
+impl Walk {
+    /// When the next step is.
+    fn next(&self) -> Option<Timestamp> {
+        self.next
+    }
+
+    async fn step(&mut self, queue: &Arc<Queue>) {
+        let now = queue.now();
+        if self.next.is_some_and(|next| now < next) {
+            return;
+        }
+        // listings are complete only when the database has caught up
+        if !self.under_way && !(queue.store.health().ready && queue.deadlines.take_walk()) {
+            self.next = Some(now + Duration::from_secs(1));
+            return;
+        }
+        let page = match queue.store.page(None, self.cursor, AGE_ROWS).await {
+            Ok(page) => page,
+            Err(error) => {
+                log_store_error("mail with a time to deliver could not be looked for", &error);
+                self.under_way = true;
+                self.next = Some(now + Duration::from_secs(10));
+                return;
+            }
+        };
+        for (_, message) in &page {
+            queue.deadlines.note(message);
+        }
+        self.under_way = page.len() == AGE_ROWS;
+        self.cursor = page.last().map(|(key, _)| *key).filter(|_| self.under_way);
+        self.next = Some(now + Duration::from_millis(20));
+    }
 }
 
 /// The walk over the oldest messages.
@@ -225,12 +304,7 @@ impl Aging {
             // one that a worker has gets its due by the outcome
             if let Ok(leased) = queue.lease_for_operator(message.id).await {
                 // it may have moved on since the page was read
-                let conclusions = aged(&snapshot, &leased.message, now);
-                if conclusions.is_empty() {
-                    queue.give_back(leased);
-                } else {
-                    queue.conclude_logged(leased, conclusions).await;
-                }
+                queue.conclude_aged(leased).await;
             }
         }
         if full {
@@ -253,10 +327,8 @@ fn aged(snapshot: &Snapshot, message: &Message, now: Timestamp) -> Vec<(u32, Con
     if message.frozen {
         return Vec::new();
     }
-    let delivery = settings::delivery(snapshot, &message.origin.virtual_server);
-    let age = now.since(message.received_at);
-    let expired = age >= delivery.expire_after.std();
-    let late = age >= delivery.delay_notification_after.std();
+    let ends = settings::ends(snapshot, message);
+    let (expired, late) = (now >= ends.expires, now >= ends.late);
     let pending = |status| matches!(status, RecipientStatus::Pending);
     (0u32..)
         .zip(&message.recipients)

@@ -5,10 +5,13 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::config::{Snapshot, VirtualServer};
+use crate::model::mail::Message;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::RouteSpec;
 use crate::model::spec::virtual_server::{Delivery, Outbound};
+use crate::model::time::Timestamp;
+use crate::smtp::parameters::ByMode;
 
 static DELIVERY: LazyLock<Delivery> = LazyLock::new(Delivery::default);
 static OUTBOUND: LazyLock<Outbound> = LazyLock::new(Outbound::default);
@@ -16,6 +19,29 @@ static OUTBOUND: LazyLock<Outbound> = LazyLock::new(Outbound::default);
 /// Retry intervals and ends for mail of this server.
 pub(super) fn delivery<'a>(snapshot: &'a Snapshot, server: &Name) -> &'a Delivery {
     snapshot.delivery_server(server).map_or(&DELIVERY, |server| &server.spec.delivery)
+}
+
+/// When the age of a message has its effects, whichever of the server's settings and the sender's wish (BY) counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ends {
+    /// From then on its delay is told, once. In mode N of BY it is the sender's time (RFC 2852).
+    pub late: Timestamp,
+    /// From then on it is returned. In mode R of BY it may be the sender's time.
+    pub expires: Timestamp,
+}
+
+/// See [`Ends`]. All of it counts from the release of the message.
+pub(super) fn ends(snapshot: &Snapshot, message: &Message) -> Ends {
+    let delivery = delivery(snapshot, &message.origin.virtual_server);
+    let from = message.released_at();
+    let ends =
+        Ends { late: from + delivery.delay_notification_after.std(), expires: from + delivery.expire_after.std() };
+    match message.deliver_by() {
+        Some((deadline, ByMode::Return)) => Ends { expires: ends.expires.min(deadline), ..ends },
+        // one that came late was told about before it came
+        Some((deadline, ByMode::Notify)) if deadline > from => Ends { late: deadline, ..ends },
+        Some((_, ByMode::Notify)) | None => ends,
+    }
 }
 
 /// Outbound limits of this server.

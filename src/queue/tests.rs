@@ -85,7 +85,9 @@ fn result(does: NextHop, local: bool) -> AttemptResult {
     let failure = |status| AttemptResult::Failed(Failure::new(Scope::Recipient, status, "words of the next hop"));
     match does {
         NextHop::Takes if local => AttemptResult::Delivered,
-        NextHop::Takes | NextHop::Dead => AttemptResult::Relayed { reply: "250 ok".into(), passed_on: false },
+        NextHop::Takes | NextHop::Dead => {
+            AttemptResult::Relayed { reply: "250 ok".into(), passed_on: PassedOn::default() }
+        }
         NextHop::Defers => failure(EnhancedStatus::transient(2, 0)),
         NextHop::Refuses => failure(EnhancedStatus::permanent(1, 1)),
     }
@@ -98,6 +100,7 @@ impl Fixture {
         let wall = clock.clone();
         let options = OpenOptions {
             host_name: "mail.local.example".parse().unwrap(),
+            secrets_dir: "/nonexistent".into(),
             now: Arc::new(move || Timestamp::from_millis(wall.unix_millis())),
         };
         let configuration = Configuration::open(Arc::new(store.clone()), options).await.unwrap();

@@ -13,8 +13,8 @@ use bytes::Bytes;
 use super::address::{AddressError, Domain, ForwardPath, MAX_PATH, Mailbox, ReversePath};
 use super::extension::Extensions;
 use super::parameters::{
-    Body, MAX_ENVID, MAX_ORCPT, MailParameters, Notify, OriginalRecipient, RcptParameters, Ret, decode_utf8_xtext,
-    decode_xtext, is_address_type,
+    Body, ByMode, DeliverBy, Hold, MAX_ENVID, MAX_ORCPT, MailParameters, Notify, OriginalRecipient, RcptParameters,
+    Ret, decode_utf8_xtext, decode_xtext, is_address_type,
 };
 use super::reply::{EnhancedStatus, Reply};
 
@@ -112,12 +112,17 @@ impl Verb {
     fn max_line(self, extensions: &Extensions) -> usize {
         let when = |on: bool, octets: usize| if on { octets } else { 0 };
         let added = match self {
-            // RFC 1870: 26, RFC 6152: 17, RFC 6531: 10, RFC 3461: ` RET=HDRS ENVID=` and 100
+            // RFC 1870: 26, RFC 6152: 17, RFC 6531: 10, RFC 3461: ` RET=HDRS ENVID=` and 100, RFC 4865: 34, RFC 2852: 17,
+            // RFC 6710: 15, RFC 8689: 11
             Verb::Mail => {
                 when(extensions.size, 26)
                     + when(extensions.eight_bit_mime, 17)
                     + when(extensions.smtputf8, 10)
                     + when(extensions.dsn, 116)
+                    + when(extensions.future_release, 34)
+                    + when(extensions.deliver_by, 17)
+                    + when(extensions.mt_priority, 15)
+                    + when(extensions.require_tls, 11)
             }
             // RFC 3461: ` NOTIFY=SUCCESS,FAILURE,DELAY ORCPT=` and 500
             Verb::Rcpt => when(extensions.dsn, 536),
@@ -493,10 +498,11 @@ fn mail_parameters(rest: &str, grammar: &Grammar<'_>) -> Result<MailParameters, 
     parameters(rest, |key, value| {
         match key {
             "SIZE" if extensions.size => found.size = Some(size(value).ok_or_else(|| bad_value("SIZE"))?),
-            "BODY" if extensions.eight_bit_mime => {
+            "BODY" if extensions.eight_bit_mime || extensions.binary_mime => {
                 found.body = match value.map(str::to_ascii_uppercase).as_deref() {
                     Some("7BIT") => Body::SevenBit,
-                    Some("8BITMIME") => Body::EightBitMime,
+                    Some("8BITMIME") if extensions.eight_bit_mime => Body::EightBitMime,
+                    Some("BINARYMIME") if extensions.binary_mime => Body::Binary,
                     _ => return Err(bad_value("BODY")),
                 }
             }
@@ -519,6 +525,23 @@ fn mail_parameters(rest: &str, grammar: &Grammar<'_>) -> Result<MailParameters, 
             "AUTH" if grammar.auth => {
                 value.filter(|value| !value.is_empty()).and_then(decode_xtext).ok_or_else(|| bad_value("AUTH"))?;
             }
+            "HOLDFOR" | "HOLDUNTIL" if extensions.future_release => {
+                if found.hold.is_some() {
+                    return Err(refuse(501, 5, 4, "HOLDFOR and HOLDUNTIL exclude each other"));
+                }
+                let hold = if key == "HOLDFOR" { hold_for(value) } else { hold_until(value) };
+                found.hold = Some(hold.ok_or_else(|| bad_value("HOLDFOR or HOLDUNTIL"))?);
+            }
+            "BY" if extensions.deliver_by => {
+                found.deliver_by = Some(value.and_then(deliver_by).ok_or_else(|| bad_value("BY"))?);
+            }
+            "MT-PRIORITY" if extensions.mt_priority => {
+                found.priority = Some(value.and_then(priority).ok_or_else(|| bad_value("MT-PRIORITY"))?);
+            }
+            "REQUIRETLS" if extensions.require_tls => match value {
+                None => found.require_tls = true,
+                Some(_) => return Err(bad_value("REQUIRETLS")),
+            },
             _ => return Err(unknown_parameter()),
         }
         Ok(())
@@ -531,6 +554,51 @@ fn size(value: Option<&str>) -> Option<u64> {
     let digits = value?;
     let valid = (1..=20).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
     valid.then(|| digits.parse().unwrap_or(u64::MAX))
+}
+
+/// 1 to so many digits.
+fn digits<T: std::str::FromStr>(text: &str, most: usize) -> Option<T> {
+    let valid = (1..=most).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    valid.then(|| text.parse().ok()).flatten()
+}
+
+/// `future-release-integer`: 1 to 9 digits, not 0 (RFC 4865, section 4).
+fn hold_for(value: Option<&str>) -> Option<Hold> {
+    value.and_then(|value| digits(value, 9)).filter(|seconds| *seconds > 0).map(Hold::For)
+}
+
+/// `Internet-style-date-time-UTC` (RFC 4865, section 4; RFC 3339): the date, `T`, the time, `Z`.
+fn hold_until(value: Option<&str>) -> Option<Hold> {
+    let text =
+        value.filter(|text| text.len() <= 30 && text.as_bytes().get(10) == Some(&b'T') && text.ends_with('Z'))?;
+    text.parse::<jiff::Timestamp>().ok().map(|time| Hold::Until(time.as_second()))
+}
+
+/// `by-time ";" by-mode [by-trace]` (RFC 2852, section 4). What has to be returned in no time cannot be taken.
+fn deliver_by(value: &str) -> Option<DeliverBy> {
+    let (time, mode) = value.split_once(';')?;
+    let (sign, time) = match time.as_bytes().first()? {
+        b'-' => (-1, &time[1..]),
+        b'+' => (1, &time[1..]),
+        _ => (1, time),
+    };
+    let seconds = sign * digits::<i64>(time, 9)?;
+    let (mode, trace) = match mode.to_ascii_uppercase().as_str() {
+        "R" => (ByMode::Return, false),
+        "RT" => (ByMode::Return, true),
+        "N" => (ByMode::Notify, false),
+        "NT" => (ByMode::Notify, true),
+        _ => return None,
+    };
+    (mode == ByMode::Notify || seconds > 0).then_some(DeliverBy { seconds, mode, trace })
+}
+
+/// `priority-value`: -9 to 9 (RFC 6710, section 6).
+fn priority(value: &str) -> Option<i8> {
+    match value.strip_prefix('-') {
+        Some(digit) => digits::<i8>(digit, 1).filter(|n| *n > 0).map(|n| -n),
+        None => digits(value, 1),
+    }
 }
 
 fn rcpt_parameters(rest: &str, extensions: &Extensions) -> Result<RcptParameters, Reply> {
@@ -693,7 +761,8 @@ mod tests {
                 body: Body::EightBitMime,
                 smtputf8: true,
                 ret: Some(Ret::Hdrs),
-                envid: Some("a+b".into())
+                envid: Some("a+b".into()),
+                ..MailParameters::default()
             }
         );
         for (parameters, expected) in [
@@ -704,7 +773,7 @@ mod tests {
             ("SIZE=99999999999999999999", "ok"),
             ("SIZE=999999999999999999999", "501 5.5.4"),
             ("SIZE=1 SIZE=1", "555 5.5.4"),
-            ("BODY=BINARYMIME", "501 5.5.4"),
+            ("BODY=BINARYMIME", "ok"),
             ("SMTPUTF8=1", "501 5.5.4"),
             ("RET=ALL", "501 5.5.4"),
             ("ENVID=", "501 5.5.4"),
@@ -716,6 +785,68 @@ mod tests {
         ] {
             assert_eq!(code(format!("MAIL FROM:<a@b> {parameters}")), expected, "{parameters}");
         }
+    }
+
+    #[test]
+    fn parameters_of_when_and_how() {
+        let all = Extensions { chunking: true, binary_mime: true, ..Extensions::default() }.in_force(true);
+        let read = |parameters: &str| {
+            let parsed = parse(format!("MAIL FROM:<a@b> {parameters}").as_bytes(), &Grammar::new(&all));
+            match parsed.command {
+                Ok(Command::Mail(_, found)) => Ok(found),
+                Ok(other) => panic!("{other:?}"),
+                Err(reply) => Err(format!("{} {}", reply.code, reply.status.unwrap())),
+            }
+        };
+        let plain = MailParameters::default;
+        let by =
+            |seconds, mode, trace| MailParameters { deliver_by: Some(DeliverBy { seconds, mode, trace }), ..plain() };
+        for (text, expected) in [
+            ("HOLDFOR=1", MailParameters { hold: Some(Hold::For(1)), ..plain() }),
+            ("holdfor=999999999", MailParameters { hold: Some(Hold::For(999_999_999)), ..plain() }),
+            ("HOLDUNTIL=2026-11-18T11:06:40Z", MailParameters { hold: Some(Hold::Until(1_795_000_000)), ..plain() }),
+            ("BY=120;R", by(120, ByMode::Return, false)),
+            ("BY=+120;rt", by(120, ByMode::Return, true)),
+            ("BY=-999999999;N", by(-999_999_999, ByMode::Notify, false)),
+            ("BY=0;NT", by(0, ByMode::Notify, true)),
+            ("MT-PRIORITY=9", MailParameters { priority: Some(9), ..plain() }),
+            ("MT-PRIORITY=-9", MailParameters { priority: Some(-9), ..plain() }),
+            ("MT-PRIORITY=0", MailParameters { priority: Some(0), ..plain() }),
+            ("REQUIRETLS", MailParameters { require_tls: true, ..plain() }),
+            ("BODY=BINARYMIME", MailParameters { body: Body::Binary, ..plain() }),
+        ] {
+            assert_eq!(read(text), Ok(expected), "{text}");
+        }
+        for text in [
+            "HOLDFOR",
+            "HOLDFOR=0",
+            "HOLDFOR=-1",
+            "HOLDFOR=1234567890",
+            "HOLDUNTIL=2026-11-18",
+            "HOLDUNTIL=2026-11-18T11:06:40",
+            "HOLDUNTIL=2026-13-18T11:06:40Z",
+            "HOLDUNTIL=2026-11-18T11:06:40+01:00",
+            "HOLDFOR=1 HOLDUNTIL=2026-11-18T11:06:40Z",
+            "BY",
+            "BY=120",
+            "BY=;R",
+            "BY=0;R",
+            "BY=-1;R",
+            "BY=1;T",
+            "BY=1;RN",
+            "BY=--1;N",
+            "BY=1234567890;N",
+            "BY=1;R;T",
+            "MT-PRIORITY",
+            "MT-PRIORITY=10",
+            "MT-PRIORITY=-0",
+            "MT-PRIORITY=+1",
+            "MT-PRIORITY=",
+            "REQUIRETLS=1",
+        ] {
+            assert_eq!(read(text), Err("501 5.5.4".to_owned()), "{text}");
+        }
+        assert_eq!(read("HOLDFOR=1 HOLDFOR=2"), Err("555 5.5.4".to_owned()));
     }
 
     #[test]
@@ -743,9 +874,32 @@ mod tests {
 
     #[test]
     fn switched_off_extensions_are_unknown() {
-        let off =
-            Extensions { size: false, eight_bit_mime: false, smtputf8: false, dsn: false, ..Extensions::default() };
-        for line in ["SIZE=1", "BODY=7BIT", "SMTPUTF8", "RET=FULL", "ENVID=x"].map(|p| format!("MAIL FROM:<> {p}")) {
+        let off = Extensions {
+            size: false,
+            eight_bit_mime: false,
+            smtputf8: false,
+            dsn: false,
+            binary_mime: false,
+            future_release: false,
+            deliver_by: false,
+            mt_priority: false,
+            ..Extensions::default()
+        }
+        .in_force(false);
+        for line in [
+            "SIZE=1",
+            "BODY=7BIT",
+            "SMTPUTF8",
+            "RET=FULL",
+            "ENVID=x",
+            "HOLDFOR=1",
+            "HOLDUNTIL=2026-11-18T11:06:40Z",
+            "BY=1;R",
+            "MT-PRIORITY=1",
+            "REQUIRETLS",
+        ]
+        .map(|p| format!("MAIL FROM:<> {p}"))
+        {
             assert_eq!(parse(line.as_bytes(), &Grammar::new(&off)).command.unwrap_err().code, 555, "{line}");
         }
     }

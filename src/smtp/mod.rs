@@ -11,4 +11,5 @@ pub mod extension;
 pub mod line;
 pub mod parameters;
 pub mod reply;
+pub mod sasl;
 pub mod server;

@@ -1,9 +1,11 @@
 //! The parameters of MAIL and RCPT as values, and their wire form.
 //!
-//! SIZE (RFC 1870), BODY (RFC 6152), SMTPUTF8 (RFC 6531), and RET, ENVID, NOTIFY, ORCPT (RFC 3461, with the
-//! `utf-8` address type of RFC 6533). The values are what a queue keeps: they implement serde in a form
+//! SIZE (RFC 1870), BODY (RFC 6152, RFC 3030), SMTPUTF8 (RFC 6531), RET, ENVID, NOTIFY, ORCPT (RFC 3461, with the
+//! `utf-8` address type of RFC 6533), HOLDFOR and HOLDUNTIL (RFC 4865), BY (RFC 2852), MT-PRIORITY (RFC 6710) and
+//! REQUIRETLS (RFC 8689). The values are what a queue keeps: they implement serde in a form
 //! that self-describing and compact formats both carry. [`MailParameters::write`] and
-//! [`RcptParameters::write`] put on the wire only what the peer offers.
+//! [`RcptParameters::write`] put on the wire only what the peer offers; what a peer that does not offer it must not be
+//! given at all is [`PeerExtensions::objection`]'s to say.
 
 use std::fmt::Write as _;
 
@@ -13,10 +15,12 @@ use super::extension::PeerExtensions;
 
 /// Longest ENVID as it stands on the wire, in octets (RFC 3461, 4.4).
 pub const MAX_ENVID: usize = 100;
+/// The most seconds that BY can say, to either side (RFC 2852, section 4).
+pub const MAX_BY_SECONDS: i64 = 999_999_999;
 /// Longest ORCPT as it stands on the wire, in octets (RFC 3461, 4.2).
 pub const MAX_ORCPT: usize = 500;
 
-/// What the sender says the content is made of (RFC 6152). BINARYMIME comes with BDAT.
+/// What the sender says the content is made of (RFC 6152; RFC 3030 for what only BDAT carries).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Body {
@@ -25,6 +29,40 @@ pub enum Body {
     SevenBit,
     /// `8BITMIME`: octets over 127 may occur.
     EightBitMime,
+    /// `BINARYMIME`: any octets, also lines without end. Only by BDAT.
+    Binary,
+}
+
+/// Until when the sender wants the message to be held back (RFC 4865, section 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Hold {
+    /// HOLDFOR: so many seconds from its acceptance on; at least 1.
+    For(u32),
+    /// HOLDUNTIL: seconds since 1970 in UTC.
+    Until(i64),
+}
+
+/// BY: when the message should have been delivered (RFC 2852, section 4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliverBy {
+    /// Seconds from MAIL on. Negative: it is late already; only with [`ByMode::Notify`].
+    pub seconds: i64,
+    /// What happens then.
+    pub mode: ByMode,
+    /// `T`: each hop reports that it has passed the message on.
+    pub trace: bool,
+}
+
+/// What happens to a message that was not delivered in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ByMode {
+    /// `R`: it is returned.
+    Return,
+    /// `N`: the sender is told, and it is tried further.
+    Notify,
 }
 
 /// How much of a message a failure notification brings back (RFC 3461, 4.3).
@@ -51,6 +89,14 @@ pub struct MailParameters {
     pub ret: Option<Ret>,
     /// ENVID, decoded from xtext: printable ASCII.
     pub envid: Option<String>,
+    /// HOLDFOR or HOLDUNTIL. Never passed on: it is done when the message goes out.
+    pub hold: Option<Hold>,
+    /// BY.
+    pub deliver_by: Option<DeliverBy>,
+    /// MT-PRIORITY, -9 to 9; `None` is the priority 0.
+    pub priority: Option<i8>,
+    /// REQUIRETLS.
+    pub require_tls: bool,
 }
 
 /// When the sender wants to hear about a recipient (RFC 3461, 4.1).
@@ -79,6 +125,11 @@ impl Notify {
     /// True when a delay is to be told. Without NOTIFY it may be (RFC 3461, 4.1), and we do.
     pub fn wants_delay(notify: Option<Notify>) -> bool {
         matches!(notify, None | Some(Notify::On { delay: true, .. }))
+    }
+
+    /// False when nothing at all is to be told.
+    pub fn wants_anything(notify: Option<Notify>) -> bool {
+        notify != Some(Notify::Never)
     }
 
     /// True when success is to be told.
@@ -112,13 +163,16 @@ impl MailParameters {
     ///
     /// `size` is the size of the message as it is sent, in octets. BODY=8BITMIME towards a peer without
     /// 8BITMIME is left out, and the content goes as it is: every server in use takes it, and a
-    /// conversion would break signatures. SMTPUTF8 towards a peer without it is for the caller to refuse.
+    /// conversion would break signatures. What else the peer must be able to carry is for the caller to refuse
+    /// ([`PeerExtensions::objection`]). A `deliver_by` is to be what is left of it.
     pub fn write(&self, size: u64, peer: &PeerExtensions, out: &mut String) {
         if peer.size.is_some() && size > 0 {
             let _ = write!(out, " SIZE={size}");
         }
-        if peer.eight_bit_mime && self.body == Body::EightBitMime {
-            out.push_str(" BODY=8BITMIME");
+        match self.body {
+            Body::EightBitMime if peer.eight_bit_mime => out.push_str(" BODY=8BITMIME"),
+            Body::Binary if peer.takes_binary() => out.push_str(" BODY=BINARYMIME"),
+            _ => {}
         }
         if peer.smtputf8 && self.smtputf8 {
             out.push_str(" SMTPUTF8");
@@ -133,6 +187,20 @@ impl MailParameters {
                 out.push_str(" ENVID=");
                 encode_xtext(envid, out);
             }
+        }
+        if let Some(by) = self.deliver_by.filter(|_| peer.deliver_by.is_some()) {
+            let seconds = by.seconds.clamp(-MAX_BY_SECONDS, MAX_BY_SECONDS);
+            let mode = match by.mode {
+                ByMode::Return => 'R',
+                ByMode::Notify => 'N',
+            };
+            let _ = write!(out, " BY={seconds};{mode}{}", if by.trace { "T" } else { "" });
+        }
+        if let Some(priority) = self.priority.filter(|_| peer.mt_priority) {
+            let _ = write!(out, " MT-PRIORITY={priority}");
+        }
+        if self.require_tls && peer.require_tls {
+            out.push_str(" REQUIRETLS");
         }
     }
 }
@@ -253,14 +321,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn everything() -> PeerExtensions {
-        PeerExtensions {
-            pipelining: true,
-            size: Some(None),
-            eight_bit_mime: true,
-            smtputf8: true,
-            enhanced_status_codes: true,
-            dsn: true,
-        }
+        PeerExtensions::everything()
     }
 
     #[test]
@@ -271,10 +332,14 @@ mod tests {
             smtputf8: true,
             ret: Some(Ret::Hdrs),
             envid: Some("a+b=c".into()),
+            hold: Some(Hold::For(10)),
+            deliver_by: Some(DeliverBy { seconds: -5, mode: ByMode::Notify, trace: true }),
+            priority: Some(-3),
+            require_tls: true,
         };
         let mut all = String::new();
         parameters.write(42, &everything(), &mut all);
-        assert_eq!(all, " SIZE=42 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb+3Dc");
+        assert_eq!(all, " SIZE=42 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=a+2Bb+3Dc BY=-5;NT MT-PRIORITY=-3 REQUIRETLS");
         let mut none = String::new();
         parameters.write(42, &PeerExtensions::default(), &mut none);
         assert_eq!(none, "");

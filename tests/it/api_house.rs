@@ -46,6 +46,7 @@ impl House {
     pub async fn open_at(address: std::net::SocketAddr) -> Result<Self, StartError> {
         let options = OpenOptions {
             host_name: "relay.example.com".parse().unwrap(),
+            secrets_dir: "/nonexistent".into(),
             now: Arc::new(|| Timestamp::from_millis(1_795_000_000_000)),
         };
         let configuration = Configuration::open(Arc::new(Memory::default()), options).await.unwrap();

@@ -17,6 +17,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, Stream};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
@@ -349,6 +352,7 @@ fn request(address: SocketAddr, method: &str, path: &str, body: Option<&Value>) 
 /// A client of SMTP that corrects nothing.
 pub struct Smtp {
     stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     input: Vec<u8>,
     ended: bool,
 }
@@ -359,7 +363,28 @@ impl Smtp {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_nodelay(true).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Smtp { stream, input: Vec::new(), ended: false }
+        Smtp { stream, tls: None, input: Vec::new(), ended: false }
+    }
+
+    /// Begins TLS; whatever certificate the server has will do. False when the handshake fails.
+    pub fn start_tls(&mut self, server_name: &str) -> bool {
+        let name = ServerName::try_from(server_name.to_owned()).unwrap();
+        let mut connection = ClientConnection::new(tls_client(), name).unwrap();
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        while connection.is_handshaking() {
+            if connection.complete_io(&mut self.stream).is_err() {
+                self.ended = true;
+                return false;
+            }
+        }
+        self.tls = Some(Box::new(connection));
+        true
+    }
+
+    /// The certificate that the server showed, as DER.
+    pub fn peer_certificate(&self) -> Vec<u8> {
+        let tls = self.tls.as_ref().unwrap();
+        tls.peer_certificates().unwrap()[0].to_vec()
     }
 
     /// Connects, reads the greeting, and says EHLO.
@@ -374,11 +399,18 @@ impl Smtp {
 
     /// Sends octets as they are. That nobody reads them any more shows in the replies.
     pub fn send(&mut self, octets: &[u8]) {
-        let _ = self.stream.write_all(octets);
+        let _ = match &mut self.tls {
+            None => self.stream.write_all(octets),
+            Some(tls) => Stream::new(&mut **tls, &mut self.stream).write_all(octets),
+        };
     }
 
     /// Ends our side.
     pub fn end(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.send_close_notify();
+            let _ = tls.complete_io(&mut self.stream);
+        }
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
@@ -442,18 +474,72 @@ impl Smtp {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         self.stream.set_read_timeout(Some(left)).unwrap();
         let mut some = [0; 4096];
-        match self.stream.read(&mut some) {
+        let read = match &mut self.tls {
+            None => self.stream.read(&mut some),
+            Some(tls) => Stream::new(&mut **tls, &mut self.stream).read(&mut some),
+        };
+        match read {
             Ok(0) => self.ended = true,
             Ok(length) => {
                 self.input.extend_from_slice(&some[..length]);
                 return true;
             }
-            Err(error) if error.kind() == ErrorKind::ConnectionReset => self.ended = true,
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
+                self.ended = true;
+            }
             Err(error) if error.kind() == ErrorKind::Interrupted => return true,
             Err(error) => assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}"),
         }
         false
     }
+}
+
+/// A client that believes every certificate.
+fn tls_client() -> Arc<ClientConfig> {
+    #[derive(Debug)]
+    struct Credulous(Arc<rustls::crypto::CryptoProvider>);
+
+    impl ServerCertVerifier for Credulous {
+        fn verify_server_cert(
+            &self,
+            _: &CertificateDer<'_>,
+            _: &[CertificateDer<'_>],
+            _: &ServerName<'_>,
+            _: &[u8],
+            _: UnixTime,
+        ) -> Result<ServerCertVerified, rustls::Error> {
+            Ok(ServerCertVerified::assertion())
+        }
+
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &self.0.signature_verification_algorithms;
+            rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &self.0.signature_verification_algorithms;
+            rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            self.0.signature_verification_algorithms.supported_schemes()
+        }
+    }
+
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+    let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Credulous(provider)));
+    Arc::new(config.with_no_client_auth())
 }
 
 /// The first complete reply and its length.

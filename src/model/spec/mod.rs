@@ -9,13 +9,17 @@
 //! [`Default`] gives; an optional field that is absent is left out again when it is written. A field that nothing
 //! enforces yet does not exist.
 
+pub mod account;
+pub mod certificate;
 pub mod connector;
+pub mod identity_provider;
 pub mod mailbox_store;
 pub mod recipient;
 pub mod recipient_policy;
 pub mod settings;
 pub mod virtual_server;
 
+pub use certificate::CertificateSpec;
 pub use connector::ConnectorSpec;
 pub use mailbox_store::MailboxStoreSpec;
 pub use recipient::RecipientSpec;
@@ -38,19 +42,22 @@ pub enum Collection {
     MailboxStores,
     /// `connectors`
     Connectors,
+    /// `certificates`
+    Certificates,
     /// `settings`: one object, of that name.
     Settings,
 }
 
 impl Collection {
     /// All of them, in the order in which a document is read aloud.
-    pub const ALL: [Collection; 6] = [
+    pub const ALL: [Collection; 7] = [
         Collection::Settings,
         Collection::VirtualServers,
         Collection::RecipientPolicies,
         Collection::MailboxStores,
         Collection::Recipients,
         Collection::Connectors,
+        Collection::Certificates,
     ];
 
     /// Its name in a path of the REST API, and in the keys of the store.
@@ -61,6 +68,7 @@ impl Collection {
             Collection::Recipients => "recipients",
             Collection::MailboxStores => "mailbox-stores",
             Collection::Connectors => "connectors",
+            Collection::Certificates => "certificates",
             Collection::Settings => "settings",
         }
     }
@@ -73,6 +81,7 @@ impl Collection {
             Collection::Recipients => "recipients",
             Collection::MailboxStores => "mailboxStores",
             Collection::Connectors => "connectors",
+            Collection::Certificates => "certificates",
             Collection::Settings => "settings",
         }
     }
@@ -85,6 +94,7 @@ impl Collection {
             Collection::Recipients => "recipient",
             Collection::MailboxStores => "mailbox store",
             Collection::Connectors => "connector",
+            Collection::Certificates => "certificate",
             Collection::Settings => "settings",
         }
     }
@@ -92,6 +102,11 @@ impl Collection {
     /// The collection with this name in a path.
     pub fn from_path(path: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|collection| collection.path() == path)
+    }
+
+    /// Whether a spec of it may have a [`crate::model::secret::Secret`].
+    pub fn may_hold_secrets(self) -> bool {
+        self == Collection::Certificates
     }
 
     /// The longest name that an object of it may have.

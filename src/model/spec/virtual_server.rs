@@ -1,12 +1,22 @@
 //! `virtual-servers`: where mail comes in, from whom, and how it is treated (Exchange: SMTP virtual server).
+//!
+//! Who a client is, and what it may use, is in [`security`]; what is offered and written down, in [`protocol`].
+
+pub mod protocol;
+pub mod security;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::model::duration::Duration;
 use crate::model::host::{HostName, IpAddress, NameServer};
-use crate::model::pattern::ClientPattern;
+use crate::model::name::Name;
+use crate::model::pattern::{ClientPattern, Network};
+use crate::model::rate::Rate;
 use crate::model::size::Size;
+
+pub use protocol::{Extensions, LogFields, LogFormat, LogRotation, ProtocolLog, Staging};
+pub use security::{Authentication, ClientCertificates, Mechanism, MinimumVersion, Tls};
 
 /// An SMTP virtual server: bindings where it listens, who may connect and relay, limits, and how mail that it took is
 /// delivered. Which domains are local follows from recipient policies, not from here.
@@ -23,8 +33,20 @@ pub struct VirtualServerSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub fqdn: Option<HostName>,
+    /// The certificates it has. A client that names a host (SNI) gets the one for that host; else the first.
+    #[schema(max_items = 100)]
+    pub certificates: Vec<Name>,
+    /// How it encrypts; which bindings do is said there.
+    pub tls: Tls,
+    /// How clients say who they are.
+    pub authentication: Authentication,
     /// Limits on inbound connections.
     pub connections: Connections,
+    /// What a client may do wrong before it is slowed, then told 421.
+    pub errors: Errors,
+    /// Whether the client's reverse name is looked up, verified, and put into Received fields and logs. Never a reason to
+    /// refuse by itself. Lists that hold `*.name` have it looked up anyway.
+    pub reverse_dns: bool,
     /// Who may connect at all.
     pub connection_control: ConnectionControl,
     /// Who may send to domains that are not local.
@@ -40,6 +62,12 @@ pub struct VirtualServerSpec {
     pub dns_servers: Vec<NameServer>,
     /// What it offers in answer to EHLO.
     pub extensions: Extensions,
+    /// What is written down of its sessions, command by command.
+    pub protocol_log: ProtocolLog,
+    /// For a system that must not reach real people: mail is redirected or refused, but for those allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub staging: Option<Staging>,
 }
 
 impl Default for VirtualServerSpec {
@@ -48,6 +76,11 @@ impl Default for VirtualServerSpec {
             enabled: true,
             bindings: Vec::new(),
             fqdn: None,
+            certificates: Vec::new(),
+            tls: Tls::default(),
+            authentication: Authentication::default(),
+            errors: Errors::default(),
+            reverse_dns: false,
             connections: Connections::default(),
             connection_control: ConnectionControl::default(),
             relay: Relay::default(),
@@ -56,6 +89,8 @@ impl Default for VirtualServerSpec {
             outbound: Outbound::default(),
             dns_servers: Vec::new(),
             extensions: Extensions::default(),
+            protocol_log: ProtocolLog::default(),
+            staging: None,
         }
     }
 }
@@ -63,7 +98,7 @@ impl Default for VirtualServerSpec {
 /// An address and port to listen on.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schema(example = json!({"address": "0.0.0.0", "port": 25}))]
+#[schema(example = json!({"address": "0.0.0.0", "port": 25, "tls": "starttls"}))]
 #[schema(as = VirtualServerBinding)]
 pub struct Binding {
     /// The local address; `0.0.0.0` for every IPv4 address, `::` for every IPv6 address of the host.
@@ -71,6 +106,72 @@ pub struct Binding {
     /// The TCP port; 0 lets the system choose one, which the status then shows.
     #[schema(minimum = 0, maximum = 65535)]
     pub port: u16,
+    /// How it encrypts.
+    #[serde(default)]
+    #[schema(default = "none")]
+    pub tls: BindingTls,
+    /// What is spoken.
+    #[serde(default)]
+    #[schema(default = "smtp")]
+    pub protocol: Protocol,
+    /// A proxy in front of it that says who the client is (PROXY protocol, version 1 and 2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub proxy_protocol: Option<ProxyProtocol>,
+    /// What becomes of a CR or LF in a message that stands alone. `normalise` is for internal clients that cannot do
+    /// better: with clients one does not trust, it lets messages be smuggled.
+    #[serde(default)]
+    #[schema(default = "refuse")]
+    pub bare_line_ends: BareLineEnds,
+}
+
+/// How a binding encrypts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = VirtualServerBindingTls)]
+pub enum BindingTls {
+    /// Not at all.
+    #[default]
+    None,
+    /// When the client asks for it (RFC 3207): ports 25 and 587.
+    Starttls,
+    /// From the first octet (RFC 8314): port 465.
+    Implicit,
+}
+
+/// What is spoken on a binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = VirtualServerProtocol)]
+pub enum Protocol {
+    /// SMTP (RFC 5321).
+    #[default]
+    Smtp,
+    /// LMTP (RFC 2033): after the message, a reply for each recipient.
+    Lmtp,
+}
+
+/// A proxy in front of a binding.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = json!({"trusted": ["10.0.0.0/24"]}))]
+#[schema(as = VirtualServerProxyProtocol)]
+pub struct ProxyProtocol {
+    /// The proxies. From them a PROXY header is needed; from everybody else one is refused.
+    #[schema(min_items = 1, max_items = 1_000)]
+    pub trusted: Vec<Network>,
+}
+
+/// What becomes of a CR or LF that stands alone in a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = VirtualServerBareLineEnds)]
+pub enum BareLineEnds {
+    /// The message is read to its true end and refused with 550 5.6.11.
+    #[default]
+    Refuse,
+    /// It becomes a line end, but never the end of the message.
+    Normalise,
 }
 
 /// Limits on inbound connections. Over a limit a client is told 421 and may come again.
@@ -85,13 +186,58 @@ pub struct Connections {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1_000_000, nullable = false)]
     pub max_per_client: Option<u32>,
+    /// Most new connections from one client address in a time. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub rate_per_client: Option<Rate>,
     /// How long a client may be silent before it is told 421 and cut off (Exchange: connection time-out). At least 1s.
     pub idle_timeout: Duration,
+    /// How long a client may take from the first octet of a command to its end. At least 1s.
+    pub command_timeout: Duration,
+    /// How long a client may be silent within a message. At least 1s.
+    pub data_timeout: Duration,
+    /// How much of a message a client must send in a second, on average, once its first five minutes are over; 0 for any.
+    pub least_data_rate: Size,
+    /// How long the greeting is held back, to see who talks before it. At most 1m.
+    pub greeting_delay: Duration,
+    /// Whether a client that talks before the greeting is refused with 554 (RFC 5321, 4.3.1).
+    pub refuse_early_talkers: bool,
 }
 
 impl Default for Connections {
     fn default() -> Self {
-        Connections { max: 10_000, max_per_client: None, idle_timeout: Duration::from_secs(600) }
+        Connections {
+            max: 10_000,
+            max_per_client: None,
+            rate_per_client: None,
+            idle_timeout: Duration::from_secs(600),
+            command_timeout: Duration::from_secs(300),
+            data_timeout: Duration::from_secs(180),
+            least_data_rate: Size::from_bytes(256),
+            greeting_delay: Duration::from_secs(0),
+            refuse_early_talkers: true,
+        }
+    }
+}
+
+/// What a client may do wrong: refused commands since its last accepted message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schema(as = VirtualServerErrors)]
+pub struct Errors {
+    /// So many refusals come at once; each further one is held back for `delay`.
+    #[schema(minimum = 0, maximum = 10_000)]
+    pub soft_limit: u32,
+    /// How long a refusal is held back. At most 1m; 0s for not at all.
+    pub delay: Duration,
+    /// At so many refusals the client is told 421 and cut off. Not below `softLimit`.
+    #[schema(minimum = 1, maximum = 10_000)]
+    pub hard_limit: u32,
+}
+
+impl Default for Errors {
+    fn default() -> Self {
+        Errors { soft_limit: 10, delay: Duration::from_secs(1), hard_limit: 20 }
     }
 }
 
@@ -120,6 +266,11 @@ pub struct Relay {
     /// These may not.
     #[schema(max_items = 10_000)]
     pub deny: Vec<ClientPattern>,
+    /// Whether clients that have authenticated may relay, when their account may. Default: true when
+    /// `authentication.mechanisms` has any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub authenticated: Option<bool>,
     /// Must be true when `allow` holds `0.0.0.0/0` or `::/0`: the whole world may then send mail through this server.
     pub acknowledge_open_relay: bool,
 }
@@ -131,6 +282,11 @@ pub struct Relay {
 pub struct Messages {
     /// Largest message; announced with SIZE, refused with 552. At least 64KiB.
     pub max_size: Size,
+    /// Most octets of messages on one connection (Exchange: session size); then the client is told 421 and connects again.
+    /// Not below `maxSize`. Default: unlimited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub max_session_size: Option<Size>,
     /// Most recipients of a message; each one more is refused with 452, so that the client sends them in a further
     /// message.
     #[schema(minimum = 100, maximum = 100_000)]
@@ -143,7 +299,12 @@ pub struct Messages {
 
 impl Default for Messages {
     fn default() -> Self {
-        Messages { max_size: Size::from_mib(25), max_recipients: 1_000, max_per_connection: None }
+        Messages {
+            max_size: Size::from_mib(25),
+            max_session_size: None,
+            max_recipients: 1_000,
+            max_per_connection: None,
+        }
     }
 }
 
@@ -225,38 +386,6 @@ impl Default for Outbound {
             timeout: Duration::from_secs(600),
             port: 25,
             max_hop_count: 100,
-        }
-    }
-}
-
-/// EHLO keywords that a virtual server offers; what is switched off is refused when a client uses it all the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[schema(as = VirtualServerExtensions)]
-pub struct Extensions {
-    /// PIPELINING (RFC 2920).
-    pub pipelining: bool,
-    /// SIZE (RFC 1870).
-    pub size: bool,
-    /// 8BITMIME (RFC 6152).
-    pub eight_bit_mime: bool,
-    /// SMTPUTF8 (RFC 6531).
-    pub smtp_utf8: bool,
-    /// DSN (RFC 3461).
-    pub dsn: bool,
-    /// ENHANCEDSTATUSCODES (RFC 2034).
-    pub enhanced_status_codes: bool,
-}
-
-impl Default for Extensions {
-    fn default() -> Self {
-        Extensions {
-            pipelining: true,
-            size: true,
-            eight_bit_mime: true,
-            smtp_utf8: true,
-            dsn: true,
-            enhanced_status_codes: true,
         }
     }
 }

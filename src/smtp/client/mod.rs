@@ -7,6 +7,8 @@
 //! transactions are open for a moment: one that waits for the reply to its dot, one that waits for its 354.
 //! The replies that are expected stand in a queue, in the order of the commands; the front one has the deadline.
 //!
+//! Content is sent by DATA, but binary content by BDAT (RFC 3030): the recipients' replies are waited for, then each chunk's.
+//!
 //! Guarantees: each transaction comes out as `Finished` once, in order, with one result per recipient, whatever the
 //! peer sends and whenever it stops. A dot is sent only behind the whole content. Before it, a failure is
 //! `Broken`; from the moment it is handed to the driver on, `CutAfterDot`. A reply that is none, or that does not fit its
@@ -74,6 +76,8 @@ pub struct Session {
     transfers: VecDeque<Transfer>,
     peer: PeerExtensions,
     encoder: Encoder,
+    /// The last chunk of binary content: it is held back until it is known whether it is the last of all.
+    chunk: Option<Bytes>,
     /// The front reply is waited for since then; `None`: not yet.
     since: Option<Instant>,
     /// The peer may hold half a transaction: RSET goes before the next MAIL.
@@ -109,6 +113,9 @@ enum Expect {
     Mail,
     Rcpt(usize),
     Data,
+    /// A chunk of binary content that is not the last.
+    Chunk,
+    /// The dot, or the last chunk.
     Dot,
     /// The dot of a transaction without recipients, whose DATA was pipelined and answered with 354.
     LoneDot,
@@ -124,6 +131,7 @@ impl Expect {
             Expect::Mail => Phase::Mail,
             Expect::Rcpt(_) => Phase::Rcpt,
             Expect::Data => Phase::Data,
+            Expect::Chunk => Phase::Content,
             Expect::Dot | Expect::LoneDot => Phase::Dot,
             Expect::Quit => Phase::Quit,
         }
@@ -143,6 +151,7 @@ impl Session {
             transfers: VecDeque::new(),
             peer: PeerExtensions::default(),
             encoder: Encoder::default(),
+            chunk: None,
             since: None,
             dirty: false,
             eof: false,
@@ -228,6 +237,9 @@ impl Session {
         if self.state != State::Content {
             return;
         }
+        if self.transfers.front().is_some_and(Transfer::is_binary) {
+            return self.binary_content(chunk);
+        }
         match chunk {
             Some(chunk) => {
                 let encoded = self.encoder.encode(chunk);
@@ -241,6 +253,23 @@ impl Session {
                 }
             }
         }
+    }
+
+    /// `BDAT n` for the chunk before this one, or `BDAT n LAST` when there is no other; its reply is waited for.
+    fn binary_content(&mut self, next: Option<Bytes>) {
+        let last = next.is_none();
+        let chunk = match mem::replace(&mut self.chunk, next.filter(|chunk| !chunk.is_empty())) {
+            Some(chunk) => chunk,
+            None if last => Bytes::new(),
+            None => return,
+        };
+        self.output.put(format!("BDAT {}{}\r\n", chunk.len(), if last { " LAST" } else { "" }).as_bytes());
+        self.output.put_chunk(chunk);
+        self.expected.push_back(if last { Expect::Dot } else { Expect::Chunk });
+        if let Some(transfer) = self.transfers.front_mut().filter(|_| last) {
+            transfer.dot_sent = true;
+        }
+        self.state = State::Waiting;
     }
 
     /// The content cannot be had: the connection is given up before the dot.
@@ -266,10 +295,10 @@ impl Session {
     /// The results of the front transfer, if they are all there and nothing of it is under way.
     fn finished(&mut self) -> Option<Vec<RecipientResult>> {
         let transfer = self.transfers.front()?;
-        let under_way = self
-            .expected
-            .iter()
-            .any(|e| matches!(e, Expect::Mail | Expect::Rcpt(_) | Expect::Data | Expect::Dot | Expect::LoneDot));
+        let under_way = self.expected.iter().any(|e| {
+            use Expect::{Chunk, Data, Dot, LoneDot, Mail, Rcpt};
+            matches!(e, Mail | Rcpt(_) | Data | Chunk | Dot | LoneDot)
+        });
         // a transfer behind the front one may be under way while this one is not: it then begins with MAIL
         let next_only = self.transfers.len() > 1 && self.expected.front() == Some(&Expect::Mail);
         if !transfer.is_decided() || (under_way && !next_only && self.state != State::Closed) {
@@ -369,6 +398,7 @@ impl Session {
     fn replied(&mut self, expect: Expect, lines: Lines) {
         if expect == Expect::Ehlo && (200..300).contains(&lines.code) {
             self.peer = PeerExtensions::parse(lines.lines.iter().skip(1).map(String::as_str));
+            self.peer.require_tls &= self.settings.verified_tls;
             self.state = State::Opened;
             return;
         }
@@ -398,9 +428,10 @@ impl Session {
                 self.end_at_421(phase, reply);
             }
             Expect::Data if reply.code == 354 => self.go_ahead(),
-            Expect::Mail | Expect::Data | Expect::Dot if bad => {
-                // after a dot the peer is clean; before it, it may hold recipients
-                self.dirty |= expect != Expect::Dot;
+            Expect::Chunk if good => self.state = State::Content,
+            Expect::Mail | Expect::Data | Expect::Chunk | Expect::Dot if bad => {
+                // after a dot the peer is clean; before it, it may hold recipients, and after a chunk also that
+                self.dirty |= expect != Expect::Dot || self.transfers.front().is_some_and(Transfer::is_binary);
                 if let Some(transfer) = self.transfers.front_mut() {
                     transfer.decide(&RecipientResult::Refused { phase, reply: reply.clone() });
                 }
@@ -464,8 +495,10 @@ impl Session {
                     self.expected.push_back(Expect::Rcpt(index));
                     from = index + 1;
                 }
-                text.push_str("DATA\r\n");
-                self.expected.push_back(Expect::Data);
+                if !transfer.is_binary() {
+                    text.push_str("DATA\r\n");
+                    self.expected.push_back(Expect::Data);
+                }
             }
             self.output.put(text.as_bytes());
         }
@@ -479,12 +512,16 @@ impl Session {
     }
 
     fn after_rcpt(&mut self, index: usize) {
+        let binary = self.transfers.front().is_some_and(Transfer::is_binary);
         if !self.pipelines() {
             self.next_command(index + 1);
+        } else if binary && !matches!(self.expected.front(), Some(Expect::Rcpt(_))) {
+            // nothing was pipelined behind the recipients
+            self.next_command(usize::MAX);
         }
     }
 
-    /// Without pipelining: the next RCPT, or DATA, or nothing when nobody was accepted.
+    /// Without pipelining: the next RCPT, or DATA or the first chunk, or nothing when nobody was accepted.
     fn next_command(&mut self, from: usize) {
         let Some(transfer) = self.transfers.front() else { return };
         if let Some(index) = transfer.next_recipient(from) {
@@ -492,6 +529,9 @@ impl Session {
             transfer.write_rcpt(index, &self.peer, &mut text);
             self.output.put(text.as_bytes());
             self.expected.push_back(Expect::Rcpt(index));
+        } else if transfer.accepted > 0 && transfer.is_binary() {
+            self.chunk = None;
+            self.state = State::Content;
         } else if transfer.accepted > 0 {
             self.output.put(b"DATA\r\n");
             self.expected.push_back(Expect::Data);

@@ -127,7 +127,8 @@ pub enum RecipientResult {
         /// Why.
         cause: Cause,
     },
-    /// Not tried: the peer's extensions do not carry it (SMTPUTF8: 5.6.7; over its SIZE: 5.3.4). Permanent.
+    /// Not tried: the peer's extensions do not carry it (SMTPUTF8: 5.6.7; over its SIZE: 5.3.4; see
+    /// [`PeerExtensions::objection`](crate::smtp::extension::PeerExtensions::objection)). Permanent.
     Unsupported {
         /// The enhanced status code.
         status: EnhancedStatus,

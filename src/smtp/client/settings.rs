@@ -15,6 +15,9 @@ pub struct Settings {
     pub pipelining: bool,
     /// Let the next envelope follow the dot (RFC 2920, 3.1), where PIPELINING is used.
     pub pipeline_transactions: bool,
+    /// The connection is encrypted, and the peer's certificate was found good for its name. Without it REQUIRETLS counts
+    /// as not offered, whatever the peer says (RFC 8689, 4.2.1).
+    pub verified_tls: bool,
     /// Deadlines.
     pub timeouts: Timeouts,
 }
@@ -27,6 +30,7 @@ impl Settings {
             hello: Hello::Ehlo,
             pipelining: true,
             pipeline_transactions: true,
+            verified_tls: false,
             timeouts: Timeouts::default(),
         }
     }

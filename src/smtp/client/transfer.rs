@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use super::{RecipientResult, Transaction};
 use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::smtp::extension::PeerExtensions;
-use crate::smtp::parameters::MailParameters;
+use crate::smtp::extension::{Objection, PeerExtensions};
+use crate::smtp::parameters::{Body, MailParameters};
 use crate::smtp::reply::EnhancedStatus;
 
 /// A transaction under way.
@@ -22,29 +22,29 @@ pub(super) struct Transfer {
 impl Transfer {
     /// What the peer's extensions do not carry is decided here, before anything is sent.
     pub(super) fn new(transaction: Transaction, peer: &PeerExtensions) -> Self {
-        let unsupported = |subject, detail, text| {
-            Some(RecipientResult::Unsupported { status: EnhancedStatus::permanent(subject, detail), text })
-        };
+        let unsupported = |Objection { status, text }| RecipientResult::Unsupported { status, text };
+        let no_utf8 = |text| unsupported(Objection { status: EnhancedStatus::permanent(6, 7), text });
         let ascii = |path: &ForwardPath| match path {
             ForwardPath::Postmaster => true,
             ForwardPath::Mailbox(mailbox) => mailbox.is_ascii(),
         };
         let sender_ascii = transaction.reverse_path.mailbox().is_none_or(|mailbox| mailbox.is_ascii());
-        let whole = if !peer.smtputf8 && (transaction.parameters.smtputf8 || !sender_ascii) {
-            unsupported(6, 7, "The next hop does not offer SMTPUTF8, which this message needs")
-        } else if peer.max_size().is_some_and(|max| transaction.size > max) {
-            unsupported(3, 4, "The message is larger than the next hop takes")
+        let whole = if !peer.smtputf8 && !sender_ascii {
+            Some(no_utf8("The next hop does not offer SMTPUTF8, which this sender needs"))
         } else {
-            None
+            peer.objection(&transaction.parameters, transaction.size).map(unsupported)
         };
         let one = |path| {
             let refuse = !peer.smtputf8 && !ascii(path);
-            refuse
-                .then(|| unsupported(6, 7, "The next hop does not offer SMTPUTF8, which this recipient needs"))
-                .flatten()
+            refuse.then(|| no_utf8("The next hop does not offer SMTPUTF8, which this recipient needs"))
         };
         let results = transaction.recipients.iter().map(|(path, _)| whole.clone().or_else(|| one(path))).collect();
         Transfer { transaction, results, accepted: 0, dot_sent: false }
+    }
+
+    /// Its content goes by BDAT (RFC 3030), chunk by chunk as it is.
+    pub(super) fn is_binary(&self) -> bool {
+        self.transaction.parameters.body == Body::Binary
     }
 
     pub(super) fn decide(&mut self, result: &RecipientResult) {

@@ -9,6 +9,7 @@ use super::content::Receiving;
 use super::replies::{authenticated, cannot_verify, ok, recipient_ok, sender_ok};
 use super::{Answer, Dialog, Pending, Session, State};
 use crate::smtp::command::Verb;
+use crate::smtp::extension::Offer;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
 impl Session {
@@ -142,17 +143,19 @@ impl Session {
     fn greeted(&self, extended: bool, reply: Option<Reply>) -> Reply {
         let mut text = reply.map_or_else(|| self.settings.fqdn.clone(), |reply| reply.text.into_owned());
         if extended {
-            for line in self.extensions().lines(self.settings.max_size) {
+            let auth: Vec<&str> = self.settings.auth.offered(self.tls).collect();
+            let offer = Offer {
+                max_size: self.settings.max_size,
+                max_recipients: self.settings.max_recipients,
+                max_transactions: self.settings.max_transactions,
+                tls_active: self.tls,
+                starttls: self.settings.start_tls,
+                auth: &auth,
+                future_release: self.settings.future_release,
+            };
+            for line in self.settings.extensions.lines(&offer) {
                 text.push('\n');
                 text.push_str(&line);
-            }
-            if self.settings.start_tls && !self.tls {
-                text.push_str("\nSTARTTLS");
-            }
-            let mechanisms: Vec<&str> = self.settings.auth.offered(self.tls).collect();
-            if !mechanisms.is_empty() {
-                text.push_str("\nAUTH ");
-                text.push_str(&mechanisms.join(" "));
             }
         }
         Reply::plain(250, text)

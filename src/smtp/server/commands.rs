@@ -43,7 +43,7 @@ impl Session {
 
     /// What is on offer now.
     pub(super) fn extensions(&self) -> Extensions {
-        self.settings.extensions
+        self.settings.extensions.in_force(self.tls)
     }
 
     fn command(&mut self, line: &Bytes, dialog: Dialog, now: Instant) -> Option<Step> {
@@ -115,7 +115,7 @@ impl Session {
                 if self.settings.max_size.is_some_and(|max| parameters.size.is_some_and(|size| size > max)) {
                     return self.refuse(verb, argument, too_large(), Dialog::Greeted, now);
                 }
-                let pending = Pending::Mail { smtputf8: parameters.smtputf8, binary: is_binary(parameters.body) };
+                let pending = Pending::Mail { smtputf8: parameters.smtputf8, binary: parameters.body == Body::Binary };
                 self.ask(pending, verb, argument, Question::Mail { reverse_path, parameters })
             }
             (Command::Rcpt(forward_path, parameters), Dialog::Transaction { recipients, smtputf8, binary }) => {
@@ -207,10 +207,6 @@ impl Session {
         self.state = State::TlsDue;
         None
     }
-}
-
-fn is_binary(_body: Body) -> bool {
-    false
 }
 
 fn first_word(argument: &Bytes) -> Bytes {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::smtp::data::BareLineEnds;
-use crate::smtp::extension::Extensions;
+use crate::smtp::extension::{Extensions, MaxHold};
 
 /// The settings of a server session. One value serves all sessions of a virtual server, behind an `Arc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +40,9 @@ pub struct Settings {
     pub soft_errors: u32,
     /// How long a refusal is held back once `soft_errors` is passed.
     pub error_delay: Duration,
+    /// How long a message may be held, as EHLO tells it (RFC 4865). `None`: FUTURERELEASE is not listed. Whether a hold is
+    /// too long is for policy to say, which has a clock.
+    pub future_release: Option<MaxHold>,
     /// Commands that move no mail (NOOP, RSET, VRFY, EHLO …) since the last accepted message at which the
     /// session is closed, 421 4.7.0.
     pub max_idle_commands: u32,
@@ -71,6 +74,7 @@ impl Settings {
             max_errors: 20,
             soft_errors: 10,
             error_delay: Duration::from_secs(1),
+            future_release: None,
             max_idle_commands: 100,
             refuse_early_talkers: true,
             greeting_delay: Duration::ZERO,

@@ -554,6 +554,7 @@ fn a_record_inside_a_body_is_not_taken_for_ours() {
     let body_at = (super::journal::record::HEADER + envelope).next_multiple_of(8);
     let pad = body_at - super::journal::record::HEADER - envelope;
     let header = super::journal::record::Header {
+        version: super::journal::record::VERSION,
         kind: Kind::Accepted,
         unit: probe.unit,
         meta_len: meta.len() as u32,

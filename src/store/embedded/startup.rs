@@ -165,7 +165,7 @@ impl Replayed {
         let new = group > self.position;
         match entry.header.kind {
             Kind::Accepted => {
-                let Some(meta) = decode::<Accepted>(&entry.meta) else { return Ok(None) };
+                let Some(meta) = Accepted::read(&entry.header, &entry.meta) else { return Ok(None) };
                 if new {
                     let base = self.base(id)?;
                     let location = Location { large: meta.large, lost: meta.lost, ..entry.location };

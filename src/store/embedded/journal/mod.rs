@@ -22,6 +22,7 @@ use super::disk::{Disk, write_all};
 pub mod record;
 pub mod replay;
 pub mod segment;
+pub mod v1;
 
 /// Zeros are written ahead only for groups below this.
 const FILL_BELOW: u64 = 32 << 10;
@@ -187,6 +188,7 @@ impl Journal {
         let mut offset = active.offset;
         for (n, record) in records.iter().enumerate() {
             let header = Header {
+                version: record::VERSION,
                 kind: record.kind,
                 unit: record.unit,
                 meta_len: record.meta.len() as u32,

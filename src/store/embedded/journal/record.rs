@@ -16,6 +16,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::v1;
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
 
@@ -23,8 +24,11 @@ use crate::model::queue_name::QueueName;
 pub const HEADER: usize = 128;
 /// Octets that a record costs in the index of its segment.
 pub const INDEXED: usize = 32;
-/// The version that is written, and the newest that is read.
-pub const VERSION: u8 = 1;
+/// The version that is written, and the newest that is read. Version 1 knew less of MAIL ([`v1`](super::v1)); what is
+/// newer than this stands in a segment of a newer format, which is refused as a whole.
+pub const VERSION: u8 = 2;
+/// The oldest version that is read.
+const OLDEST: u8 = 1;
 const MAGIC: u32 = 0x4a_48_52_42; // "BRHJ"
 /// No meta data is longer: a length beyond it is no length.
 const MAX_META: u32 = 64 << 20;
@@ -57,6 +61,17 @@ pub struct Accepted<M = Message> {
     pub lost: bool,
     /// Starts of the process that found it leased without outcome.
     pub suspects: u8,
+}
+
+impl Accepted {
+    /// Reads it as the record's version wrote it.
+    pub fn read(header: &Header, meta: &[u8]) -> Option<Accepted> {
+        if header.version == VERSION {
+            return decode(meta);
+        }
+        let Accepted { message, large, lost, suspects } = decode::<Accepted<v1::Message>>(meta)?;
+        Some(Accepted { message: message.into(), large, lost, suspects })
+    }
 }
 
 /// Meta data of [`Kind::Changed`].
@@ -120,6 +135,8 @@ pub fn decode<M: DeserializeOwned>(meta: &[u8]) -> Option<M> {
 /// The header of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Header {
+    /// The version of its meta data.
+    pub version: u8,
     /// See [`Record::kind`].
     pub kind: Kind,
     /// See [`Record::unit`].
@@ -155,7 +172,7 @@ impl Header {
     pub fn write(&self, key: &[u8; 32], offset: u64, meta: &[u8], out: &mut Vec<u8>) {
         let mut bytes = [0; HEADER];
         bytes[0..4].copy_from_slice(&MAGIC.to_le_bytes());
-        bytes[4] = VERSION;
+        bytes[4] = self.version;
         bytes[5] = self.kind.number();
         bytes[6..8].copy_from_slice(&self.unit.0.to_le_bytes());
         bytes[8..10].copy_from_slice(&self.unit.1.to_le_bytes());
@@ -185,6 +202,7 @@ impl Header {
         let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         let header = Header {
+            version: bytes[4],
             kind: Kind::from_number(bytes[5])?,
             unit: (u16_at(6), u16_at(8)),
             meta_len: u32_at(12),
@@ -195,7 +213,8 @@ impl Header {
             id: MessageId(uuid::Uuid::from_slice(&bytes[48..64]).ok()?),
             hash: bytes[64..96].try_into().ok()?,
         };
-        (u32_at(0) == MAGIC && bytes[4] == VERSION && header.meta_len <= MAX_META).then_some(header)
+        let readable = (OLDEST..=VERSION).contains(&header.version);
+        (u32_at(0) == MAGIC && readable && header.meta_len <= MAX_META).then_some(header)
     }
 
     /// Reads header and meta data and believes them only with the right checksum.
@@ -250,6 +269,7 @@ mod tests {
 
     fn header() -> Header {
         Header {
+            version: VERSION,
             kind: Kind::Accepted,
             unit: (1, 2),
             meta_len: 5,
