@@ -313,6 +313,16 @@ fn other_protocols_get_one_reply() {
 }
 
 #[test]
+fn binary_in_a_line_that_is_too_long_is_not_the_first_octet() {
+    let wire = [vec![b'x'; 70_000].as_slice(), b"\x01\xff\r\nNOOP\r\n"].concat();
+    for size in [1, 69_999, 70_000, wire.len()] {
+        let mut bench = Bench::new();
+        wire.chunks(size).for_each(|chunk| bench.feed(chunk));
+        assert_eq!(bench.codes(), [220, 500, 250], "{size}");
+    }
+}
+
+#[test]
 fn commands_pipelined_where_they_must_not_be_close() {
     let mut bench = Bench::new();
     bench.feed(b"EHLO c.example\r\nMAIL FROM:<>\r\n");
