@@ -159,6 +159,8 @@ pub enum OriginProtocol {
     Smtp,
     /// SMTP after EHLO.
     Esmtp,
+    /// LMTP.
+    Lmtp,
     /// A notification that the appliance wrote itself.
     Dsn,
 }
@@ -338,6 +340,7 @@ impl From<&Message> for MessageResource {
                 protocol: match message.origin.protocol {
                     Protocol::Smtp => OriginProtocol::Smtp,
                     Protocol::Esmtp => OriginProtocol::Esmtp,
+                    Protocol::Lmtp => OriginProtocol::Lmtp,
                     Protocol::Dsn => OriginProtocol::Dsn,
                 },
                 virtual_server: message.origin.virtual_server.to_string(),

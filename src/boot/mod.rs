@@ -17,6 +17,7 @@ use anyhow::Context;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::accounts::{Authenticator, Quotas};
 use crate::api::{self, Api, Handles, Listen};
 use crate::cli::Serve;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
@@ -27,8 +28,9 @@ use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
 use crate::net::connect::TcpConnect;
+use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
-use crate::outbound::{Outbound, Resolvers};
+use crate::outbound::Outbound;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::status::{Drain, Listeners, Sessions};
 use crate::store::Store;
@@ -101,11 +103,12 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let sessions = Arc::new(Sessions::default());
     let drain = Arc::new(Drain::default());
 
+    let resolvers = Arc::new(Resolvers::new());
     let outbound = Outbound::new(
         queue.clone(),
         clock.clone(),
         Arc::new(TcpConnect),
-        Resolvers::new(),
+        resolvers.clone(),
         listeners.clone(),
         metrics.clone(),
     );
@@ -113,10 +116,22 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
 
     configuration.register(Arc::new(BindCheck));
-    let intake = Intake { store: store.clone(), recipients, queue: queue.clone(), clock: clock.clone(), metrics };
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
+    let authenticator = Authenticator::new(clock.clone(), key).context("logins cannot be checked")?;
+    let intake = Intake {
+        store: store.clone(),
+        recipients,
+        queue: queue.clone(),
+        quotas: Arc::new(Quotas::default()),
+        clock: clock.clone(),
+        metrics,
+    };
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
+        authenticator,
+        resolvers,
         listeners: listeners.clone(),
         sessions: sessions.clone(),
         drain: drain.clone(),

@@ -16,7 +16,7 @@ use super::compile::{Objects, Surroundings, compile};
 use super::object::{Object, Record, Spec};
 use super::records::{audit_key, encode, load, object_key, read_record};
 use super::violation::{Violation, ViolationCode, Warning, object_id};
-use super::{Live, Snapshot, Vault, certificates, schema, stamping};
+use super::{Live, Snapshot, Vault, certificates, schema, secrets, stamping};
 use crate::directory::Policies;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -467,6 +467,7 @@ fn patched(record: &Record, patch: &Value) -> Result<Value, ChangeError> {
         return Err(ChangeError::Invalid(vec![violation]));
     }
     let mut body = json!({"labels": record.labels, "spec": record.spec});
+    secrets::make_way(&mut body, patch);
     json_patch::merge(&mut body, patch);
     for field in ["labels", "spec"] {
         if body.get(field).is_none() {

@@ -274,6 +274,24 @@ impl Vault {
     }
 }
 
+/// Before a merge patch: where it gives a secret or text in one way, the way in which it was given before goes, with
+/// what was shown of it. Merged, the two would contradict each other.
+pub(super) fn make_way(target: &mut Value, patch: &Value) {
+    const WAYS: [&str; 4] = ["value", "env", "file", "hash"];
+    const SHOWN: [&str; 2] = ["set", "fingerprint"];
+    let (Value::Object(target), Value::Object(patch)) = (target, patch) else { return };
+    let is_secret = target.keys().all(|key| WAYS.contains(&key.as_str()) || SHOWN.contains(&key.as_str()));
+    if is_secret && WAYS.iter().any(|way| patch.get(*way).is_some_and(|given| !given.is_null())) {
+        target.clear();
+        return;
+    }
+    for (key, patch) in patch {
+        if let Some(target) = target.get_mut(key) {
+            make_way(target, patch);
+        }
+    }
+}
+
 fn environment(variable: &SecretVariable) -> Result<SecretText, Unresolved> {
     let text = std::env::var(variable.as_str()).ok().filter(|text| !text.is_empty());
     text.map(SecretText::new).ok_or_else(|| Unresolved::NotSet(variable.clone()))

@@ -1,10 +1,12 @@
 //! The configuration that is in force, made for reading.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::certificates::{Certificate, Fault};
 use super::{ClientList, Peer, Warning};
+use crate::accounts::Realm;
 use crate::directory::Domains;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -49,6 +51,18 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// Who may log in on this server.
+    pub fn realm(&self, server: &VirtualServer) -> Realm {
+        let authentication = &server.spec.authentication;
+        Realm {
+            selector: authentication.accounts.clone().unwrap_or_default(),
+            default_domain: authentication.default_domain.clone(),
+            ..Realm::default()
+        }
+    }
+}
+
 /// A virtual server, compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualServer {
@@ -71,6 +85,11 @@ pub struct VirtualServer {
 }
 
 impl VirtualServer {
+    /// The name servers that it asks; none: those of the host.
+    pub fn name_servers(&self) -> Vec<SocketAddr> {
+        self.spec.dns_servers.iter().map(|server| server.0).collect()
+    }
+
     /// Whether the client may connect.
     pub fn may_connect<'a>(&self, client: impl Into<Peer<'a>>) -> bool {
         self.connection_control.allows_or_open(client)

@@ -2,57 +2,134 @@
 //!
 //! The server's settings are those of the moment when the connection opened; policy is that of the moment of MAIL.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::Inbound;
+use super::listener::{limits, turned_away};
+use crate::accounts::{Outcome, Session as Login};
 use crate::config::VirtualServer;
 use crate::intake::{Client, Incoming, Refusal, Sender, max_hold};
+use crate::model::size::Size;
+use crate::model::spec::virtual_server::{self, Binding, BindingTls, Mechanism as Offered, Protocol};
 use crate::model::time::Timestamp;
-use crate::net::server_driver::{self, Answers};
-use crate::net::stream::{Accepted, TlsFacts};
+use crate::net::proxy_protocol;
+use crate::net::resolver::verified_name;
+use crate::net::server_driver::{self, Answers, ServerStream as _};
+use crate::net::stream::Accepted;
+use crate::net::tls::Secured;
 use crate::observe::metrics::ByName;
+use crate::queue::Queue;
 use crate::smtp::address::Domain;
 use crate::smtp::extension::Extensions;
-use crate::smtp::reply::Reply;
-use crate::smtp::server::{Answer, Note, Question, Session, Settings, Timeouts};
+use crate::smtp::reply::{EnhancedStatus, Reply};
+use crate::smtp::sasl::scram::ChannelBindings;
+use crate::smtp::server::{Answer, Auth, AuthStep, BareLineEnds, Note, Question, Session, Settings, Timeouts};
 use crate::status::SessionGuard;
 
+/// Longest that a client waits because its reverse name is looked up.
+const NAME_LIMIT: Duration = Duration::from_secs(10);
+
+/// A connection that was accepted.
+pub(super) struct Arrival {
+    pub(super) server: Arc<VirtualServer>,
+    /// The binding that it came in by, as it is configured now.
+    pub(super) binding: Binding,
+    pub(super) stream: TcpStream,
+    /// Who connected: the client, or its proxy.
+    pub(super) peer: SocketAddr,
+    pub(super) guard: SessionGuard,
+}
+
 /// Serves one connection to its end.
-pub(super) async fn serve(
-    inbound: Arc<Inbound>,
-    server: Arc<VirtualServer>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    guard: SessionGuard,
-) {
+pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
+    if let Err(error) = arrival.stream.set_nodelay(true) {
+        tracing::debug!(peer.addr = %arrival.peer, error = %error, "TCP_NODELAY could not be set");
+    }
+    let Some(address) = client_of(&inbound, &mut arrival).await else { return };
+    let Arrival { server, binding, stream, guard, .. } = arrival;
     let label = ByName { name: server.name.as_str().to_owned() };
     inbound.intake.metrics.sessions.get_or_create(&label).inc();
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(peer.addr = %peer, error = %error, "TCP_NODELAY could not be set");
-    }
-    let mut stream = Accepted::new(stream, None);
+    let mut stream = Accepted::new(stream, server.tls.clone().filter(|_| binding.tls != BindingTls::None));
     let now = Timestamp::from_millis(inbound.intake.clock.unix_millis());
-    let session = Session::new(Arc::new(settings(&server, now)), inbound.intake.clock.now());
-    let client = Client { address: peer.ip(), server };
+    let settings = Arc::new(settings(&server, &binding, now));
+    let mut session = Session::new(settings, inbound.intake.clock.now());
     let mut conversation = Conversation {
-        sender: Sender { client, helo: String::new(), extended: false },
+        sender: Sender {
+            client: Client { address, name: None, server, account: None, tls: None },
+            helo: String::new(),
+            extended: false,
+            lmtp: binding.protocol == Protocol::Lmtp,
+        },
         inbound: inbound.clone(),
         incoming: None,
+        login: None,
     };
+    if binding.tls == BindingTls::Implicit {
+        match timeout(server_driver::HANDSHAKE_LIMIT, stream.start_tls()).await {
+            Ok(Ok(secured)) => {
+                session.tls_started();
+                conversation.tls_started(secured);
+            }
+            failed => {
+                let error = failed
+                    .map_or_else(|_| "timed out".to_owned(), |r| r.err().map_or_else(String::new, |e| e.to_string()));
+                tracing::debug!(peer.addr = %address, error, "the TLS handshake failed");
+                inbound.intake.metrics.sessions.get_or_create(&label).dec();
+                return;
+            }
+        }
+    }
     let stop = inbound.drain.watch();
     server_driver::serve(&mut stream, session, &mut conversation, &*inbound.intake.clock, stop).await;
     inbound.intake.metrics.sessions.get_or_create(&label).dec();
     drop(guard);
 }
 
-fn settings(server: &VirtualServer, now: Timestamp) -> Settings {
+/// The client's address: the peer's, or what a trusted proxy says. `None`: the connection is not served.
+async fn client_of(inbound: &Inbound, arrival: &mut Arrival) -> Option<IpAddr> {
+    if arrival.binding.proxy_protocol.is_none() {
+        return Some(arrival.peer.ip());
+    }
+    let server = &arrival.server;
+    let client = match proxy_protocol::read_header(&mut arrival.stream).await {
+        Ok(client) => client.map_or(arrival.peer.ip(), |client| client.ip().to_canonical()),
+        Err(error) => {
+            tracing::info!(virtualServer = %server.name, peer.addr = %arrival.peer, rule = "proxyProtocol", detail = %error, "refused");
+            return None;
+        }
+    };
+    match arrival.guard.speaks_for(client, &limits(server)) {
+        Ok(()) => Some(client),
+        Err(limit) => {
+            let label = ByName { name: server.name.as_str().to_owned() };
+            inbound.intake.metrics.connections_refused.get_or_create(&label).inc();
+            let _ = arrival.stream.try_write(turned_away(limit).as_bytes());
+            None
+        }
+    }
+}
+
+fn settings(server: &VirtualServer, binding: &Binding, now: Timestamp) -> Settings {
     let spec = &server.spec;
     let on = &spec.extensions;
+    let auth = &spec.authentication;
     Settings {
+        lmtp: binding.protocol == Protocol::Lmtp,
+        start_tls: binding.tls == BindingTls::Starttls && server.tls.is_some(),
+        require_tls: spec.tls.required,
+        auth: Auth {
+            mechanisms: auth.mechanisms.iter().map(|mechanism| mechanism.sasl()).collect(),
+            require_tls: auth.require_tls,
+            required: auth.required,
+            ..Auth::default()
+        },
+        greeting: if binding.protocol == Protocol::Lmtp { "LMTP Bridgehead" } else { "ESMTP Bridgehead" }.to_owned(),
         extensions: Extensions {
             pipelining: on.pipelining,
             size: on.size,
@@ -60,14 +137,39 @@ fn settings(server: &VirtualServer, now: Timestamp) -> Settings {
             smtputf8: on.smtp_utf8,
             enhanced_status_codes: on.enhanced_status_codes,
             dsn: on.dsn,
-            etrn: false,
-            ..Extensions::default()
+            chunking: on.chunking,
+            binary_mime: on.binary_mime,
+            limits: on.limits,
+            require_tls: on.require_tls,
+            future_release: on.future_release,
+            deliver_by: on.deliver_by,
+            mt_priority: on.mt_priority,
+            etrn: on.etrn,
+            // nobody has mail to fetch before there are connectors that hold it
+            atrn: false,
+            help: true,
         },
         max_size: Some(spec.messages.max_size.bytes()),
+        max_session_size: spec.messages.max_session_size.map(Size::bytes),
         max_recipients: spec.messages.max_recipients as usize,
         max_transactions: spec.messages.max_per_connection,
+        bare_line_ends: match binding.bare_line_ends {
+            virtual_server::BareLineEnds::Refuse => BareLineEnds::Refuse,
+            virtual_server::BareLineEnds::Normalise => BareLineEnds::Normalise,
+        },
+        max_errors: spec.errors.hard_limit,
+        soft_errors: spec.errors.soft_limit,
+        error_delay: spec.errors.delay.std(),
+        refuse_early_talkers: spec.connections.refuse_early_talkers,
+        greeting_delay: spec.connections.greeting_delay.std(),
         future_release: Some(max_hold(now)),
-        timeouts: Timeouts { command: spec.connections.idle_timeout.std(), ..Timeouts::default() },
+        timeouts: Timeouts {
+            idle: spec.connections.idle_timeout.std(),
+            command: spec.connections.command_timeout.std(),
+            data_block: spec.connections.data_timeout.std(),
+            data_least_rate: spec.connections.least_data_rate.bytes(),
+            ..Timeouts::default()
+        },
         ..Settings::new(server.fqdn.as_str())
     }
 }
@@ -76,18 +178,23 @@ struct Conversation {
     inbound: Arc<Inbound>,
     sender: Sender,
     incoming: Option<Incoming>,
+    /// A login that is going on.
+    login: Option<Login>,
 }
 
 impl Answers for Conversation {
     async fn answer(&mut self, question: Question) -> Answer {
         let answered = match question {
-            Question::Connect => match self.sender.client.admit_connection() {
-                Ok(()) => Ok(Answer::Proceed),
-                Err(refusal) => {
-                    self.log(&refusal);
-                    return Answer::Close(refusal.reply);
+            Question::Connect => {
+                self.look_up_name().await;
+                match self.sender.client.admit_connection() {
+                    Ok(()) => Ok(Answer::Proceed),
+                    Err(refusal) => {
+                        self.log(&refusal);
+                        return Answer::Close(refusal.reply);
+                    }
                 }
-            },
+            }
             Question::Helo { name, extended } => {
                 self.sender.helo = name;
                 self.sender.extended = extended;
@@ -123,11 +230,12 @@ impl Answers for Conversation {
                 Some(incoming) => incoming.commit(&self.inbound.intake).await.map(Answer::Reply),
                 None => Ok(out_of_step()),
             },
-            Question::Auth(_) => {
-                let reply = Reply::new(454, crate::smtp::reply::EnhancedStatus::transient(7, 0), "Not now");
-                Ok(Answer::Reply(reply))
+            Question::Auth(step) => return self.authenticate(step).await,
+            Question::Etrn(what) => {
+                self.sender.client.admit_etrn(&what).map(|()| Answer::Reply(etrn(&self.inbound.intake.queue, &what)))
             }
-            Question::Etrn(_) | Question::Turn(_) => Ok(out_of_step()),
+            // not offered: no connector holds mail to be fetched
+            Question::Turn(_) => Ok(out_of_step()),
             // whether an address exists is nobody's business (RFC 5321, 7.3): the core answers 252
             Question::Vrfy(_) => Ok(Answer::Proceed),
         };
@@ -139,7 +247,7 @@ impl Answers for Conversation {
 
     async fn body(&mut self, chunk: Bytes) -> Result<(), Reply> {
         let Some(incoming) = &mut self.incoming else {
-            return Err(Reply::new(451, crate::smtp::reply::EnhancedStatus::transient(3, 0), "Local error"));
+            return Err(Reply::new(451, EnhancedStatus::transient(3, 0), "Local error"));
         };
         match incoming.content(chunk).await {
             Ok(()) => Ok(()),
@@ -155,10 +263,17 @@ impl Answers for Conversation {
         self.incoming = None;
     }
 
-    fn tls_started(&mut self, _facts: TlsFacts) {}
+    fn tls_started(&mut self, secured: Secured) {
+        let client = &mut self.sender.client;
+        (client.tls, client.account) = (Some(Arc::new(secured)), None);
+        self.sender.helo.clear();
+        self.login = None;
+    }
 
     fn completion(&self) -> Option<Domain> {
-        None
+        let client = &self.sender.client;
+        let trusted = client.account.is_some() || client.is_trusted();
+        trusted.then(|| self.inbound.live.current().domains.default_domain().cloned()).flatten()
     }
 
     fn note(&mut self, note: Note) {
@@ -176,10 +291,80 @@ impl Answers for Conversation {
 
 /// The core asks in order; should it not, nothing is taken.
 fn out_of_step() -> Answer {
-    Answer::Reply(Reply::new(503, crate::smtp::reply::EnhancedStatus::permanent(5, 1), "Bad sequence of commands"))
+    Answer::Reply(Reply::new(503, EnhancedStatus::permanent(5, 1), "Bad sequence of commands"))
+}
+
+/// ETRN for a domain, or `@domain` for those below it too (RFC 1985, 5.2). Queues have no names that clients know.
+fn etrn(queue: &Queue, what: &str) -> Reply {
+    let (domain, below) = what.strip_prefix('@').map_or((what, false), |domain| (domain, true));
+    let Ok(domain) = domain.parse::<Domain>() else {
+        return Reply::new(458, EnhancedStatus::transient(5, 4), "Cannot start queues but those of a domain");
+    };
+    match queue.dequeue(&domain, below) {
+        0 => Reply::new(251, EnhancedStatus::success(0, 0), format!("No messages wait for {domain}")),
+        waiting => {
+            Reply::new(253, EnhancedStatus::success(0, 0), format!("{waiting} pending messages for {domain} started"))
+        }
+    }
 }
 
 impl Conversation {
+    /// Where somebody wants to know it, and at most [`NAME_LIMIT`]: who has no name by then has none.
+    async fn look_up_name(&mut self) {
+        let client = &mut self.sender.client;
+        if !client.server.looks_up_names() {
+            return;
+        }
+        let found = match self.inbound.resolvers.of(&client.server.name_servers()) {
+            Ok(resolver) => timeout(NAME_LIMIT, verified_name(&*resolver, client.address)).await,
+            Err(error) => return tracing::warn!(error = %error, "no resolver for the names of clients"),
+        };
+        match found {
+            Ok(Ok(name)) => client.name = name.and_then(|name| name.parse().ok()),
+            Ok(Err(error)) => tracing::debug!(peer.addr = %client.address, error = %error, "no reverse name"),
+            Err(_) => tracing::debug!(peer.addr = %client.address, "no reverse name in time"),
+        }
+    }
+
+    async fn authenticate(&mut self, step: AuthStep) -> Answer {
+        let outcome = match step {
+            AuthStep::Begin { mechanism, initial } => {
+                let client = &self.sender.client;
+                let realm = self.inbound.live.current().realm(&client.server);
+                let bindings = client.tls.as_ref().map_or_else(ChannelBindings::default, |tls| ChannelBindings {
+                    tls_server_end_point: Some(tls.end_point.clone()),
+                    tls_exporter: tls.exporter.clone(),
+                    plus_offered: client.server.spec.authentication.mechanisms.contains(&Offered::ScramSha256Plus),
+                });
+                let authenticator = &self.inbound.authenticator;
+                let (login, outcome) =
+                    authenticator.begin(mechanism, client.address, realm, initial.as_deref(), bindings).await;
+                self.login = Some(login);
+                outcome
+            }
+            AuthStep::Response(response) => match &mut self.login {
+                Some(login) => login.respond(&response).await,
+                None => return out_of_step(),
+            },
+        };
+        if !matches!(outcome, Outcome::Challenge(_)) {
+            self.login = None;
+        }
+        let client = &mut self.sender.client;
+        match outcome {
+            Outcome::Challenge(challenge) => Answer::Challenge(challenge.into()),
+            Outcome::Accepted(account) => {
+                tracing::info!(virtualServer = %client.server.name, peer.addr = %client.address, account = %account.name, "authenticated");
+                client.account = Some(account);
+                Answer::Proceed
+            }
+            Outcome::Refused { reply, reason } | Outcome::Unavailable { reply, reason } => {
+                self.log(&Refusal { reply: reply.clone(), rule: "authentication", detail: reason.to_string() });
+                Answer::Reply(reply)
+            }
+        }
+    }
+
     fn log(&self, refusal: &Refusal) {
         let client = &self.sender.client;
         if refusal.reply.code >= 500 {

@@ -14,13 +14,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use super::connection;
+use super::connection::{self, Arrival};
+use crate::accounts::Authenticator;
 use crate::config::{Live, Preflight, Snapshot, Violation, ViolationCode, VirtualServer};
 use crate::intake::Intake;
 use crate::model::name::Name;
 use crate::model::spec::Collection;
+use crate::model::spec::virtual_server::Binding;
+use crate::net::resolver::Resolvers;
 use crate::observe::metrics::ByName;
-use crate::status::{Drain, Listeners, Listening, Sessions, TooMany};
+use crate::status::{Drain, Limits, Listeners, Listening, Sessions, TooMany};
 
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 1024;
@@ -38,6 +41,10 @@ pub struct Inbound {
     pub intake: Intake,
     /// The configuration.
     pub live: Live,
+    /// Checks logins.
+    pub authenticator: Arc<Authenticator>,
+    /// Looks up the names of clients.
+    pub resolvers: Arc<Resolvers>,
     /// What is open, for everybody to see.
     pub listeners: Arc<Listeners>,
     /// Sessions now.
@@ -86,8 +93,16 @@ impl Inbound {
         let mut all_open = true;
         for server in snapshot.virtual_servers.values().filter(|server| server.spec.enabled) {
             let mut states = Vec::new();
-            for address in addresses(server) {
+            for (binding, address) in server.spec.bindings.iter().map(|binding| (binding, address_of(binding))) {
                 let key = (server.name.clone(), address);
+                if let Some(why) = server.cannot_serve(binding) {
+                    // what was open with the TLS of before is closed: it could not be served
+                    if let Some(binding) = open.remove(&key) {
+                        close(binding).await;
+                    }
+                    states.push(Listening { configured: address, bound: Err(why.to_owned()) });
+                    continue;
+                }
                 let bound = match open.get(&key) {
                     Some(binding) => Ok(binding.bound),
                     None => self.open(server, address).map(|binding| {
@@ -109,7 +124,8 @@ impl Inbound {
         match opened.and_then(|listener| Ok((listener.local_addr()?, listener))) {
             Ok((bound, listener)) => {
                 tracing::info!(listener = "smtp", virtualServer = %server.name, address = %bound, "listening");
-                let accepting = tokio::spawn(self.clone().accept(server.name.clone(), listener));
+                let key = (server.name.clone(), address);
+                let accepting = tokio::spawn(self.clone().accept(key, listener));
                 Ok(OpenBinding { bound, accepting })
             }
             Err(error) => {
@@ -119,12 +135,12 @@ impl Inbound {
         }
     }
 
-    async fn accept(self: Arc<Self>, server: Name, listener: TcpListener) {
+    async fn accept(self: Arc<Self>, key: Key, listener: TcpListener) {
         loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.take(&server, stream, peer),
+                Ok((stream, peer)) => self.take(&key, stream, peer),
                 Err(error) => {
-                    tracing::warn!(virtualServer = %server, error = %error, "a connection could not be accepted");
+                    tracing::warn!(virtualServer = %key.0, error = %error, "a connection could not be accepted");
                     tokio::time::sleep(PAUSE).await;
                 }
             }
@@ -132,29 +148,53 @@ impl Inbound {
     }
 
     /// Takes one connection, or turns it away.
-    fn take(self: &Arc<Self>, name: &Name, stream: TcpStream, peer: SocketAddr) {
+    fn take(self: &Arc<Self>, (name, address): &Key, stream: TcpStream, peer: SocketAddr) {
         let snapshot = self.live.current();
         let Some(server) = snapshot.virtual_servers.get(name) else { return };
+        let Some(binding) = server.spec.bindings.iter().find(|binding| address_of(binding) == *address) else { return };
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        // behind a proxy the limits of a client are asked when it is known who that is
+        let client = match &binding.proxy_protocol {
+            Some(proxy) if !proxy.trusted.iter().any(|net| net.0.contains(&peer.ip())) => {
+                tracing::info!(virtualServer = %name, peer.addr = %peer, rule = "proxyProtocol", "refused: no trusted proxy");
+                return;
+            }
+            Some(_) => None,
+            None => Some(peer.ip()),
+        };
         let label = ByName { name: name.as_str().to_owned() };
-        let limits = &server.spec.connections;
-        match self.sessions.admit(name, peer.ip(), limits.max, limits.max_per_client) {
+        match self.sessions.admit(name, client, &limits(server)) {
             Ok(guard) => {
                 self.intake.metrics.connections.get_or_create(&label).inc();
-                let serve = connection::serve(self.clone(), server.clone(), stream, peer, guard);
+                let arrival = Arrival { server: server.clone(), binding: binding.clone(), stream, peer, guard };
                 // the guard is what counts and awaits it
-                drop(tokio::spawn(serve));
+                drop(tokio::spawn(connection::serve(self.clone(), arrival)));
             }
             Err(limit) => {
                 self.intake.metrics.connections_refused.get_or_create(&label).inc();
-                let words = match limit {
-                    TooMany::InAll => "421 4.3.2 Too many connections, try again later\r\n",
-                    TooMany::FromClient => "421 4.7.0 Too many connections from your address, try again later\r\n",
-                };
                 // what the kernel does not take at once is not worth a wait
-                let _ = stream.try_write(words.as_bytes());
+                let _ = stream.try_write(turned_away(limit).as_bytes());
             }
         }
+    }
+}
+
+/// What a client is told that comes over a limit.
+pub(super) fn turned_away(limit: TooMany) -> &'static str {
+    match limit {
+        TooMany::InAll => "421 4.3.2 Too many connections, try again later\r\n",
+        TooMany::FromClient => "421 4.7.0 Too many connections from your address, try again later\r\n",
+        TooMany::TooFast => "421 4.7.0 You connect too often, try again later\r\n",
+    }
+}
+
+/// The limits on connections of a server.
+pub(super) fn limits(server: &VirtualServer) -> Limits {
+    let connections = &server.spec.connections;
+    Limits {
+        max: connections.max,
+        max_per_client: connections.max_per_client,
+        rate_per_client: connections.rate_per_client,
     }
 }
 
@@ -172,7 +212,11 @@ fn wanted(snapshot: &Snapshot) -> impl Iterator<Item = Key> {
 }
 
 fn addresses(server: &VirtualServer) -> impl Iterator<Item = SocketAddr> {
-    server.spec.bindings.iter().map(|binding| SocketAddr::new(binding.address.0, binding.port))
+    server.spec.bindings.iter().map(address_of)
+}
+
+fn address_of(binding: &Binding) -> SocketAddr {
+    SocketAddr::new(binding.address.0, binding.port)
 }
 
 fn bind(address: SocketAddr) -> io::Result<Socket> {

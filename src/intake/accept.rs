@@ -11,8 +11,8 @@ use bytes::Bytes;
 use super::Intake;
 use super::admission::{Client, Refusal};
 use super::header::HeaderScanner;
+use super::{staging, trace};
 use crate::config::Snapshot;
-use crate::dsn::date_field;
 use crate::model::mail::{Message, Origin, Protocol, Recipient, RecipientStatus, Waits};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
@@ -31,8 +31,10 @@ pub struct Sender {
     pub client: Client,
     /// Its HELO or EHLO name, cleaned.
     pub helo: String,
-    /// It said EHLO.
+    /// It said EHLO or LHLO.
     pub extended: bool,
+    /// It speaks LMTP.
+    pub lmtp: bool,
 }
 
 /// A message that is being handed in.
@@ -63,7 +65,7 @@ impl Incoming {
         reverse_path: ReversePath,
         parameters: MailParameters,
     ) -> Result<Self, Refusal> {
-        sender.client.admit_sender(intake)?;
+        sender.client.admit_sender(intake, &snapshot, &reverse_path)?;
         let began = Timestamp::from_millis(intake.clock.unix_millis());
         let asked_for = parameters.priority;
         let parameters = sender.client.admit_parameters(began, parameters)?;
@@ -100,13 +102,35 @@ impl Incoming {
     ///
     /// # Errors
     /// When the client may not send to it.
-    pub fn recipient(&mut self, intake: &Intake, path: ForwardPath, parameters: RcptParameters) -> Result<(), Refusal> {
-        if self.known.contains(&path) {
+    pub fn recipient(
+        &mut self,
+        intake: &Intake,
+        path: ForwardPath,
+        mut parameters: RcptParameters,
+    ) -> Result<(), Refusal> {
+        let staged = staging::apply(&self.sender.client.server, &path)?;
+        if staged.is_none() && self.known.contains(&path) {
             return Ok(());
         }
         let spread = self.draft.id().spread();
         let (queue, name) =
             self.sender.client.admit_recipient(intake, &self.snapshot, &self.reverse_path, &path, spread)?;
+        let (path, queue, name) = match staged {
+            None => (path, queue, name),
+            // whoever may write to the one is not to be refused for the other, which the operator has chosen
+            Some(staged) => {
+                if self.known.contains(&staged) {
+                    return Ok(());
+                }
+                staging::remember(&path, &mut parameters);
+                let (queue, name) = staging::assign(intake, &self.snapshot, &self.reverse_path, &staged, spread)?;
+                (staged, queue, name)
+            }
+        };
+        if let Some(account) = &self.sender.client.account {
+            let counted = intake.quotas.recipient(account, intake.clock.now());
+            counted.map_err(|over| Refusal::of_quota(account, &over))?;
+        }
         self.known.insert(path.clone());
         // two addresses of one mailbox are one delivery
         if name.is_some() && self.recipients.iter().any(|(_, _, other, known)| *known == name && *other == queue) {
@@ -121,7 +145,11 @@ impl Incoming {
     /// # Errors
     /// When the store fails.
     pub async fn content_begins(&mut self, now: Timestamp) -> Result<(), Refusal> {
-        let received = self.received_field(now);
+        let only = match self.recipients.as_slice() {
+            [(path, ..)] => Some(path),
+            _ => None,
+        };
+        let received = trace::received(&self.sender, &self.parameters, self.draft.id(), only, now);
         self.draft.append(Bytes::from(received)).await.map_err(|error| Refusal::of_store(&error))
     }
 
@@ -149,7 +177,7 @@ impl Incoming {
     /// When the store could not keep it: nothing of it remains.
     pub async fn commit(mut self, intake: &Intake) -> Result<Reply, Refusal> {
         let received_at = Timestamp::from_millis(intake.clock.unix_millis());
-        let Sender { client, helo, extended } = self.sender;
+        let Sender { client, helo, extended, lmtp } = self.sender;
         let server = client.server.name.clone();
         if let Some(by) = &mut self.parameters.deliver_by {
             by.seconds -= i64::try_from(received_at.since(self.began).as_secs()).unwrap_or(i64::MAX);
@@ -158,11 +186,15 @@ impl Incoming {
             id: self.draft.id(),
             received_at,
             origin: Origin {
-                protocol: if extended { Protocol::Esmtp } else { Protocol::Smtp },
+                protocol: match (lmtp, extended) {
+                    (true, _) => Protocol::Lmtp,
+                    (false, true) => Protocol::Esmtp,
+                    (false, false) => Protocol::Smtp,
+                },
                 virtual_server: server.clone(),
                 client: Some(client.address),
                 helo: Some(helo),
-                account: None,
+                account: client.account.as_ref().map(|account| account.name.clone()),
             },
             reverse_path: self.reverse_path,
             parameters: self.parameters,
@@ -197,6 +229,8 @@ impl Incoming {
             virtualServer = %server,
             peer.addr = %client.address,
             sender = %message.reverse_path,
+            account = client.account.as_ref().map(|account| tracing::field::display(&account.name)),
+            tls = client.tls.as_ref().map(|tls| tls.version),
             recipients = message.recipients.len(),
             size = message.size,
             header.message_id = message.message_id_header.as_deref(),
@@ -206,32 +240,6 @@ impl Incoming {
         intake.queue.track_received(message);
         intake.queue.enqueue(leased);
         Ok(reply)
-    }
-
-    fn received_field(&self, now: Timestamp) -> String {
-        let protocol = match (self.sender.extended, self.parameters.smtputf8) {
-            (true, true) => "UTF8SMTP",
-            (true, false) => "ESMTP",
-            (false, _) => "SMTP",
-        };
-        let client = match self.sender.client.address {
-            std::net::IpAddr::V4(v4) => format!("[{v4}]"),
-            std::net::IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
-        };
-        // only when there is one: with several it would tell each about the others
-        let for_whom = match self.recipients.as_slice() {
-            [(path, ..)] => format!("\r\n\tfor <{path}>"),
-            _ => String::new(),
-        };
-        // RFC 6710, section 4.4
-        let priority = self.parameters.priority.map_or(String::new(), |priority| format!("\r\n\tpriority {priority}"));
-        format!(
-            "Received: from {helo} ({client})\r\n\tby {by} (Bridgehead) with {protocol}\r\n\tid {id}{for_whom}{priority};\r\n\t{date}\r\n",
-            helo = self.sender.helo,
-            by = self.sender.client.server.fqdn.as_str(),
-            id = self.draft.id(),
-            date = date_field(now),
-        )
     }
 }
 

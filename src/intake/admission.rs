@@ -3,10 +3,14 @@
 //! | asked at | rule | refusal |
 //! |---|---|---|
 //! | connect | `connectionControl` | 554 5.7.1 |
+//! | MAIL | `sendAs`: the account may not send under this reverse-path | 550 5.7.1 |
+//! | MAIL, RCPT | `quotas`: the account has sent as much as it may | 452 4.7.1 |
 //! | MAIL | `reserve`: free space, a store that can write | 452 4.3.1, 451 4.3.0 |
 //! | MAIL | `futureRelease`: who may not relay here may not have mail held (RFC 4865), nobody for more than 45 days | 550 5.7.1, 501 5.5.4 |
 //! | RCPT | `unknownRecipient`: authoritative domain, no such recipient | 550 5.1.1 |
 //! | RCPT | `routedLocalPart`: a local part that hides another address (`u%d`, `d!u`, `"u@d"`) | 550 5.7.1 |
+//! | RCPT | `staging`: a system that must not reach real people, and this is not one of those allowed | 550 5.7.1 |
+//! | ETRN | `etrn`: the client may not relay | 459 4.7.1 |
 //! | RCPT | `relay`: the recipient lives elsewhere, and nothing lets this client relay there | 550 5.7.1 |
 //!
 //! A priority above 0 is a matter of trust too (RFC 6710, section 5): from a client that may not relay it counts as 0, and
@@ -19,9 +23,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Intake;
-use crate::config::{Snapshot, VirtualServer};
+use crate::accounts::{Account, OverQuota};
+use crate::config::{Peer, Snapshot, VirtualServer};
+use crate::model::host::HostName;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
+use crate::net::tls::Secured;
 use crate::queue::{Assignment, assign};
 use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
 use crate::smtp::extension::MaxHold;
@@ -44,8 +51,14 @@ pub fn max_hold(now: Timestamp) -> MaxHold {
 pub struct Client {
     /// Its address.
     pub address: IpAddr,
-    /// The virtual server it came to, as it was when the connection opened.
+    /// Its reverse name, when that was looked up and has its address.
+    pub name: Option<HostName>,
+    /// The virtual server it came to, as it was when the connection opened or the transaction began.
     pub server: Arc<VirtualServer>,
+    /// Who it has authenticated as.
+    pub account: Option<Arc<Account>>,
+    /// Its encryption.
+    pub tls: Option<Arc<Secured>>,
 }
 
 /// A refusal, for the peer and for the operator.
@@ -74,32 +87,64 @@ impl Refusal {
         };
         Refusal::new("reserve", reply, error.to_string())
     }
+
+    /// An account has used up its quota.
+    pub fn of_quota(account: &Account, over: &OverQuota) -> Self {
+        let reply = Reply::new(452, EnhancedStatus::transient(7, 1), "You have sent as much as you may for now");
+        Refusal::new("quotas", reply, format!("account {}: {over}", account.name))
+    }
 }
 
 impl Client {
+    fn peer(&self) -> Peer<'_> {
+        Peer { address: self.address, name: self.name.as_ref() }
+    }
+
+    /// May it relay to any domain: by its address or name, or as an account?
+    pub fn is_trusted(&self) -> bool {
+        let account = self.account.as_ref().is_some_and(|account| account.may_relay);
+        self.server.may_relay(self.peer()) || account && self.server.relays_authenticated()
+    }
+
     /// May it talk to this server at all?
     ///
     /// # Errors
     /// A 554 for the greeting.
     pub fn admit_connection(&self) -> Result<(), Refusal> {
-        if self.server.may_connect(self.address) {
+        if self.server.may_connect(self.peer()) {
             return Ok(());
         }
         let reply = Reply::new(554, EnhancedStatus::permanent(7, 1), "Access denied");
         Err(Refusal::new("connectionControl", reply, "the virtual server's connectionControl refuses this address"))
     }
 
-    /// May it begin a message?
+    /// May it begin a message under this reverse-path?
     ///
     /// # Errors
-    /// 452 or 451 when the store takes nothing new.
-    pub fn admit_sender(&self, intake: &Intake) -> Result<(), Refusal> {
+    /// 452 or 451 when the store takes nothing new; 550 or 452 for an account that may not.
+    pub fn admit_sender(&self, intake: &Intake, snapshot: &Snapshot, sender: &ReversePath) -> Result<(), Refusal> {
+        if let Some(account) = &self.account {
+            if !account.may_send_as(sender, |domain| snapshot.domains.find(domain).is_some()) {
+                let reply = Reply::new(550, EnhancedStatus::permanent(7, 1), "You may not send under this address");
+                let detail = format!("account {} may not send as {sender}", account.name);
+                return Err(Refusal::new("sendAs", reply, detail));
+            }
+            let counted = intake.quotas.message(account, intake.clock.now());
+            counted.map_err(|over| Refusal::of_quota(account, &over))?;
+        }
         intake.store.has_room().map_err(|error| Refusal::of_store(&error))
     }
 
-    /// May it ask for more than delivery: a hold, a priority? So far as its address lets it relay.
-    fn is_trusted(&self) -> bool {
-        self.server.may_relay(self.address)
+    /// May it have the queue tried for a domain?
+    ///
+    /// # Errors
+    /// 459 when it may not.
+    pub fn admit_etrn(&self, what: &str) -> Result<(), Refusal> {
+        if self.is_trusted() {
+            return Ok(());
+        }
+        let reply = Reply::new(459, EnhancedStatus::transient(7, 1), "Not allowed to you");
+        Err(Refusal::new("etrn", reply, format!("ETRN {what} by a client that may not relay")))
     }
 
     /// What of the parameters of MAIL is granted. `now` is the time of MAIL.
@@ -144,7 +189,7 @@ impl Client {
             }
             Assignment::Queue(queue @ QueueName::Local(_), name) => Ok((queue, name)),
             // a shared domain, or one that a connector opens: what hides another address would be relayed from within
-            Assignment::Queue(..) if hides_an_address(path) && !self.server.may_relay(self.address) => {
+            Assignment::Queue(..) if hides_an_address(path) && !self.is_trusted() => {
                 Err(relay_denied("routedLocalPart", path))
             }
             Assignment::Queue(queue, name) => match path {
@@ -160,7 +205,7 @@ impl Client {
     }
 
     fn may_relay(&self, snapshot: &Snapshot, to: &Mailbox) -> bool {
-        self.server.may_relay(self.address) || snapshot.routes.allows_relay(to.domain(), &self.server.name)
+        self.is_trusted() || snapshot.routes.allows_relay(to.domain(), &self.server.name)
     }
 }
 

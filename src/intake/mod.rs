@@ -7,9 +7,12 @@
 mod accept;
 mod admission;
 mod header;
+mod staging;
+mod trace;
 
 use std::sync::Arc;
 
+use crate::accounts::Quotas;
 use crate::directory::Recipients;
 use crate::net::clock::Clock;
 use crate::observe::metrics::Metrics;
@@ -28,6 +31,8 @@ pub struct Intake {
     pub recipients: Arc<dyn Recipients>,
     /// Where it goes then.
     pub queue: Arc<Queue>,
+    /// What accounts have sent.
+    pub quotas: Arc<Quotas>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Counters.

@@ -180,6 +180,8 @@ pub enum Protocol {
     Esmtp,
     /// A notification that the appliance wrote itself.
     Dsn,
+    /// LMTP.
+    Lmtp,
 }
 
 /// One recipient and what became of it.

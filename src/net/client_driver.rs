@@ -300,7 +300,7 @@ mod tests {
         fn reset(&mut self) {
             self.open.clear();
         }
-        fn tls_started(&mut self, _: crate::net::stream::TlsFacts) {}
+        fn tls_started(&mut self, _: crate::net::tls::Secured) {}
 
         fn completion(&self) -> Option<crate::smtp::address::Domain> {
             None

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -240,6 +240,58 @@ fn sort_mx(found: &mut Vec<Mx>) -> Result<(), ResolveError> {
     }
     found.sort();
     Ok(())
+}
+
+/// Resolvers by the name servers they ask; made when they are first needed.
+pub struct Resolvers {
+    system: Option<Arc<dyn Resolver>>,
+    made: Mutex<HashMap<Vec<SocketAddr>, Arc<dyn Resolver>>>,
+}
+
+/// Most resolvers that are kept.
+const MOST_RESOLVERS: usize = 64;
+
+impl Resolvers {
+    /// With the system's name servers where none are named.
+    pub fn new() -> Self {
+        Resolvers { system: None, made: Mutex::default() }
+    }
+
+    /// With this resolver instead of the system's.
+    pub fn with_system(system: Arc<dyn Resolver>) -> Self {
+        Resolvers { system: Some(system), made: Mutex::default() }
+    }
+
+    /// The resolver that asks these name servers; none: the system's.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    pub fn of(&self, servers: &[SocketAddr]) -> Result<Arc<dyn Resolver>, ResolverSetupError> {
+        if servers.is_empty()
+            && let Some(system) = &self.system
+        {
+            return Ok(system.clone());
+        }
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(resolver) = made.get(servers) {
+            return Ok(resolver.clone());
+        }
+        let resolver =
+            if servers.is_empty() { HickoryResolver::system() } else { HickoryResolver::with_servers(servers) };
+        let resolver: Arc<dyn Resolver> = Arc::new(resolver?);
+        if made.len() >= MOST_RESOLVERS {
+            // configurations come and go; resolvers that nobody asks any more shall not stay
+            made.clear();
+        }
+        made.insert(servers.to_vec(), resolver.clone());
+        Ok(resolver)
+    }
+}
+
+impl Default for Resolvers {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// A resolver for tests: it knows what it was told, and says NXDOMAIN to the rest.

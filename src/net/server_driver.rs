@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::watch;
 
 use super::clock::Clock;
-use super::stream::TlsFacts;
+use super::tls::Secured;
 use crate::smtp::address::Domain;
 use crate::smtp::command::Verb;
 use crate::smtp::reply::Reply;
@@ -39,7 +39,7 @@ pub trait Answers: Send {
     fn note(&mut self, note: Note);
 
     /// TLS is active behind STARTTLS: whatever was known of the client is not true any more.
-    fn tls_started(&mut self, facts: TlsFacts);
+    fn tls_started(&mut self, secured: Secured);
 
     /// The domain that completes addresses without one, if this client is trusted that far; asked after
     /// [`Question::Connect`] and [`Question::Auth`].
@@ -52,7 +52,7 @@ pub trait ServerStream: AsyncRead + AsyncWrite + Unpin + Send {
     ///
     /// # Errors
     /// When the client cannot, or does not keep to it; the stream is of no more use then.
-    fn start_tls(&mut self) -> impl Future<Output = io::Result<TlsFacts>> + Send;
+    fn start_tls(&mut self) -> impl Future<Output = io::Result<Secured>> + Send;
 }
 
 /// How a connection ended.
@@ -125,9 +125,9 @@ where
                 }
             }
             Step::StartTls => match tokio::time::timeout(HANDSHAKE_LIMIT, stream.start_tls()).await {
-                Ok(Ok(facts)) => {
+                Ok(Ok(secured)) => {
                     session.tls_started();
-                    answers.tls_started(facts);
+                    answers.tls_started(secured);
                 }
                 failed => {
                     let error = failed.map_or_else(
@@ -358,7 +358,7 @@ mod tests {
 
         fn note(&mut self, _: Note) {}
 
-        fn tls_started(&mut self, _: TlsFacts) {}
+        fn tls_started(&mut self, _: Secured) {}
 
         fn completion(&self) -> Option<Domain> {
             None
@@ -366,13 +366,13 @@ mod tests {
     }
 
     impl ServerStream for DuplexStream {
-        async fn start_tls(&mut self) -> io::Result<TlsFacts> {
+        async fn start_tls(&mut self) -> io::Result<Secured> {
             Err(io::ErrorKind::Unsupported.into())
         }
     }
 
     impl ServerStream for tokio::net::TcpStream {
-        async fn start_tls(&mut self) -> io::Result<TlsFacts> {
+        async fn start_tls(&mut self) -> io::Result<Secured> {
             Err(io::ErrorKind::Unsupported.into())
         }
     }

@@ -7,33 +7,16 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::server_driver::ServerStream;
-
-/// What is known of a connection's TLS.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct TlsFacts {
-    /// `TLSv1.3`, `TLSv1.2`.
-    pub version: String,
-    /// The cipher suite, by its IANA name.
-    pub cipher: String,
-    /// The host name that the client asked for (SNI).
-    pub server_name: Option<String>,
-    /// SHA-256 of the client's certificate, which was verified, in hexadecimal.
-    pub client_certificate: Option<String>,
-    /// The channel binding `tls-exporter` (RFC 9266); TLS 1.3 only.
-    pub exporter: Option<Vec<u8>>,
-}
+use super::tls::{Secured, ServerTls, TlsStream};
 
 /// A stream that a client opened.
 pub struct Accepted {
     stream: Stream,
-    config: Option<Arc<ServerConfig>>,
+    tls: Option<Arc<ServerTls>>,
 }
 
 enum Stream {
@@ -44,37 +27,21 @@ enum Stream {
 }
 
 impl Accepted {
-    /// In clear; `config` is what TLS is begun with, if it is.
-    pub fn new(stream: TcpStream, config: Option<Arc<ServerConfig>>) -> Self {
-        Accepted { stream: Stream::Clear(stream), config }
+    /// In clear; `tls` is what TLS is begun with, if it is.
+    pub fn new(stream: TcpStream, tls: Option<Arc<ServerTls>>) -> Self {
+        Accepted { stream: Stream::Clear(stream), tls }
     }
 }
 
 impl ServerStream for Accepted {
-    async fn start_tls(&mut self) -> io::Result<TlsFacts> {
-        let config = self.config.clone().ok_or(io::ErrorKind::Unsupported)?;
+    async fn start_tls(&mut self) -> io::Result<Secured> {
+        let tls = self.tls.clone().ok_or(io::ErrorKind::Unsupported)?;
         let Stream::Clear(stream) = std::mem::replace(&mut self.stream, Stream::Gone) else {
             return Err(io::ErrorKind::NotConnected.into());
         };
-        let stream = TlsAcceptor::from(config).accept(stream).await?;
-        let facts = facts(&stream);
+        let (stream, secured) = tls.accept(stream).await?;
         self.stream = Stream::Tls(Box::new(stream));
-        Ok(facts)
-    }
-}
-
-fn facts(stream: &TlsStream<TcpStream>) -> TlsFacts {
-    let (_, connection) = stream.get_ref();
-    let version = connection.protocol_version();
-    let exporter = version
-        .filter(|version| *version == rustls::ProtocolVersion::TLSv1_3)
-        .and_then(|_| connection.export_keying_material(vec![0; 32], b"EXPORTER-Channel-Binding", Some(&[])).ok());
-    TlsFacts {
-        version: version.and_then(|version| version.as_str()).unwrap_or("TLS").replace('_', "."),
-        cipher: connection.negotiated_cipher_suite().map_or_else(String::new, |suite| format!("{:?}", suite.suite())),
-        server_name: connection.server_name().map(str::to_owned),
-        client_certificate: None,
-        exporter,
+        Ok(secured)
     }
 }
 

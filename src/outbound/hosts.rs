@@ -3,16 +3,15 @@
 //! DNS that gives no answer defers, DNS that says no ends: the difference is made here and named by
 //! [`NameFault`]. At most five addresses are tried. Mail by MX is never sent to a listener of our own.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, NameFault};
 use crate::model::host::Host;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::RouteSpec;
-use crate::net::resolver::{HickoryResolver, ResolveError, Resolver};
+use crate::net::resolver::{ResolveError, Resolver, Resolvers};
 use crate::routing::Connector;
 use crate::routing::mx::{Exchanges, exchanges};
 use crate::routing::next_hop;
@@ -31,50 +30,8 @@ pub struct NextHop {
     pub address: SocketAddr,
 }
 
-/// Resolvers by the name servers they ask; made when they are first needed.
-pub struct Resolvers {
-    system: Option<Arc<dyn Resolver>>,
-    made: Mutex<HashMap<Vec<SocketAddr>, Arc<dyn Resolver>>>,
-}
-
-impl Resolvers {
-    /// With the system's name servers for servers without `dnsServers`.
-    pub fn new() -> Self {
-        Resolvers { system: None, made: Mutex::default() }
-    }
-
-    /// With this resolver instead of the system's.
-    pub fn with_system(system: Arc<dyn Resolver>) -> Self {
-        Resolvers { system: Some(system), made: Mutex::default() }
-    }
-
-    fn of(&self, server: &VirtualServer) -> Result<Arc<dyn Resolver>, NameFault> {
-        let servers: Vec<SocketAddr> = server.spec.dns_servers.iter().map(|server| server.0).collect();
-        if servers.is_empty()
-            && let Some(system) = &self.system
-        {
-            return Ok(system.clone());
-        }
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(resolver) = made.get(&servers) {
-            return Ok(resolver.clone());
-        }
-        let resolver =
-            if servers.is_empty() { HickoryResolver::system() } else { HickoryResolver::with_servers(&servers) };
-        let resolver: Arc<dyn Resolver> = Arc::new(resolver.map_err(|error| NameFault::TryLater(error.to_string()))?);
-        if made.len() >= 64 {
-            // configurations come and go; resolvers that nobody asks any more shall not stay
-            made.clear();
-        }
-        made.insert(servers, resolver.clone());
-        Ok(resolver)
-    }
-}
-
-impl Default for Resolvers {
-    fn default() -> Self {
-        Self::new()
-    }
+fn of_server(resolvers: &Resolvers, server: &VirtualServer) -> Result<Arc<dyn Resolver>, NameFault> {
+    resolvers.of(&server.name_servers()).map_err(|error| NameFault::TryLater(error.to_string()))
 }
 
 /// The addresses for a queue.
@@ -118,7 +75,7 @@ async fn by_mx(
 ) -> Result<Vec<NextHop>, NameFault> {
     let records = match domain {
         Domain::Literal(_) => Vec::new(),
-        Domain::Name(name) => match resolvers.of(server)?.mx(name).await {
+        Domain::Name(name) => match of_server(resolvers, server)?.mx(name).await {
             Ok(records) => records.into_iter().map(|mx| (mx.preference, mx.exchange)).collect(),
             Err(ResolveError::NoRecords) => Vec::new(),
             Err(error) => return Err(fault(error)),
@@ -153,7 +110,7 @@ async fn look_up(
     for (host, port) in hosts {
         match host {
             Host::Address(ip) => found.push(NextHop { name: ip.to_string(), address: SocketAddr::new(*ip, *port) }),
-            Host::Name(name) => match resolvers.of(server)?.addresses(name.as_str()).await {
+            Host::Name(name) => match of_server(resolvers, server)?.addresses(name.as_str()).await {
                 Ok(addresses) => found.extend(
                     by_turns(addresses)
                         .into_iter()

@@ -13,11 +13,11 @@ use std::sync::Arc;
 
 use crate::net::clock::Clock;
 use crate::net::connect::Connect;
+use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::queue::{Hand, Queue};
 use crate::status::Listeners;
 
-pub use hosts::Resolvers;
 use slots::Slots;
 
 /// Everything a worker needs.
@@ -25,7 +25,7 @@ pub struct Outbound {
     queue: Arc<Queue>,
     clock: Arc<dyn Clock>,
     connect: Arc<dyn Connect>,
-    resolvers: Resolvers,
+    resolvers: Arc<Resolvers>,
     listeners: Arc<Listeners>,
     metrics: Metrics,
     slots: Slots,
@@ -37,7 +37,7 @@ impl Outbound {
         queue: Arc<Queue>,
         clock: Arc<dyn Clock>,
         connect: Arc<dyn Connect>,
-        resolvers: Resolvers,
+        resolvers: Arc<Resolvers>,
         listeners: Arc<Listeners>,
         metrics: Metrics,
     ) -> Arc<Self> {

@@ -2,13 +2,19 @@
 //!
 //! Running state, not configuration: nothing here is stored.
 
+mod rates;
+
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 
+use rates::Rates;
+
 use crate::model::name::Name;
+use crate::model::rate::Rate;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
 /// One binding of a virtual server.
@@ -93,6 +99,7 @@ struct Open {
     all: usize,
     by_server: HashMap<Name, u32>,
     by_client: HashMap<(Name, IpAddr), u32>,
+    rates: Rates,
 }
 
 /// Why a connection is not taken.
@@ -102,6 +109,19 @@ pub enum TooMany {
     InAll,
     /// This client has as many as one client may.
     FromClient,
+    /// This client has opened as many as one may in a time.
+    TooFast,
+}
+
+/// Limits on the connections of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// At a time, in all.
+    pub max: u32,
+    /// At a time, from one client.
+    pub max_per_client: Option<u32>,
+    /// In a time, from one client.
+    pub rate_per_client: Option<Rate>,
 }
 
 impl Sessions {
@@ -109,29 +129,27 @@ impl Sessions {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a session in, if the limits allow it; it is counted out when the guard is dropped.
+    /// Counts a session in, if the limits allow it; it is counted out when the guard is dropped. `client` is `None` while
+    /// a proxy has not said yet who it is ([`SessionGuard::speaks_for`]).
     ///
     /// # Errors
     /// Which limit was reached.
     pub fn admit(
         self: &Arc<Self>,
         server: &Name,
-        client: IpAddr,
-        max: u32,
-        max_per_client: Option<u32>,
+        client: Option<IpAddr>,
+        limits: &Limits,
     ) -> Result<SessionGuard, TooMany> {
         let mut open = self.open();
-        let key = (server.clone(), client);
-        if open.by_server.get(server).copied().unwrap_or(0) >= max {
+        if open.by_server.get(server).copied().unwrap_or(0) >= limits.max {
             return Err(TooMany::InAll);
         }
-        if max_per_client.is_some_and(|max| open.by_client.get(&key).copied().unwrap_or(0) >= max) {
-            return Err(TooMany::FromClient);
+        if let Some(client) = client {
+            open.count_client(server, client, limits)?;
         }
         open.all += 1;
         *open.by_server.entry(server.clone()).or_default() += 1;
-        *open.by_client.entry(key.clone()).or_default() += 1;
-        Ok(SessionGuard { sessions: self.clone(), key })
+        Ok(SessionGuard { sessions: self.clone(), server: server.clone(), client })
     }
 
     /// How many there are.
@@ -153,20 +171,50 @@ impl Sessions {
     }
 }
 
+impl Open {
+    fn count_client(&mut self, server: &Name, client: IpAddr, limits: &Limits) -> Result<(), TooMany> {
+        let key = (server.clone(), client);
+        if limits.max_per_client.is_some_and(|max| self.by_client.get(&key).copied().unwrap_or(0) >= max) {
+            return Err(TooMany::FromClient);
+        }
+        if limits.rate_per_client.is_some_and(|rate| !self.rates.take(&key, rate, Instant::now())) {
+            return Err(TooMany::TooFast);
+        }
+        *self.by_client.entry(key).or_default() += 1;
+        Ok(())
+    }
+}
+
 /// Counts one session, as long as it lives.
 #[derive(Debug)]
 pub struct SessionGuard {
     sessions: Arc<Sessions>,
-    key: (Name, IpAddr),
+    server: Name,
+    client: Option<IpAddr>,
+}
+
+impl SessionGuard {
+    /// A proxy has said for whom it speaks: the limits of that client hold from now on.
+    ///
+    /// # Errors
+    /// Which limit was reached; the session is not counted as that client's then.
+    pub fn speaks_for(&mut self, client: IpAddr, limits: &Limits) -> Result<(), TooMany> {
+        if self.client.is_none() {
+            self.sessions.open().count_client(&self.server, client, limits)?;
+            self.client = Some(client);
+        }
+        Ok(())
+    }
 }
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
         let mut open = self.sessions.open();
         open.all -= 1;
-        let server = self.key.0.clone();
-        count_down(&mut open.by_server, &server);
-        count_down(&mut open.by_client, &self.key);
+        count_down(&mut open.by_server, &self.server);
+        if let Some(client) = self.client {
+            count_down(&mut open.by_client, &(self.server.clone(), client));
+        }
         let last = open.all == 0;
         drop(open);
         if last {
@@ -192,13 +240,17 @@ mod tests {
     async fn limits_count_what_is_open() {
         let sessions = Arc::new(Sessions::default());
         let server: Name = "default".parse().unwrap();
-        let (a, b) = ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let first = sessions.admit(&server, a, 2, Some(1)).unwrap();
-        assert_eq!(sessions.admit(&server, a, 2, Some(1)).unwrap_err(), TooMany::FromClient);
-        let second = sessions.admit(&server, b, 2, Some(1)).unwrap();
-        assert_eq!(sessions.admit(&server, b, 2, None).unwrap_err(), TooMany::InAll);
+        let (a, b) = (Some("192.0.2.1".parse().unwrap()), Some("192.0.2.2".parse().unwrap()));
+        let limits = Limits { max: 2, max_per_client: Some(1), rate_per_client: None };
+        let first = sessions.admit(&server, a, &limits).unwrap();
+        assert_eq!(sessions.admit(&server, a, &limits).unwrap_err(), TooMany::FromClient);
+        let mut second = sessions.admit(&server, None, &limits).unwrap();
+        assert_eq!(sessions.admit(&server, b, &limits).unwrap_err(), TooMany::InAll);
+        assert_eq!(second.speaks_for(a.unwrap(), &limits).unwrap_err(), TooMany::FromClient);
+        second.speaks_for(b.unwrap(), &limits).unwrap();
         drop(first);
-        assert!(sessions.admit(&server, a, 2, Some(1)).is_ok());
+        assert!(sessions.admit(&server, a, &limits).is_ok());
+        assert_eq!(sessions.admit(&server, b, &limits).unwrap_err(), TooMany::FromClient);
         drop(second);
         sessions.all_gone().await;
         assert!(sessions.open().by_client.is_empty(), "nothing is remembered of who has gone");

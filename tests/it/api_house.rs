@@ -34,6 +34,19 @@ pub struct House {
     pub queue: Arc<Queue>,
     pub ready: Arc<AtomicBool>,
     pub first_key: String,
+    pub configuration: Arc<Configuration>,
+    /// The secrets directory; it holds a pair `smtp/tls.crt` and `smtp/tls.key` for mail.example.com.
+    pub secrets: tempfile::TempDir,
+}
+
+/// A certificate for this host, signed by its own key, and the key: PEM.
+pub fn pair(host: &str) -> (String, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec![host.to_owned()]).unwrap();
+    // whatever the clock of the house says
+    params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2090, 1, 1);
+    (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
 impl House {
@@ -44,9 +57,14 @@ impl House {
 
     /// Starts it with REST on this address.
     pub async fn open_at(address: std::net::SocketAddr) -> Result<Self, StartError> {
+        let secrets = tempfile::tempdir().unwrap();
+        std::fs::create_dir(secrets.path().join("smtp")).unwrap();
+        let (chain, key) = pair("mail.example.com");
+        std::fs::write(secrets.path().join("smtp/tls.crt"), chain).unwrap();
+        std::fs::write(secrets.path().join("smtp/tls.key"), key).unwrap();
         let options = OpenOptions {
             host_name: "relay.example.com".parse().unwrap(),
-            secrets_dir: "/nonexistent".into(),
+            secrets_dir: secrets.path().to_owned(),
             now: Arc::new(|| Timestamp::from_millis(1_795_000_000_000)),
         };
         let configuration = Configuration::open(Arc::new(Memory::default()), options).await.unwrap();
@@ -57,7 +75,7 @@ impl House {
         let keys: Vec<Box<dyn Keys>> =
             vec![Box::new(FirstKey::new(configuration.clone())), Box::new(AdminKey::new(KEY))];
         let handles = Handles {
-            configuration,
+            configuration: configuration.clone(),
             operate: queue.clone(),
             health: Arc::new(Probes(ready.clone())),
             metrics: Arc::new(|| "# EOF\n".to_owned()),
@@ -66,7 +84,7 @@ impl House {
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;
-        Ok(House { server, queue, ready, first_key })
+        Ok(House { server, queue, ready, first_key, configuration, secrets })
     }
 
     /// A request with the key.

@@ -228,6 +228,7 @@ fn spawn(data: &Path) -> (Child, Arc<Log>) {
     }
     let mut child = command
         .env("BRIDGEHEAD_DATA_DIR", data)
+        .env("BRIDGEHEAD_SECRETS_DIR", data.join("secrets"))
         .env("BRIDGEHEAD_API_LISTEN", "127.0.0.1:0")
         .env("BRIDGEHEAD_SMTP_LISTEN", "127.0.0.1:0")
         .env("BRIDGEHEAD_ADMIN_KEY", KEY)

@@ -249,7 +249,7 @@ impl Core {
                 "starttls" => settings.start_tls = true,
                 "require-tls" => settings.require_tls = true,
                 "max-session-size" => settings.max_session_size = Some(value.parse().unwrap()),
-                "auth" => settings.auth.mechanisms = value.split(' ').map(str::to_owned).collect(),
+                "auth" => settings.auth.mechanisms = value.split(' ').map(|word| word.parse().unwrap()).collect(),
                 "auth-in-clear" => settings.auth.require_tls = false,
                 "auth-required" => settings.auth.required = true,
                 "on" => {
@@ -350,7 +350,7 @@ fn auth(exchange: &mut Vec<Vec<u8>>, step: &AuthStep) -> Answer {
     };
     match step {
         AuthStep::Begin { mechanism, initial } => {
-            *exchange = vec![mechanism.clone().into_bytes()];
+            *exchange = vec![mechanism.keyword().into()];
             exchange.extend(initial.iter().map(|initial| initial.to_vec()));
         }
         AuthStep::Response(response) => exchange.push(response.to_vec()),

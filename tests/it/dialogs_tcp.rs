@@ -20,30 +20,15 @@ use super::dialogs::{Dialog, Line, Peer};
 
 /// Dialogs that only the core can play.
 const CORE_ONLY: &[(&str, Why)] = &[
-    ("atrn", NOT_YET),
-    ("auth", NOT_YET),
-    ("auth-failures", NOT_YET),
-    ("auth-in-steps", NOT_YET),
-    ("auth-needs-tls", NOT_YET),
-    ("auth-too-long", NOT_YET),
-    ("bdat-off", NOT_YET),
-    ("lmtp", NOT_YET),
-    ("session-size", NOT_YET),
-    ("starttls", NOT_YET),
-    ("starttls-in-a-transaction", NOT_YET),
-    ("starttls-required", NOT_YET),
-    ("whole-starttls-injection", NOT_YET),
+    ("atrn", Why::NoSetting("no connector holds mail to be fetched yet")),
     ("bdat-size", Why::BelowTheLeast("maxSize")),
-    ("early-talker", Why::NoSetting("the greeting is not held back, so nobody can be made to talk before it")),
-    ("end-of-data-normalised", Why::NoSetting("a virtual server cannot be told to normalise")),
+    ("session-size", Why::BelowTheLeast("maxSessionSize")),
     ("size-actual", Why::BelowTheLeast("maxSize")),
     ("size-declared", Why::BelowTheLeast("maxSize")),
     ("time-out", Why::Time),
     ("time-out-in-content", Why::Time),
     ("too-many-recipients", Why::BelowTheLeast("maxRecipients")),
 ];
-
-const NOT_YET: Why = Why::NoSetting("virtual servers have no such setting yet");
 
 /// Why a dialog cannot be played over TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +120,12 @@ fn with_the_policy_of_the_corpus() -> Appliance {
     for name in ["u", "v", "w"] {
         appliance.put(&format!("recipients/{name}"), json!({}));
     }
+    let identity = rcgen::generate_simple_self_signed(vec!["mx.local.example".to_owned()]).unwrap();
+    let certificate = json!({
+        "chain": { "value": identity.cert.pem() }, "privateKey": { "value": identity.signing_key.serialize_pem() }
+    });
+    appliance.put("certificates/mx", certificate);
+    appliance.put("accounts/u", json!({ "password": { "value": "p" }, "sendAs": ["*"] }));
     appliance.put("recipients/o-umlaut", json!({ "addresses": ["ö@local.example"] }));
     appliance
 }
@@ -158,16 +149,37 @@ fn spec_of(dialog: &Dialog) -> Result<Value, Why> {
                     "SMTPUTF8" => "smtpUtf8",
                     "ENHANCEDSTATUSCODES" => "enhancedStatusCodes",
                     "DSN" => "dsn",
-                    "CHUNKING" => return Err(NOT_YET),
+                    "CHUNKING" => "chunking",
+                    "ETRN" => "etrn",
+                    "LIMITS" => "limits",
+                    "FUTURERELEASE" => "futureRelease",
+                    "DELIVERBY" => "deliverBy",
+                    "MT-PRIORITY" => "mtPriority",
                     other => panic!("{}: {other} cannot be switched off", dialog.name),
                 };
                 spec["extensions"][field] = json!(false);
             }
-            "auth" | "on" | "lmtp" | "starttls" | "max-session-size" => return Err(NOT_YET),
-            "early" => {
-                return Err(Why::NoSetting("the greeting is not held back, so nobody can be made to talk before it"));
+            "on" => return Err(Why::NoSetting("no connector holds mail to be fetched yet")),
+            "lmtp" => spec["bindings"][0]["protocol"] = json!("lmtp"),
+            "starttls" => {
+                spec["bindings"][0]["tls"] = json!("starttls");
+                spec["certificates"] = json!(["mx"]);
             }
-            "normalise" => return Err(Why::NoSetting("a virtual server cannot be told to normalise")),
+            "require-tls" => spec["tls"]["required"] = json!(true),
+            "max-session-size" => spec["messages"]["maxSessionSize"] = json!(number()),
+            "auth" => {
+                let mechanisms = value.split(' ').map(|word| match word {
+                    "PLAIN" => "plain",
+                    "LOGIN" => "login",
+                    "SCRAM-SHA-256-PLUS" => "scramSha256Plus",
+                    other => panic!("{}: {other} is no mechanism", dialog.name),
+                });
+                spec["authentication"]["mechanisms"] = mechanisms.collect();
+            }
+            "auth-in-clear" => spec["authentication"]["requireTls"] = json!(false),
+            "auth-required" => spec["authentication"]["required"] = json!(true),
+            "early" => spec["connections"]["greetingDelay"] = json!("2s"),
+            "normalise" => spec["bindings"][0]["bareLineEnds"] = json!("normalise"),
             other => panic!("{}: {other} is no setting", dialog.name),
         }
     }
@@ -181,7 +193,7 @@ fn configure(appliance: &Appliance, name: &str, dialog: &Dialog) -> Result<(), W
     let answer = appliance.rest("PUT", &path, Some(&json!({ "spec": spec })));
     if answer.status == 422 {
         let errors = answer.json()["errors"].clone();
-        let least = ["maxSize", "maxRecipients"].into_iter().find(|field| {
+        let least = ["maxSize", "maxSessionSize", "maxRecipients"].into_iter().find(|field| {
             let pointer = json!(format!("/spec/messages/{field}"));
             errors.as_array().is_some_and(|errors| errors.len() == 1 && errors[0]["pointer"] == pointer)
         });

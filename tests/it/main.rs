@@ -1,6 +1,7 @@
 //! Integration tests.
 
 mod api;
+mod api_certificates;
 mod api_configuration;
 mod api_house;
 mod api_mail;

@@ -156,8 +156,8 @@ async fn a_merge_patch_changes_what_it_names_and_null_resets() {
     assert_eq!(house.config.live().current().virtual_servers["default"].fqdn.as_str(), "relay.example.com");
     assert_eq!(house.patch(VirtualServers, "default", json!({})).await.unwrap().change, ChangeKind::Unchanged);
     assert_eq!(
-        violations(house.patch(VirtualServers, "default", json!({"spec": {"tls": {}}})).await),
-        [own("/spec/tls", ViolationCode::UnknownField)]
+        violations(house.patch(VirtualServers, "default", json!({"spec": {"filters": {}}})).await),
+        [own("/spec/filters", ViolationCode::UnknownField)]
     );
     assert_eq!(
         violations(house.patch(VirtualServers, "default", json!([])).await),
@@ -711,4 +711,66 @@ proptest! {
             assert_eq!(patched.object.spec, two.put(first.0, "x", merged).await.unwrap().object.spec);
         });
     }
+}
+
+#[tokio::test]
+async fn a_secret_is_stored_once_and_goes_with_its_object() {
+    let house = House::new().await;
+    let key = rcgen::KeyPair::generate().unwrap();
+    let chain = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    let pem = key.serialize_pem();
+    let secret = pem.lines().nth(1).unwrap();
+    let holders = || {
+        let entries = house.store.entries().into_iter();
+        let holds = |value: &[u8]| String::from_utf8_lossy(value).contains(secret);
+        entries.filter(|(_, value)| holds(value)).map(|(key, _)| key).collect::<Vec<_>>()
+    };
+    let body = json!({"chain": {"value": chain}, "privateKey": {"value": pem}});
+    let told = house.put(Certificates, "a", body).await.unwrap();
+    assert!(!format!("{told:?}").contains(secret));
+    assert_eq!(holders(), ["object/certificates/a"]);
+    house.assert_live_is_what_a_fresh_process_compiles().await;
+    house.patch(Certificates, "a", json!({"labels": {"x": "y"}})).await.unwrap();
+    assert_eq!(holders(), ["object/certificates/a"]);
+    let snapshot = house.config.live().current();
+    assert!(!format!("{snapshot:?}").contains(secret));
+    // a fresh process knows the fingerprint, which another store would not make
+    let fresh = Configuration::open(house.store.clone(), options()).await.unwrap();
+    let read = |config: &Configuration| config.get(Certificates, "a").unwrap().unwrap().spec;
+    assert_eq!(read(&fresh), read(&house.config));
+    house.delete(Certificates, "a").await.unwrap();
+    assert!(holders().is_empty());
+}
+
+#[tokio::test]
+async fn a_start_with_broken_files_is_a_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = || OpenOptions { secrets_dir: directory.path().to_owned(), ..options() };
+    let store = Arc::new(MemoryStore::default());
+    let config = Configuration::open(store.clone(), options()).await.unwrap();
+    config.first_start(&FirstStart { smtp_listen: "127.0.0.1:2525".parse().unwrap() }).await.unwrap();
+    let house = House { store: store.clone(), config };
+    let key = rcgen::KeyPair::generate().unwrap();
+    let chain = rcgen::CertificateParams::new(vec!["a.example".to_owned()]).unwrap().self_signed(&key).unwrap().pem();
+    std::fs::write(directory.path().join("c"), &chain).unwrap();
+    std::fs::write(directory.path().join("k"), key.serialize_pem()).unwrap();
+    house.put(Certificates, "a", json!({"chain": {"file": "c"}, "privateKey": {"file": "k"}})).await.unwrap();
+    let bindings = json!([{"address": "127.0.0.1", "port": 0, "tls": "implicit"}, {"address": "127.0.0.1", "port": 0}]);
+    house.put(VirtualServers, "t", json!({"bindings": bindings, "certificates": ["a"]})).await.unwrap();
+
+    std::fs::write(directory.path().join("k"), "broken").unwrap();
+    let fresh = Configuration::open(store, options()).await.unwrap();
+    let server = fresh.live().current().virtual_servers["t"].clone();
+    assert!(server.tls.is_none() && server.tls_fault.is_some());
+    assert!(server.cannot_serve(&server.spec.bindings[0]).is_some());
+    assert_eq!(server.cannot_serve(&server.spec.bindings[1]), None);
+    let mut published = fresh.live().subscribe();
+    published.mark_unchanged();
+    fresh.refresh().await.unwrap();
+    assert!(!published.has_changed().unwrap(), "nothing changed");
+    std::fs::write(directory.path().join("k"), key.serialize_pem()).unwrap();
+    fresh.refresh().await.unwrap();
+    assert!(published.has_changed().unwrap(), "listeners are told");
+    let server = fresh.live().current().virtual_servers["t"].clone();
+    assert_eq!(server.cannot_serve(&server.spec.bindings[0]), None);
 }

@@ -22,11 +22,9 @@ pub(super) fn check(objects: &Objects, name: &Name, spec: &VirtualServerSpec, fo
     tls(objects, name, spec, found);
     authentication(name, spec, found);
     limits(name, spec, found);
-    if let Some(staging) = spec.staging.as_ref().filter(|staging| staging.redirect_to.is_none()) {
-        if staging.allow.is_empty() {
-            let detail = "redirectTo or allow is needed; with neither, no mail at all could be sent";
-            found.wrong((Collection::VirtualServers, name), "/spec/staging", ViolationCode::Required, detail);
-        }
+    if spec.staging.as_ref().is_some_and(|staging| staging.redirect_to.is_none() && staging.allow.is_empty()) {
+        let detail = "redirectTo or allow is needed; with neither, no mail at all could be sent";
+        found.wrong((Collection::VirtualServers, name), "/spec/staging", ViolationCode::Required, detail);
     }
 }
 

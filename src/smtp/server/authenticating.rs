@@ -26,12 +26,13 @@ impl Session {
             return self.out_of_sequence(Verb::Auth, argument, text, dialog, now);
         }
         let settings = &self.settings.auth;
-        if settings.require_tls && !self.tls {
-            let reply = Reply::new(538, EnhancedStatus::permanent(7, 11), "Encryption is needed for authentication");
-            return self.refuse(Verb::Auth, argument, reply, dialog, now);
-        }
-        if !settings.offered(self.tls).any(|offered| offered == mechanism) {
+        let known = mechanism.parse().ok().filter(|mechanism| settings.mechanisms.contains(mechanism));
+        let Some(mechanism) = known else {
             return self.refuse(Verb::Auth, argument, command::unknown_mechanism(), dialog, now);
+        };
+        if !settings.allows(mechanism, self.tls) {
+            let reply = Reply::new(538, EnhancedStatus::permanent(7, 11), "Encryption is needed for this mechanism");
+            return self.refuse(Verb::Auth, argument, reply, dialog, now);
         }
         let pending = Pending::Auth { mechanism: argument.clone() };
         self.ask(pending, Verb::Auth, argument, Question::Auth(AuthStep::Begin { mechanism, initial }))

@@ -17,18 +17,21 @@ impl Session {
         if self.virgin && !self.lines.is_discarding() && self.input.first().is_some_and(binary) {
             return self.reject(Verb::Other, Bytes::new(), "This is an SMTP server");
         }
-        match self.lines.next(&mut self.input) {
+        let line = self.lines.next(&mut self.input);
+        if line != Line::NeedMore {
+            self.begun = None;
+        }
+        match line {
             Line::NeedMore => {
-                let until = until.unwrap_or_else(|| {
-                    let command = now + self.settings.timeouts.command;
-                    // a message that comes in ever smaller chunks has to come to an end too
-                    match &dialog {
-                        Dialog::Chunks(receiving) => {
-                            receiving.whole(&self.settings.timeouts).map_or(command, |whole| whole.min(command))
-                        }
-                        _ => command,
-                    }
-                });
+                let timeouts = &self.settings.timeouts;
+                let mut until = until.unwrap_or(now + timeouts.idle);
+                if self.begun.is_some() || !self.input.is_empty() {
+                    until = until.min(*self.begun.get_or_insert(now) + timeouts.command);
+                }
+                // a message that comes in ever smaller chunks has to come to an end too
+                if let Dialog::Chunks(receiving) = &dialog {
+                    until = receiving.whole(timeouts).map_or(until, |whole| until.min(whole));
+                }
                 self.state = State::Command { dialog, until: Some(until) };
                 self.need_input(until)
             }

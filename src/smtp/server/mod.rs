@@ -55,6 +55,8 @@ pub struct Session {
     input: BytesMut,
     output: BytesMut,
     lines: LineReader,
+    /// When the command that is not complete yet began.
+    begun: Option<Instant>,
     note: Option<Note>,
     reset: bool,
     errors: u32,
@@ -157,6 +159,7 @@ impl Session {
             input: BytesMut::new(),
             output: BytesMut::new(),
             lines,
+            begun: None,
             note: None,
             reset: false,
             errors: 0,

@@ -7,6 +7,7 @@ use crate::smtp::address::{Domain, ForwardPath, ReversePath};
 use crate::smtp::command::Verb;
 use crate::smtp::parameters::{MailParameters, RcptParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
+use crate::smtp::sasl::Mechanism;
 
 /// What the driver of a session is to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,8 +87,8 @@ pub enum Question {
 pub enum AuthStep {
     /// AUTH itself. An earlier exchange that did not end is to be forgotten.
     Begin {
-        /// The mechanism, in upper case: one of those on offer.
-        mechanism: String,
+        /// The mechanism: one of those on offer.
+        mechanism: Mechanism,
         /// The initial response, if one came with it.
         initial: Option<Bytes>,
     },

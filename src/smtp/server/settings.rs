@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::smtp::data::BareLineEnds;
 use crate::smtp::extension::{Extensions, MaxHold};
+use crate::smtp::sasl::Mechanism;
 
 /// The settings of a server session. One value serves all sessions of a virtual server, behind an `Arc`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,9 +87,9 @@ impl Settings {
 /// AUTH (RFC 4954).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Auth {
-    /// The mechanisms on offer, in upper case; none: there is no AUTH.
-    pub mechanisms: Vec<String>,
-    /// Only in TLS: not offered in clear, and refused there with 538.
+    /// The mechanisms on offer; none: there is no AUTH.
+    pub mechanisms: Vec<Mechanism>,
+    /// Those that show a password or token only in TLS: not offered in clear, and refused there with 538.
     pub require_tls: bool,
     /// Nobody sends without it: 530 5.7.0 to MAIL.
     pub required: bool,
@@ -103,17 +104,27 @@ impl Default for Auth {
 }
 
 impl Auth {
-    /// What the response to EHLO lists: mechanisms that bind to a TLS channel only where there is one.
-    pub fn offered(&self, tls: bool) -> impl Iterator<Item = &str> {
-        let here = tls || !self.require_tls;
-        self.mechanisms.iter().map(String::as_str).filter(move |name| here && (tls || !name.ends_with("-PLUS")))
+    /// What the response to EHLO lists.
+    pub fn offered(&self, tls: bool) -> impl Iterator<Item = &'static str> {
+        self.mechanisms
+            .iter()
+            .filter(move |mechanism| self.allows(**mechanism, tls))
+            .map(|mechanism| mechanism.keyword())
+    }
+
+    /// Whether a mechanism on offer may be used: what binds to a TLS channel needs one.
+    pub fn allows(&self, mechanism: Mechanism, tls: bool) -> bool {
+        tls || mechanism != Mechanism::ScramSha256Plus && !(self.require_tls && mechanism.is_plaintext())
     }
 }
 
 /// Time-outs of the server (RFC 5321, 4.5.3.2.7 asks for at least 5 minutes).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From our last reply until the next command is complete; single octets do not extend it.
+    /// From our last reply until the next command begins.
+    pub idle: Duration,
+    /// From the first octet of a command until it is complete; single octets do not extend it. A response to a challenge
+    /// has so long from the challenge on.
     pub command: Duration,
     /// Between two pieces of content.
     pub data_block: Duration,
@@ -126,7 +137,8 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Timeouts {
-            command: Duration::from_secs(600),
+            idle: Duration::from_secs(600),
+            command: Duration::from_secs(300),
             data_block: Duration::from_secs(180),
             data_base: Duration::from_secs(300),
             data_least_rate: 256,

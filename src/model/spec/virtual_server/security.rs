@@ -7,6 +7,7 @@ use crate::model::labels::LabelSelector;
 use crate::model::name::Name;
 use crate::model::secret::Source;
 use crate::smtp::address::Domain;
+use crate::smtp::sasl;
 
 /// TLS of the bindings that have it.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
@@ -110,6 +111,18 @@ pub enum Mechanism {
 }
 
 impl Mechanism {
+    /// The mechanism itself.
+    pub fn sasl(self) -> sasl::Mechanism {
+        match self {
+            Mechanism::Plain => sasl::Mechanism::Plain,
+            Mechanism::Login => sasl::Mechanism::Login,
+            Mechanism::ScramSha256 => sasl::Mechanism::ScramSha256,
+            Mechanism::ScramSha256Plus => sasl::Mechanism::ScramSha256Plus,
+            Mechanism::Oauthbearer => sasl::Mechanism::OauthBearer,
+            Mechanism::Xoauth2 => sasl::Mechanism::Xoauth2,
+        }
+    }
+
     /// Whether it shows a password or token to whoever reads the connection.
     pub fn is_plaintext(self) -> bool {
         matches!(self, Mechanism::Plain | Mechanism::Login | Mechanism::Oauthbearer | Mechanism::Xoauth2)
