@@ -25,10 +25,11 @@ use super::health::Health;
 use super::kinds::{certificates, connectors, mailbox_stores, recipient_policies, recipients, virtual_servers};
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
-use super::{docs, document, domains, health, messages, queues, settings};
+use super::{docs, document, domains, health, messages, queues, running, sessions, settings};
 use crate::config::Configuration;
 use crate::model::name::Name;
 use crate::queue::operate::Operate;
+use crate::status::{Running, Sessions};
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -53,6 +54,10 @@ pub struct Handles {
     pub keys: Arc<dyn Keys>,
     /// What the listeners do.
     pub listeners: Arc<dyn Listeners>,
+    /// Who is connected.
+    pub sessions: Arc<Sessions>,
+    /// What an operator has paused or stopped.
+    pub running: Arc<Running>,
 }
 
 /// Tells what the listeners do. Closures do.
@@ -280,7 +285,14 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(messages::freeze_message)
         .service(messages::thaw_message)
         .service(messages::retry_message)
-        .service(messages::delete_message);
+        .service(messages::delete_message)
+        .service(sessions::list_sessions)
+        .service(sessions::end_sessions)
+        .service(sessions::end_session)
+        .service(running::pause)
+        .service(running::resume)
+        .service(running::stop)
+        .service(running::start);
 }
 
 /// Answers what no route answers: 405 when the path exists, else 404.

@@ -32,7 +32,7 @@ use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::queue::{Hand, Operator, Queue, Workforce};
-use crate::status::{Drain, Listeners, Sessions};
+use crate::status::{Drain, Listeners, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
@@ -101,6 +101,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
     let listeners = Arc::new(Listeners::default());
     let sessions = Arc::new(Sessions::default());
+    let running = Arc::new(Running::new(store.clone()));
     let drain = Arc::new(Drain::default());
 
     let resolvers = Arc::new(Resolvers::new());
@@ -134,6 +135,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         resolvers,
         listeners: listeners.clone(),
         sessions: sessions.clone(),
+        running: running.clone(),
         drain: drain.clone(),
     });
 
@@ -144,11 +146,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             store: store.clone(),
             live: live.clone(),
             listeners: listeners.clone(),
+            running: running.clone(),
             drain: drain.clone(),
         }),
         metrics: status::exposition(registry, queue.clone(), store.clone()),
         keys: Arc::new(keys),
-        listeners: status::of_servers(live.clone(), listeners.clone()),
+        listeners: status::of_servers(live.clone(), listeners.clone(), running.clone()),
+        sessions: sessions.clone(),
+        running,
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;
@@ -167,7 +172,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping: sessions end, what is queued stays queued");
-    drain.begin();
+    let farewell = drain.begin();
+    sessions.drain(&farewell);
     let ended = tokio::time::timeout(GRACE, async {
         let _ = accepting.await;
         let _ = watching.await;

@@ -19,6 +19,7 @@
 //! million of them cost no memory. Their addresses are written in the same commit as the change that gives them.
 
 pub mod answer;
+mod audit;
 pub mod certificates;
 pub mod change;
 mod client_list;

@@ -30,7 +30,7 @@ use crate::smtp::extension::Extensions;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::smtp::sasl::scram::ChannelBindings;
 use crate::smtp::server::{Answer, Auth, AuthStep, BareLineEnds, Note, Question, Session, Settings, Timeouts};
-use crate::status::SessionGuard;
+use crate::status::{self, SessionGuard, SessionState};
 
 /// Longest that a client waits because its reverse name is looked up.
 const NAME_LIMIT: Duration = Duration::from_secs(10);
@@ -69,6 +69,7 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
         inbound: inbound.clone(),
         incoming: None,
         login: None,
+        session: guard.session().clone(),
     };
     if binding.tls == BindingTls::Implicit {
         match timeout(server_driver::HANDSHAKE_LIMIT, stream.start_tls()).await {
@@ -85,7 +86,7 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
             }
         }
     }
-    let stop = inbound.drain.watch();
+    let stop = guard.session().stop();
     server_driver::serve(&mut stream, session, &mut conversation, &*inbound.intake.clock, stop).await;
     inbound.intake.metrics.sessions.get_or_create(&label).dec();
     drop(guard);
@@ -98,14 +99,14 @@ async fn client_of(inbound: &Inbound, arrival: &mut Arrival) -> Option<IpAddr> {
     }
     let server = &arrival.server;
     let client = match proxy_protocol::read_header(&mut arrival.stream).await {
-        Ok(client) => client.map_or(arrival.peer.ip(), |client| client.ip().to_canonical()),
+        Ok(client) => client.map_or(arrival.peer, |client| SocketAddr::new(client.ip().to_canonical(), client.port())),
         Err(error) => {
             tracing::info!(virtualServer = %server.name, peer.addr = %arrival.peer, rule = "proxyProtocol", detail = %error, "refused");
             return None;
         }
     };
     match arrival.guard.speaks_for(client, &limits(server)) {
-        Ok(()) => Some(client),
+        Ok(()) => Some(client.ip()),
         Err(limit) => {
             let label = ByName { name: server.name.as_str().to_owned() };
             inbound.intake.metrics.connections_refused.get_or_create(&label).inc();
@@ -180,6 +181,8 @@ struct Conversation {
     incoming: Option<Incoming>,
     /// A login that is going on.
     login: Option<Login>,
+    /// Where it stands, for operators.
+    session: Arc<status::Session>,
 }
 
 impl Answers for Conversation {
@@ -196,6 +199,8 @@ impl Answers for Conversation {
                 }
             }
             Question::Helo { name, extended } => {
+                self.session.set_helo(&name);
+                self.session.set_state(SessionState::Idle);
                 self.sender.helo = name;
                 self.sender.extended = extended;
                 Ok(Answer::Proceed)
@@ -207,6 +212,7 @@ impl Answers for Conversation {
                 }
                 Incoming::begin(&self.inbound.intake, snapshot, self.sender.clone(), reverse_path, parameters).map(
                     |incoming| {
+                        self.session.set_state(SessionState::Envelope);
                         let reply = incoming.reply_to_mail();
                         self.incoming = Some(incoming);
                         reply.map_or(Answer::Proceed, Answer::Reply)
@@ -221,13 +227,22 @@ impl Answers for Conversation {
             },
             Question::Begin => match &mut self.incoming {
                 Some(incoming) => {
+                    self.session.set_state(SessionState::Content);
                     let now = Timestamp::from_millis(self.inbound.intake.clock.unix_millis());
                     incoming.content_begins(now).await.map(|()| Answer::Proceed)
                 }
                 None => Ok(out_of_step()),
             },
             Question::Commit => match self.incoming.take() {
-                Some(incoming) => incoming.commit(&self.inbound.intake).await.map(Answer::Reply),
+                Some(incoming) => {
+                    self.session.set_state(SessionState::Committing);
+                    let committed = incoming.commit(&self.inbound.intake).await;
+                    self.session.set_state(SessionState::Idle);
+                    committed.map(|reply| {
+                        self.session.add_message();
+                        Answer::Reply(reply)
+                    })
+                }
                 None => Ok(out_of_step()),
             },
             Question::Auth(step) => return self.authenticate(step).await,
@@ -246,6 +261,7 @@ impl Answers for Conversation {
     }
 
     async fn body(&mut self, chunk: Bytes) -> Result<(), Reply> {
+        self.session.add_bytes(chunk.len());
         let Some(incoming) = &mut self.incoming else {
             return Err(Reply::new(451, EnhancedStatus::transient(3, 0), "Local error"));
         };
@@ -260,12 +276,15 @@ impl Answers for Conversation {
     }
 
     fn reset(&mut self) {
+        self.session.set_state(SessionState::Idle);
         self.incoming = None;
     }
 
     fn tls_started(&mut self, secured: Secured) {
+        let secured = Arc::new(secured);
+        self.session.set_tls(secured.clone());
         let client = &mut self.sender.client;
-        (client.tls, client.account) = (Some(Arc::new(secured)), None);
+        (client.tls, client.account) = (Some(secured), None);
         self.sender.helo.clear();
         self.login = None;
     }
@@ -355,6 +374,7 @@ impl Conversation {
             Outcome::Challenge(challenge) => Answer::Challenge(challenge.into()),
             Outcome::Accepted(account) => {
                 tracing::info!(virtualServer = %client.server.name, peer.addr = %client.address, account = %account.name, "authenticated");
+                self.session.set_account(account.name.as_str());
                 client.account = Some(account);
                 Answer::Proceed
             }

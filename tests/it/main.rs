@@ -5,6 +5,7 @@ mod api_certificates;
 mod api_configuration;
 mod api_house;
 mod api_mail;
+mod api_sessions;
 mod appliance;
 mod dialogs;
 mod dialogs_tcp;
