@@ -5,11 +5,16 @@ over all of them; "each" sends octet by octet; None sends each group whole.
 """
 
 import asyncio
+import logging
 import socket
 import ssl
 
 GAP = 0.002
 """Between two pieces: long enough that they are not read together, most of the time."""
+
+
+# it tells of every write on a connection that the other side has closed
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 class Wrong(Exception):
@@ -24,8 +29,8 @@ def anybody():
 
 
 class Talk:
-    def __init__(self, port, host="127.0.0.1", tls="clear", source=None, patience=30):
-        self.port, self.host, self.tls, self.source, self.patience = port, host, tls, source, patience
+    def __init__(self, port, host="127.0.0.1", tls="clear", source=None, patience=30, hello="EHLO"):
+        self.port, self.host, self.tls, self.source, self.patience, self.hello = port, host, tls, source, patience, hello
         self.buffer = b""
 
     async def open(self):
@@ -36,7 +41,7 @@ class Talk:
         if self.tls == "starttls":
             # the banner is seen in clear and given to the conversation as if it came now
             banner = await self.reply()
-            for line, code in ((b"EHLO before.tls\r\n", "250"), (b"STARTTLS\r\n", "220")):
+            for line, code in ((f"{self.hello} before.tls\r\n".encode(), "250"), (b"STARTTLS\r\n", "220")):
                 self.writer.write(line)
                 last = (await self.reply())[-1]
                 if not last.startswith(code):

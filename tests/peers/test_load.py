@@ -3,6 +3,7 @@
 Times here are generous bounds against a hang, and lower bounds of what is to be slow; nothing is measured.
 """
 
+import base64
 import itertools
 import re
 import resource
@@ -15,6 +16,7 @@ from harness import make_sut, only_bridgehead, wait_for
 from load import Smtp, message, new_id
 from sink import Sink
 from test_hostile import ALLOWED, RECIPIENTS, SENDERS, D, D2, IP, L, S
+from test_split_at_every_byte import ACCOUNTS
 
 PROMPT = 5.0
 """Seconds within which a server that is not under attack answers, and REST."""
@@ -265,13 +267,21 @@ class Load(unittest.TestCase):
 class RelayOnEachServer(unittest.TestCase):
     """The relay table of hostile.md, on servers that trust different clients."""
 
+    LOGIN = {"authentication": {"mechanisms": ["plain"], "requireTls": False}} if ACCOUNTS else {}
     SERVERS = {
-        "nobody": {},
-        "lan": {"allow": ["127.0.0.0/24"], "deny": ["127.0.0.2"]},
-        "one": {"allow": ["127.0.0.2"]},
+        "nobody": {"relay": {}},
+        "lan": {"relay": {"allow": ["127.0.0.0/24"], "deny": ["127.0.0.2"]}},
+        "one": {"relay": {"allow": ["127.0.0.2"]}, **LOGIN},
+        "no-login": {"relay": {"authenticated": False}, **LOGIN},
     }
-    # who is trusted where: the longest prefix decides
-    TRUSTED = {("lan", "127.0.0.3"), ("one", "127.0.0.2")}
+    if ACCOUNTS:
+        SERVERS["login"] = {"relay": {"authenticated": True}, **LOGIN}
+    # from where, and as whom; eve's account may not relay
+    CLIENTS = [("127.0.0.2", None), ("127.0.0.3", None), ("127.0.2.1", None), ("127.0.2.1", "ada"), ("127.0.2.1", "eve")]
+    # who is trusted where: the longest prefix decides, or the account
+    TRUSTED = {("lan", "127.0.0.3", None), ("one", "127.0.0.2", None)}
+    if ACCOUNTS:
+        TRUSTED |= {("one", "127.0.2.1", "ada"), ("login", "127.0.2.1", "ada")}
 
     @classmethod
     def setUpClass(cls):
@@ -280,18 +290,23 @@ class RelayOnEachServer(unittest.TestCase):
         cls.it.local_domain(L)
         cls.it.mailbox("v")
         cls.it.route_to(cls.sink.port)
-        cls.ports = {name: server(cls.it, name, fqdn=S, relay=relay) for name, relay in cls.SERVERS.items()}
+        for name in ("ada", "eve") if ACCOUNTS else ():
+            cls.it.rest.ok("PUT", f"/api/v1/accounts/{name}", {"spec": {
+                "password": {"value": "secret"}, "sendAs": ["*"], "mayRelay": name == "ada"}})
+        cls.ports = {name: server(cls.it, name, fqdn=S, **spec) for name, spec in cls.SERVERS.items()}
 
     @classmethod
     def tearDownClass(cls):
         cls.it.destroy()
         cls.sink.close()
 
-    def rows(self, port, source):
+    def rows(self, port, source, login):
         """(client, sender, recipient), a new session every few rows: too many errors end one, and slow it before."""
         rows = list(itertools.product(SENDERS, RECIPIENTS + [ALLOWED]))
         for n in range(0, len(rows), 4):
             with Smtp(port, source=source) as c:
+                if login:
+                    c.expect("AUTH", 235, line="AUTH PLAIN " + base64.b64encode(f"\0{login}\0secret".encode()).decode())
                 for sender, recipient in rows[n:n + 4]:
                     code, text = c.command(f"MAIL FROM:{sender}")
                     yield sender, recipient, code, text, c
@@ -300,9 +315,9 @@ class RelayOnEachServer(unittest.TestCase):
     def test_the_relay_table_on_each_server(self):
         wrong, tried, named, lock = [], [], [], threading.Lock()
 
-        def client(name, source):
-            trusted = (name, source) in self.TRUSTED
-            for sender, recipient, code, text, c in self.rows(self.ports[name], source):
+        def client(name, source, login):
+            trusted = (name, source, login) in self.TRUSTED
+            for sender, recipient, code, text, c in self.rows(self.ports[name], source, login):
                 if code != 250:
                     good = code in (501, 553) or code == 550 and text.startswith(("5.7.1", "5.1.7", "5.1.8"))
                 else:
@@ -317,21 +332,21 @@ class RelayOnEachServer(unittest.TestCase):
                         # whatever else is taken names its own domain behind the last @, and that alone
                         good = recipient in self.FOREIGN
                     if code == 250:
-                        named.append((name, source, recipient))
+                        named.append((name, source, login, recipient))
                 with lock:
                     tried.append(1)
                     if not good:
-                        wrong.append((name, source, sender, recipient, code, text))
-        threads = [threading.Thread(target=client, args=(name, source)) for name in self.SERVERS
-                   for source in ("127.0.0.2", "127.0.0.3", "127.0.2.1")]
+                        wrong.append((name, source, login, sender, recipient, code, text))
+        who = [(name, *c) for name, spec in self.SERVERS.items() for c in self.CLIENTS if c[1] is None or "authentication" in spec]
+        threads = [threading.Thread(target=client, args=args) for args in who]
         for t in threads:
             t.start()
         for t in threads:
             t.join(120)
         self.assertEqual(wrong[:12], [], len(wrong))
-        self.assertEqual(len(tried), 9 * len(SENDERS) * (len(RECIPIENTS) + 1))
+        self.assertEqual(len(tried), len(who) * len(SENDERS) * (len(RECIPIENTS) + 1))
         # trust was tried: it opens the plain form, on the servers and for the clients that have it and nowhere else
-        plain = {(name, source) for name, source, recipient in named if recipient == f"<u@{D}>"}
+        plain = {client[:3] for client in named if client[3] == f"<u@{D}>"}
         self.assertEqual(plain, self.TRUSTED)
         time.sleep(0.5)
         self.assertEqual(self.sink.deliveries, [])
