@@ -11,6 +11,7 @@ use crate::reference;
 use crate::replies;
 use crate::smtp::command::{MAX_AUTH_LINE, Verb};
 use crate::smtp::reply::{EnhancedStatus, Reply};
+use crate::smtp::sasl::Mechanism;
 use crate::smtp::server::{Answer, AuthStep, BareLineEnds, Question, Session, Settings, Step};
 
 /// What happened, in order: the same for any chunking of the same octets.
@@ -53,7 +54,7 @@ pub fn settings(input: &mut Input<'_>) -> Settings {
     settings.start_tls = bits & 2 != 0;
     settings.require_tls = bits & 4 != 0;
     if bits & 8 != 0 {
-        settings.auth.mechanisms = ["PLAIN", "LOGIN", "SCRAM-SHA-256", "SCRAM-SHA-256-PLUS"].map(str::to_owned).into();
+        settings.auth.mechanisms = Mechanism::ALL.into();
     }
     settings.auth.require_tls = bits & 16 != 0;
     settings.auth.required = bits & 32 != 0;
