@@ -22,10 +22,14 @@ use utoipa_actix_web::{AppExt, scope};
 
 use super::auth::{self, Failures, Keys, Principal};
 use super::health::Health;
-use super::kinds::{certificates, connectors, mailbox_stores, recipient_policies, recipients, virtual_servers};
+use super::kinds::{
+    accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
+    virtual_servers,
+};
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{docs, document, domains, health, messages, queues, running, sessions, settings};
+use crate::accounts::KeysStatus;
 use crate::config::Configuration;
 use crate::model::name::Name;
 use crate::queue::operate::Operate;
@@ -58,6 +62,20 @@ pub struct Handles {
     pub sessions: Arc<Sessions>,
     /// What an operator has paused or stopped.
     pub running: Arc<Running>,
+    /// How it went to fetch the keys of identity providers.
+    pub issuers: Arc<dyn Issuers>,
+}
+
+/// Tells how it went to fetch the keys of identity providers. Closures do.
+pub trait Issuers: Send + Sync {
+    /// Of one; `None` while no token has needed its keys. Never waits.
+    fn status(&self, identity_provider: &Name) -> Option<KeysStatus>;
+}
+
+impl<F: Fn(&Name) -> Option<KeysStatus> + Send + Sync> Issuers for F {
+    fn status(&self, identity_provider: &Name) -> Option<KeysStatus> {
+        self(identity_provider)
+    }
 }
 
 /// Tells what the listeners do. Closures do.
@@ -267,7 +285,8 @@ fn v1(config: &mut ServiceConfig<'_>) {
                 .service($kind::remove);)+
         };
     }
-    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors certificates);
+    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors);
+    kinds!(certificates accounts identity_providers filters);
     config
         .service(settings::get_settings)
         .service(settings::put_settings)

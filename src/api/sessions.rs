@@ -61,7 +61,7 @@ pub struct Session {
 pub struct SessionTls {
     /// The protocol version.
     #[schema(example = "TLSv1.3")]
-    version: String,
+    version: &'static str,
     /// The cipher suite.
     #[schema(example = "TLS13_AES_256_GCM_SHA384")]
     cipher: String,
@@ -118,15 +118,15 @@ impl From<SessionView> for Session {
             id: view.id.to_string(),
             virtual_server: view.opening.server.to_string(),
             binding: view.opening.binding.to_string(),
-            client: view.opening.client.ip().to_string(),
-            client_port: view.opening.client.port(),
+            client: view.client.ip().to_string(),
+            client_port: view.client.port(),
             helo: view.helo,
             account: view.account,
             tls: view.tls.map(|tls| SessionTls {
-                version: tls.version.to_owned(),
+                version: tls.version,
                 cipher: tls.cipher.clone(),
                 server_name: tls.sni.clone(),
-                client_certificate: tls.client.as_ref().map(|client| client.fingerprint.clone()),
+                client_certificate: tls.client.as_ref().map(|certificate| certificate.fingerprint.clone()),
             }),
             state: match view.state {
                 status::SessionState::Connected => SessionState::Connected,

@@ -46,6 +46,10 @@ pub enum ConditionType {
     OpenRelay,
     /// An operator has paused or stopped it. Only there when one has.
     Overridden,
+    /// Whether what is configured can be put to use. Only there when it cannot.
+    ConfigAccepted,
+    /// Whether the other side answers.
+    Reachable,
 }
 
 /// Whether a condition holds.

@@ -21,13 +21,15 @@ use crate::accounts::{Authenticator, Quotas};
 use crate::api::{self, Api, Handles, Listen};
 use crate::cli::Serve;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
-use crate::inbound::{BindCheck, Inbound};
+use crate::inbound::{BindCheck, Inbound, ProtocolLogs};
 use crate::intake::Intake;
 use crate::local::Local;
+use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
 use crate::net::connect::TcpConnect;
+use crate::net::http::Http;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::Outbound;
@@ -113,29 +115,32 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         listeners.clone(),
         metrics.clone(),
     );
-    let local = Local::new(queue.clone(), clock.clone(), options.data_dir.clone());
+    let connect = Arc::new(TcpConnect);
+    let local = Local::new(queue.clone(), clock.clone(), connect, Http::default(), options.data_dir.clone());
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
 
     configuration.register(Arc::new(BindCheck));
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
-    let authenticator = Authenticator::new(clock.clone(), key).context("logins cannot be checked")?;
+    let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
+    let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
+    let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
     let intake = Intake {
         store: store.clone(),
         recipients,
         queue: queue.clone(),
         quotas: Arc::new(Quotas::default()),
         clock: clock.clone(),
+        resolvers: resolvers.clone(),
         metrics,
     };
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
-        authenticator,
+        authenticator: authenticator.clone(),
         resolvers,
         listeners: listeners.clone(),
         sessions: sessions.clone(),
         running: running.clone(),
+        protocol_logs: protocol_logs.clone(),
         drain: drain.clone(),
     });
 
@@ -154,6 +159,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         listeners: status::of_servers(live.clone(), listeners.clone(), running.clone()),
         sessions: sessions.clone(),
         running,
+        issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;
@@ -185,7 +191,12 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         tracing::warn!(sessions = sessions.count(), "the grace time is over; what is left is cut");
     }
     api.stop().await;
-    tokio::task::spawn_blocking(move || store.close()).await.context("the store did not close")?;
+    tokio::task::spawn_blocking(move || {
+        protocol_logs.close();
+        store.close();
+    })
+    .await
+    .context("the store did not close")?;
     tracing::info!("stopped");
     Ok(())
 }

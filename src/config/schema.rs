@@ -19,8 +19,8 @@ use super::violation::{Violation, ViolationCode};
 use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
-    CertificateSpec, ConnectorSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec,
-    VirtualServerSpec,
+    AccountSpec, CertificateSpec, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
+    RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// Most violations that are told of one body.
@@ -105,6 +105,9 @@ pub fn schema(collection: Collection) -> Value {
         Collection::MailboxStores => collect::<MailboxStoreSpec>(&mut schemas),
         Collection::Connectors => collect::<ConnectorSpec>(&mut schemas),
         Collection::Certificates => collect::<CertificateSpec>(&mut schemas),
+        Collection::Accounts => collect::<AccountSpec>(&mut schemas),
+        Collection::IdentityProviders => collect::<IdentityProviderSpec>(&mut schemas),
+        Collection::Filters => collect::<FilterSpec>(&mut schemas),
         Collection::Settings => collect::<SettingsSpec>(&mut schemas),
     };
     let schemas: serde_json::Map<String, Value> = schemas.into_iter().collect();
@@ -152,23 +155,32 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-address-pattern", parse::<crate::model::pattern::AddressPattern>),
     ("bridgehead-address-template", parse::<crate::model::template::Template>),
     ("bridgehead-client-pattern", parse::<crate::model::pattern::ClientPattern>),
+    ("bridgehead-dns-list-code", parse::<crate::model::dns_list::DnsListCode>),
+    ("bridgehead-dns-list-reply", parse::<crate::model::dns_list::DnsListReply>),
     ("bridgehead-domain", parse::<crate::smtp::address::Domain>),
     ("bridgehead-duration", parse::<crate::model::duration::Duration>),
     ("bridgehead-fingerprint", parse::<crate::model::secret::Fingerprint>),
     ("bridgehead-host", parse::<crate::model::host::Host>),
     ("bridgehead-host-name", parse::<crate::model::host::HostName>),
+    ("bridgehead-http-url", parse::<crate::model::http_url::HttpUrl>),
     ("bridgehead-ip-address", parse::<crate::model::host::IpAddress>),
     ("bridgehead-label-selector", parse::<crate::model::labels::LabelSelector>),
     ("bridgehead-mailbox", parse::<crate::smtp::address::Mailbox>),
+    ("bridgehead-mailbox-pattern", parse::<crate::model::mailbox_pattern::MailboxPattern>),
     ("bridgehead-name", parse::<crate::model::name::Name>),
     ("bridgehead-name-server", parse::<crate::model::host::NameServer>),
     ("bridgehead-network", parse::<crate::model::pattern::Network>),
+    ("bridgehead-password-hash", parse::<crate::model::password_hash::PasswordHash>),
     ("bridgehead-rate", parse::<crate::model::rate::Rate>),
     ("bridgehead-recipient-pattern", parse::<crate::model::pattern::RecipientPattern>),
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
     ("bridgehead-secret-file", parse::<crate::model::secret::SecretFile>),
     ("bridgehead-secret-variable", parse::<crate::model::secret::SecretVariable>),
+    ("bridgehead-sender-pattern", parse::<crate::model::spec::account::SenderPattern>),
+    ("bridgehead-service-url", parse::<crate::model::web::ServiceUrl>),
     ("bridgehead-size", parse::<crate::model::size::Size>),
+    ("bridgehead-socket-path", parse::<crate::model::path::SocketPath>),
+    ("bridgehead-username", parse::<crate::model::username::Username>),
 ];
 
 fn parse<T: FromStr>(text: &str) -> Result<(), String>
@@ -233,8 +245,46 @@ fn explain(error: &jsonschema::ValidationError<'_>, body: &Value) -> Vec<Violati
         ValidationErrorKind::MaxItems { limit } => range(format!("at most {limit} entries are allowed")),
         ValidationErrorKind::MinProperties { limit } => range(format!("at least {limit} of the fields is needed")),
         ValidationErrorKind::MaxProperties { limit } => range(format!("at most {limit} of the fields is allowed")),
+        ValidationErrorKind::OneOfNotValid { context } => explain_kinds(context, body, &pointer),
         other => one(ViolationCode::InvalidValue, format!("the value is not allowed here ({})", other.keyword())),
     }
+}
+
+/// The fields that say which of several kinds an object is.
+const TAGS: [&str; 2] = ["type", "kind"];
+
+/// What is wrong with an object that is one of several kinds, told apart by one of [`TAGS`]: what its own kind says, or that
+/// there is no such kind.
+fn explain_kinds(kinds: &[Vec<jsonschema::ValidationError<'_>>], body: &Value, pointer: &str) -> Vec<Violation> {
+    let Some(object) = body.pointer(pointer).and_then(Value::as_object) else {
+        return vec![Violation::new(pointer, ViolationCode::WrongType, "an object is needed")];
+    };
+    let says = |error: &jsonschema::ValidationError<'_>| match error.kind() {
+        ValidationErrorKind::Enum { .. } => {
+            let at = error.instance_path().as_str();
+            TAGS.into_iter().find(|tag| at.strip_prefix(pointer) == Some(&format!("/{tag}")))
+        }
+        ValidationErrorKind::Required { property } => {
+            let here = error.instance_path().as_str() == pointer;
+            TAGS.into_iter().find(|tag| here && property == tag)
+        }
+        _ => None,
+    };
+    let is_own = |errors: &&Vec<jsonschema::ValidationError<'_>>| errors.iter().all(|error| says(error).is_none());
+    if let Some(own) = kinds.iter().find(is_own) {
+        return own.iter().flat_map(|error| explain(error, body)).collect();
+    }
+    let tag = kinds.iter().flatten().find_map(says).unwrap_or(TAGS[0]);
+    let at = format!("{pointer}/{tag}");
+    if !object.contains_key(tag) {
+        return vec![Violation::new(at, ViolationCode::Required, format!("{tag} is needed"))];
+    }
+    let options = kinds.iter().flatten().filter_map(|error| match error.kind() {
+        ValidationErrorKind::Enum { options } if says(error).is_some() => options.as_array(),
+        _ => None,
+    });
+    let words: Vec<String> = options.flatten().map(Value::to_string).collect();
+    vec![Violation::new(at, ViolationCode::InvalidValue, format!("one of {} is needed", words.join(", ")))]
 }
 
 fn types(kind: &TypeKind) -> String {
@@ -334,9 +384,49 @@ mod tests {
             wrong(Collection::RecipientPolicies, filter(json!({"all": [{"attribute": "shoe", "operator": "exists"}]}))),
             only("/spec/filter/all/0/attribute", InvalidValue)
         );
+        let filter = |spec: Value| wrong(Collection::Filters, json!({"spec": spec}));
+        assert_eq!(filter(json!({})), only("/spec/kind", Required));
+        assert_eq!(filter(json!([])), only("/spec", WrongType));
+        assert_eq!(filter(json!({"kind": "colour"})), only("/spec/kind", InvalidValue));
+        assert_eq!(filter(json!({"kind": 7})), only("/spec/kind", InvalidValue));
+        assert_eq!(filter(json!({"kind": "sender", "dnsbl": []})), only("/spec/dnsbl", UnknownField));
+        assert_eq!(
+            filter(json!({"kind": "sender", "deny": ["a@b.example", "@"], "action": "bounce"})),
+            [("/spec/action".to_owned(), InvalidValue), ("/spec/deny/1".to_owned(), InvalidValue)]
+        );
+        let list = |list: Value| filter(json!({"kind": "connection", "dnsbl": [list]}));
+        assert_eq!(list(json!({"codes": []})), only("/spec/dnsbl/0/zone", Required));
+        assert_eq!(
+            list(json!({"zone": "bl.example", "codes": ["10.0.0.1"]})),
+            only("/spec/dnsbl/0/codes/0", InvalidValue)
+        );
+        assert_eq!(list(json!({"zone": "bl.example", "reply": "%9"})), only("/spec/dnsbl/0/reply", InvalidValue));
+        assert_eq!(list(json!({"zone": "bl.example", "ttl": 1})), only("/spec/dnsbl/0/ttl", UnknownField));
+        assert_eq!(
+            filter(json!({"kind": "connection", "exceptions": vec!["a@b.example"; 1_001]})),
+            only("/spec/exceptions", OutOfRange)
+        );
         assert_eq!(
             wrong(Collection::MailboxStores, json!({"spec": {"type": "drop", "path": "../x"}})),
             only("/spec/path", InvalidValue)
+        );
+        let store = |spec: Value| wrong(Collection::MailboxStores, json!({"spec": spec}));
+        assert_eq!(store(json!({})), only("/spec/type", Required));
+        assert_eq!(store(json!([])), only("/spec", WrongType));
+        assert_eq!(store(json!({"type": "mbox"})), only("/spec/type", InvalidValue));
+        assert_eq!(store(json!({"type": "lmtp", "socket": "/s", "path": "x"})), only("/spec/path", UnknownField));
+        assert_eq!(store(json!({"type": "lmtp", "socket": "/s", "host": "a.example"})), only("/spec", InvalidValue));
+        assert_eq!(
+            store(json!({"type": "webhook", "url": "http://169.254.169.254/", "maxConnections": 0})),
+            [
+                ("/spec/maxConnections".to_owned(), OutOfRange),
+                ("/spec/secret".to_owned(), Required),
+                ("/spec/url".to_owned(), InvalidValue)
+            ]
+        );
+        assert_eq!(
+            store(json!({"type": "maildir", "quota": {"size": "much", "files": 1}})),
+            [("/spec/quota/files".to_owned(), UnknownField), ("/spec/quota/size".to_owned(), InvalidValue)]
         );
         assert_eq!(
             wrong(Collection::Settings, json!({"spec": {"retention": {"audit": "1d"}}})),
@@ -351,6 +441,14 @@ mod tests {
             (Collection::Recipients, json!({})),
             (Collection::Settings, json!({})),
             (Collection::MailboxStores, json!({"type": "maildir"})),
+            (Collection::MailboxStores, json!({"type": "drop"})),
+            (Collection::MailboxStores, json!({"type": "lmtp", "host": "box.example"})),
+            (
+                Collection::MailboxStores,
+                json!({"type": "webhook", "url": "https://app.example/", "secret": {"env": "BRIDGEHEAD_SECRET_X"}}),
+            ),
+            (Collection::Filters, json!({"kind": "recipient"})),
+            (Collection::Filters, json!({"kind": "connection", "dnsbl": [{"zone": "bl.example"}]})),
             (
                 Collection::Connectors,
                 json!({"addressSpaces": [{"pattern": "*"}], "route": {"smartHosts": [{"host": "a.example"}]}}),
@@ -383,7 +481,8 @@ mod tests {
         for collection in Collection::ALL {
             let schema = schema(collection);
             let name = schema["properties"]["spec"]["$ref"].as_str().unwrap().rsplit('/').next().unwrap();
-            let example = &schema["components"]["schemas"][name]["example"];
+            let spec = &schema["components"]["schemas"][name];
+            let example = if spec["examples"].is_array() { &spec["examples"][0] } else { &spec["example"] };
             assert!(example.is_object(), "{collection:?} has no example");
             check(collection, &json!({"spec": example})).unwrap();
             for (name, schema) in schema["components"]["schemas"].as_object().unwrap() {

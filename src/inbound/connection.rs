@@ -2,9 +2,10 @@
 //!
 //! The server's settings are those of the moment when the connection opened; policy is that of the moment of MAIL.
 
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -12,9 +13,10 @@ use tokio::time::timeout;
 
 use super::Inbound;
 use super::listener::{limits, turned_away};
+use super::protocol_log::Entry;
 use crate::accounts::{Outcome, Session as Login};
 use crate::config::VirtualServer;
-use crate::intake::{Client, Incoming, Refusal, Sender, max_hold};
+use crate::intake::{Client, Filtering, Incoming, Refusal, Sender, max_hold};
 use crate::model::size::Size;
 use crate::model::spec::virtual_server::{self, Binding, BindingTls, Mechanism as Offered, Protocol};
 use crate::model::time::Timestamp;
@@ -26,6 +28,7 @@ use crate::net::tls::Secured;
 use crate::observe::metrics::ByName;
 use crate::queue::Queue;
 use crate::smtp::address::Domain;
+use crate::smtp::command::Verb;
 use crate::smtp::extension::Extensions;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::smtp::sasl::scram::ChannelBindings;
@@ -61,13 +64,22 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
     let mut session = Session::new(settings, inbound.intake.clock.now());
     let mut conversation = Conversation {
         sender: Sender {
-            client: Client { address, name: None, server, account: None, tls: None },
+            client: Client {
+                address,
+                name: None,
+                server,
+                account: None,
+                tls: None,
+                filtering: Filtering::new(&binding),
+            },
             helo: String::new(),
             extended: false,
             lmtp: binding.protocol == Protocol::Lmtp,
         },
         inbound: inbound.clone(),
         incoming: None,
+        asked: None,
+        content: 0,
         login: None,
         session: guard.session().clone(),
     };
@@ -179,14 +191,19 @@ struct Conversation {
     inbound: Arc<Inbound>,
     sender: Sender,
     incoming: Option<Incoming>,
-    /// A login that is going on.
-    login: Option<Login>,
     /// Where it stands, for operators.
     session: Arc<status::Session>,
+    /// When the question that is open was asked.
+    asked: Option<Instant>,
+    /// Octets of the content so far.
+    content: u64,
+    /// A login that is going on.
+    login: Option<Login>,
 }
 
 impl Answers for Conversation {
     async fn answer(&mut self, question: Question) -> Answer {
+        self.asked = Some(self.inbound.intake.clock.now());
         let answered = match question {
             Question::Connect => {
                 self.look_up_name().await;
@@ -221,7 +238,7 @@ impl Answers for Conversation {
             }
             Question::Rcpt { forward_path, parameters } => match &mut self.incoming {
                 Some(incoming) => {
-                    incoming.recipient(&self.inbound.intake, forward_path, parameters).map(|()| Answer::Proceed)
+                    incoming.recipient(&self.inbound.intake, forward_path, parameters).await.map(|()| Answer::Proceed)
                 }
                 None => Ok(out_of_step()),
             },
@@ -256,12 +273,13 @@ impl Answers for Conversation {
         };
         answered.unwrap_or_else(|refusal| {
             self.log(&refusal);
-            Answer::Reply(refusal.reply)
+            if refusal.closes { Answer::Close(refusal.reply) } else { Answer::Reply(refusal.reply) }
         })
     }
 
     async fn body(&mut self, chunk: Bytes) -> Result<(), Reply> {
         self.session.add_bytes(chunk.len());
+        self.content += chunk.len() as u64;
         let Some(incoming) = &mut self.incoming else {
             return Err(Reply::new(451, EnhancedStatus::transient(3, 0), "Local error"));
         };
@@ -296,6 +314,7 @@ impl Answers for Conversation {
     }
 
     fn note(&mut self, note: Note) {
+        self.log_command(&note);
         tracing::debug!(
             virtualServer = %self.sender.client.server.name,
             peer.addr = %self.sender.client.address,
@@ -328,6 +347,38 @@ fn etrn(queue: &Queue, what: &str) -> Reply {
 }
 
 impl Conversation {
+    /// Into the protocol log of the server, if it has one.
+    fn log_command(&mut self, note: &Note) {
+        let asked = self.asked.take();
+        let content = if note.verb == Verb::Content { mem::take(&mut self.content) } else { 0 };
+        let client = &self.sender.client;
+        if !Entry::is_wanted(&client.server) {
+            return;
+        }
+        let clock = &self.inbound.intake.clock;
+        let command = note.verb.as_str().len() + 1 + note.argument.len() + 2;
+        self.inbound.protocol_logs.write(Entry {
+            server: client.server.clone(),
+            at: Timestamp::from_millis(clock.unix_millis()),
+            session: self.session.id().to_string(),
+            client: self.session.client(),
+            local: self.session.opening().binding,
+            helo: self.sender.helo.clone(),
+            account: client.account.as_ref().map(|account| account.name.to_string()),
+            verb: note.verb,
+            argument: note.argument.to_vec(),
+            code: note.code,
+            status: note.status,
+            sent: note.sent,
+            received: match note.verb {
+                Verb::Connect => 0,
+                Verb::Content => content,
+                _ => command as u64,
+            },
+            taken: asked.map_or(Duration::ZERO, |asked| clock.now().saturating_duration_since(asked)),
+        });
+    }
+
     /// Where somebody wants to know it, and at most [`NAME_LIMIT`]: who has no name by then has none.
     async fn look_up_name(&mut self) {
         let client = &mut self.sender.client;
@@ -379,7 +430,7 @@ impl Conversation {
                 Answer::Proceed
             }
             Outcome::Refused { reply, reason } | Outcome::Unavailable { reply, reason } => {
-                self.log(&Refusal { reply: reply.clone(), rule: "authentication", detail: reason.to_string() });
+                self.log(&Refusal::new("authentication", reply.clone(), reason.to_string()));
                 Answer::Reply(reply)
             }
         }

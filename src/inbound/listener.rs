@@ -15,6 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::connection::{self, Arrival};
+use super::protocol_log::ProtocolLogs;
 use crate::accounts::Authenticator;
 use crate::config::{Live, Preflight, Snapshot, Violation, ViolationCode, VirtualServer};
 use crate::intake::Intake;
@@ -52,6 +53,8 @@ pub struct Inbound {
     pub sessions: Arc<Sessions>,
     /// What an operator has paused or stopped.
     pub running: Arc<Running>,
+    /// Writes down what is said.
+    pub protocol_logs: Arc<ProtocolLogs>,
     /// Ends everything.
     pub drain: Arc<Drain>,
 }
@@ -174,11 +177,12 @@ impl Inbound {
         }
         let opening = Opening {
             server: name.clone(),
-            binding: stream.local_addr().unwrap_or(SocketAddr::new(peer.ip(), 0)),
-            client: peer,
+            binding: stream.local_addr().unwrap_or(*address),
+            peer,
+            proxied: binding.proxy_protocol.is_some(),
             since: Timestamp::from_millis(self.intake.clock.unix_millis()),
         };
-        match self.sessions.admit(opening, binding.proxy_protocol.is_some(), &limits(server)) {
+        match self.sessions.admit(opening, &limits(server)) {
             Ok(guard) => {
                 self.intake.metrics.connections.get_or_create(&label).inc();
                 let arrival = Arrival { server: server.clone(), binding: binding.clone(), stream, peer, guard };

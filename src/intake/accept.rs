@@ -9,13 +9,16 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Intake;
-use super::admission::{Client, Refusal};
+use super::admission::{Client, Refusal, UNKNOWN_RECIPIENT};
+use super::filters::{Fate, Match};
 use super::header::HeaderScanner;
 use super::{staging, trace};
 use crate::config::Snapshot;
-use crate::model::mail::{Message, Origin, Protocol, Recipient, RecipientStatus, Waits};
+use crate::model::failure::{Failure, Scope};
+use crate::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
+use crate::model::spec::filter::FilterAction;
 use crate::model::time::Timestamp;
 use crate::observe::metrics::ByName;
 use crate::queue::{Assignment, assign};
@@ -37,6 +40,16 @@ pub struct Sender {
     pub lmtp: bool,
 }
 
+/// A recipient that was accepted.
+struct Taken {
+    path: ForwardPath,
+    parameters: RcptParameters,
+    queue: QueueName,
+    name: Option<Name>,
+    /// Why it is not delivered but kept in the dead-letter queue.
+    archived: Option<Match>,
+}
+
 /// A message that is being handed in.
 pub struct Incoming {
     snapshot: Arc<Snapshot>,
@@ -47,7 +60,9 @@ pub struct Incoming {
     began: Timestamp,
     /// The reply to MAIL, when it is not the usual one.
     reply_to_mail: Option<Reply>,
-    recipients: Vec<(ForwardPath, RcptParameters, QueueName, Option<Name>)>,
+    /// What filters made of the sender: it holds for all recipients.
+    fate: Fate,
+    recipients: Vec<Taken>,
     known: HashSet<ForwardPath>,
     draft: Box<dyn Draft>,
     header: HeaderScanner,
@@ -66,6 +81,7 @@ impl Incoming {
         parameters: MailParameters,
     ) -> Result<Self, Refusal> {
         sender.client.admit_sender(intake, &snapshot, &reverse_path)?;
+        let fate = sender.client.filter_sender(intake, &snapshot, &reverse_path)?;
         let began = Timestamp::from_millis(intake.clock.unix_millis());
         let asked_for = parameters.priority;
         let parameters = sender.client.admit_parameters(began, parameters)?;
@@ -81,6 +97,7 @@ impl Incoming {
             parameters,
             began,
             reply_to_mail,
+            fate,
             recipients: Vec::new(),
             known: HashSet::new(),
             draft,
@@ -102,7 +119,7 @@ impl Incoming {
     ///
     /// # Errors
     /// When the client may not send to it.
-    pub fn recipient(
+    pub async fn recipient(
         &mut self,
         intake: &Intake,
         path: ForwardPath,
@@ -112,9 +129,31 @@ impl Incoming {
         if staged.is_none() && self.known.contains(&path) {
             return Ok(());
         }
+        let client = &self.sender.client;
+        let fate = match &self.fate {
+            Fate::Deliver => client.filter_recipient(intake, &self.snapshot, &path).await?,
+            decided => decided.clone(),
+        };
         let spread = self.draft.id().spread();
-        let (queue, name) =
-            self.sender.client.admit_recipient(intake, &self.snapshot, &self.reverse_path, &path, spread)?;
+        let admitted = client.admit_recipient(intake, &self.snapshot, &self.reverse_path, &path, spread);
+        let archived = match fate {
+            Fate::Deliver => None,
+            Fate::Archive(found) => Some(found),
+            Fate::Discard(found) => {
+                found.admit(admitted)?;
+                self.log_filtered(intake, FilterAction::AcceptSilently, &found, &path);
+                self.known.insert(path);
+                return Ok(());
+            }
+        };
+        let (queue, name) = match &archived {
+            None => admitted?,
+            Some(found) => {
+                found.admit(admitted)?;
+                self.log_filtered(intake, FilterAction::Archive, found, &path);
+                (QueueName::DeadLetter, None)
+            }
+        };
         let (path, queue, name) = match staged {
             None => (path, queue, name),
             // whoever may write to the one is not to be refused for the other, which the operator has chosen
@@ -123,7 +162,10 @@ impl Incoming {
                     return Ok(());
                 }
                 staging::remember(&path, &mut parameters);
-                let (queue, name) = staging::assign(intake, &self.snapshot, &self.reverse_path, &staged, spread)?;
+                let (queue, name) = match &archived {
+                    Some(_) => (queue, name),
+                    None => staging::assign(intake, &self.snapshot, &self.reverse_path, &staged, spread)?,
+                };
                 (staged, queue, name)
             }
         };
@@ -133,10 +175,10 @@ impl Incoming {
         }
         self.known.insert(path.clone());
         // two addresses of one mailbox are one delivery
-        if name.is_some() && self.recipients.iter().any(|(_, _, other, known)| *known == name && *other == queue) {
+        if name.is_some() && self.recipients.iter().any(|other| other.name == name && other.queue == queue) {
             return Ok(());
         }
-        self.recipients.push((path, parameters, queue, name));
+        self.recipients.push(Taken { path, parameters, queue, name, archived });
         Ok(())
     }
 
@@ -146,11 +188,11 @@ impl Incoming {
     /// When the store fails.
     pub async fn content_begins(&mut self, now: Timestamp) -> Result<(), Refusal> {
         let only = match self.recipients.as_slice() {
-            [(path, ..)] => Some(path),
+            [Taken { path, .. }] => Some(path),
             _ => None,
         };
         let received = trace::received(&self.sender, &self.parameters, self.draft.id(), only, now);
-        self.draft.append(Bytes::from(received)).await.map_err(|error| Refusal::of_store(&error))
+        self.keep(Bytes::from(received)).await
     }
 
     /// The next octets of content.
@@ -162,11 +204,19 @@ impl Incoming {
         self.header.feed(&chunk);
         if self.header.received() > self.sender.client.server.spec.outbound.max_hop_count {
             let reply = Reply::new(554, EnhancedStatus::permanent(4, 6), "Too many hops, this message loops");
-            return Err(Refusal { reply, rule: "maxHopCount", detail: "too many Received fields".into() });
+            return Err(Refusal::new("maxHopCount", reply, "too many Received fields"));
         }
         if self.header.is_too_long() {
             let reply = Reply::new(552, EnhancedStatus::permanent(3, 4), "The header section is too long");
-            return Err(Refusal { reply, rule: "headerSize", detail: "the header section is over 1 MiB".into() });
+            return Err(Refusal::new("headerSize", reply, "the header section is over 1 MiB"));
+        }
+        self.keep(chunk).await
+    }
+
+    async fn keep(&mut self, chunk: Bytes) -> Result<(), Refusal> {
+        // a filter accepted all recipients silently
+        if self.recipients.is_empty() {
+            return Ok(());
         }
         self.draft.append(chunk).await.map_err(|error| Refusal::of_store(&error))
     }
@@ -177,6 +227,9 @@ impl Incoming {
     /// When the store could not keep it: nothing of it remains.
     pub async fn commit(mut self, intake: &Intake) -> Result<Reply, Refusal> {
         let received_at = Timestamp::from_millis(intake.clock.unix_millis());
+        if self.recipients.is_empty() {
+            return Ok(queued_as(self.draft.id()));
+        }
         let Sender { client, helo, extended, lmtp } = self.sender;
         let server = client.server.name.clone();
         if let Some(by) = &mut self.parameters.deliver_by {
@@ -204,18 +257,19 @@ impl Incoming {
             recipients: Vec::new(),
         };
         let due = message.due_at_once(received_at);
+        let kept_until = received_at + self.snapshot.settings.retention.dead_letter.std();
         message.recipients = self
             .recipients
             .into_iter()
-            .map(|(forward_path, parameters, queue, directory_name)| Recipient {
-                forward_path,
+            .map(|Taken { path, parameters, queue, name, archived }| Recipient {
+                forward_path: path,
                 parameters,
-                directory_name,
-                status: RecipientStatus::Pending,
-                waits: Some(Waits { queue, due }),
+                directory_name: name,
+                status: if archived.is_some() { RecipientStatus::Failed } else { RecipientStatus::Pending },
+                waits: Some(Waits { queue, due: if archived.is_some() { kept_until } else { due } }),
                 attempts: 0,
                 delay_notified: false,
-                last_failure: None,
+                last_failure: archived.map(|found| found.failure()),
             })
             .collect();
         let message = assigned_by_size(&self.snapshot, intake, message);
@@ -236,18 +290,54 @@ impl Incoming {
             header.message_id = message.message_id_header.as_deref(),
             "accepted"
         );
-        let reply = Reply::new(250, EnhancedStatus::success(0, 0), format!("Ok: queued as {}", message.id));
+        let reply = queued_as(message.id);
         intake.queue.track_received(message);
         intake.queue.enqueue(leased);
         Ok(reply)
     }
+
+    fn log_filtered(&self, intake: &Intake, action: FilterAction, found: &Match, recipient: &ForwardPath) {
+        intake.metrics.filtered(action.word());
+        tracing::info!(
+            message.id = %self.draft.id(),
+            virtualServer = %self.sender.client.server.name,
+            peer.addr = %self.sender.client.address,
+            sender = %self.reverse_path,
+            recipient = %recipient,
+            action = action.word(),
+            rule = found.rule,
+            detail = %found.detail,
+            "filtered"
+        );
+    }
+}
+
+impl Match {
+    /// A filter only takes away: what is refused stays refused, but for recipients that do not exist, when the filter is
+    /// about these.
+    fn admit<T>(&self, admitted: Result<T, Refusal>) -> Result<(), Refusal> {
+        match admitted {
+            Err(refusal) if !(self.not_in_directory && refusal.rule == UNKNOWN_RECIPIENT) => Err(refusal),
+            _ => Ok(()),
+        }
+    }
+
+    /// Why an archived recipient does not get the message.
+    fn failure(&self) -> Failure {
+        Failure::new(Scope::Recipient, EnhancedStatus::permanent(7, 1), format!("archived by {}", self.detail))
+    }
+}
+
+fn queued_as(id: MessageId) -> Reply {
+    Reply::new(250, EnhancedStatus::success(0, 0), format!("Ok: queued as {id}"))
 }
 
 /// The size is known only now: a connector that does not carry messages as large as this one is passed over.
 fn assigned_by_size(snapshot: &Snapshot, intake: &Intake, mut message: Message) -> Message {
     let (sender, size, spread) = (&message.reverse_path, message.size, message.id.spread());
     for recipient in &mut message.recipients {
-        if let Some(waits) = recipient.waits.as_mut().filter(|waits| !matches!(waits.queue, QueueName::Local(_)))
+        let by_route = |queue: &QueueName| !matches!(queue, QueueName::Local(_) | QueueName::DeadLetter);
+        if let Some(waits) = recipient.waits.as_mut().filter(|waits| by_route(&waits.queue))
             && let Assignment::Queue(queue, _) =
                 assign(snapshot, &*intake.recipients, &recipient.forward_path, sender, size, spread)
         {

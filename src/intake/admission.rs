@@ -13,6 +13,8 @@
 //! | ETRN | `etrn`: the client may not relay | 459 4.7.1 |
 //! | RCPT | `relay`: the recipient lives elsewhere, and nothing lets this client relay there | 550 5.7.1 |
 //!
+//! Filters, which a binding may name, are asked apart, and before these rules: see [`super::filters`].
+//!
 //! A priority above 0 is a matter of trust too (RFC 6710, section 5): from a client that may not relay it counts as 0, and
 //! the reply to MAIL says so.
 //!
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Intake;
+use super::filters::Filtering;
 use crate::accounts::{Account, OverQuota};
 use crate::config::{Peer, Snapshot, VirtualServer};
 use crate::model::host::HostName;
@@ -38,6 +41,9 @@ use crate::store::StoreError;
 
 /// The longest that mail is held (RFC 4865).
 const MAX_HOLD: Duration = Duration::from_secs(45 * 24 * 60 * 60);
+
+/// The rule of recipients that do not exist.
+pub(super) const UNKNOWN_RECIPIENT: &str = "unknownRecipient";
 
 /// How long mail is held at most, as EHLO tells it.
 pub fn max_hold(now: Timestamp) -> MaxHold {
@@ -59,6 +65,8 @@ pub struct Client {
     pub account: Option<Arc<Account>>,
     /// Its encryption.
     pub tls: Option<Arc<Secured>>,
+    /// What its filters know of the connection.
+    pub filtering: Arc<Filtering>,
 }
 
 /// A refusal, for the peer and for the operator.
@@ -70,11 +78,14 @@ pub struct Refusal {
     pub rule: &'static str,
     /// What the operator is told.
     pub detail: String,
+    /// The session ends with it.
+    pub closes: bool,
 }
 
 impl Refusal {
-    fn new(rule: &'static str, reply: Reply, detail: impl Into<String>) -> Self {
-        Refusal { reply, rule, detail: detail.into() }
+    /// The session goes on after it.
+    pub fn new(rule: &'static str, reply: Reply, detail: impl Into<String>) -> Self {
+        Refusal { reply, rule, detail: detail.into(), closes: false }
     }
 
     /// What the failure of the store means for the client.
@@ -219,7 +230,7 @@ fn unknown(path: &ForwardPath) -> Refusal {
         return relay_denied("routedLocalPart", path);
     }
     let reply = Reply::new(550, EnhancedStatus::permanent(1, 1), "No such recipient here");
-    Refusal::new("unknownRecipient", reply, format!("{path} is not in the directory, and its domain is authoritative"))
+    Refusal::new(UNKNOWN_RECIPIENT, reply, format!("{path} is not in the directory, and its domain is authoritative"))
 }
 
 fn relay_denied(rule: &'static str, path: &ForwardPath) -> Refusal {

@@ -1,11 +1,12 @@
 //! The one door into the house: SMTP, and later REST, import and pickup, all hand in mail here.
 //!
-//! `admission` says who may do what, as a list of named rules; `accept` takes the content, and returns only when the
-//! message is durable and on its way. Policy sees values, never bytes of the protocol; a refusal is a
+//! `admission` says who may do what, as a list of named rules; `filters` whose mail is not taken, binding by binding;
+//! `accept` takes the content, and returns only when the message is durable and on its way. Policy sees values, never bytes of the protocol; a refusal is a
 //! [`Reply`](crate::smtp::reply::Reply) with generic words, and a log line with the rule's name for the operator.
 
 mod accept;
 mod admission;
+mod filters;
 mod header;
 mod staging;
 mod trace;
@@ -15,12 +16,14 @@ use std::sync::Arc;
 use crate::accounts::Quotas;
 use crate::directory::Recipients;
 use crate::net::clock::Clock;
+use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::queue::Queue;
 use crate::store::Store;
 
 pub use accept::{Incoming, Sender};
 pub use admission::{Client, Refusal, max_hold};
+pub use filters::Filtering;
 
 /// What acceptance needs of the rest of the house.
 #[derive(Clone)]
@@ -35,6 +38,8 @@ pub struct Intake {
     pub quotas: Arc<Quotas>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
+    /// Whom filters ask.
+    pub resolvers: Arc<Resolvers>,
     /// Counters.
     pub metrics: Metrics,
 }

@@ -28,7 +28,7 @@ pub(super) fn apply(server: &VirtualServer, path: &ForwardPath) -> Result<Option
         None => {
             let reply = Reply::new(550, EnhancedStatus::permanent(7, 1), "This system sends no mail to this recipient");
             let detail = format!("{path} is not in staging.allow, and staging.redirectTo is not set");
-            Err(Refusal { reply, rule: "staging", detail })
+            Err(Refusal::new("staging", reply, detail))
         }
     }
 }
@@ -55,11 +55,11 @@ pub(super) fn assign(
         Assignment::Queue(queue, name) => Ok((queue, name)),
         Assignment::Unknown => {
             let reply = Reply::new(550, EnhancedStatus::permanent(1, 1), "No such recipient here");
-            Err(Refusal { reply, rule: "staging", detail: format!("staging.redirectTo, {instead}, does not exist") })
+            Err(Refusal::new("staging", reply, format!("staging.redirectTo, {instead}, does not exist")))
         }
         Assignment::TryLater => {
             let reply = Reply::new(451, EnhancedStatus::transient(3, 0), "Local error, try again later");
-            Err(Refusal { reply, rule: "directory", detail: "the directory cannot be read now".into() })
+            Err(Refusal::new("directory", reply, "the directory cannot be read now"))
         }
     }
 }

@@ -1,10 +1,13 @@
 //! Configuration and mail as valid values, and nothing else: no IO, no clock, no policy.
 
+pub mod dns_list;
 pub mod duration;
 pub mod failure;
 pub mod host;
+pub mod http_url;
 pub mod labels;
 pub mod mail;
+pub mod mailbox_pattern;
 pub mod name;
 pub mod password_hash;
 pub mod path;
@@ -17,4 +20,5 @@ pub mod spec;
 pub mod template;
 pub(crate) mod text;
 pub mod time;
+pub mod username;
 pub mod web;

@@ -4,6 +4,8 @@
 pub mod client_driver;
 pub mod clock;
 pub mod connect;
+pub mod dns_list;
+pub mod http;
 pub mod proxy_protocol;
 pub mod resolver;
 pub mod server_driver;

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -59,6 +59,22 @@ pub trait Resolver: Send + Sync + fmt::Debug {
     /// # Errors
     /// See [`ResolveError`]. One address family that fails does not hide the other.
     async fn addresses(&self, host: &str) -> Result<Vec<IpAddr>, ResolveError>;
+
+    /// The IPv4 addresses of a host, at least one: for names that have no others, such as those of DNS lists.
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    async fn ipv4_addresses(&self, host: &str) -> Result<Vec<Ipv4Addr>, ResolveError> {
+        let addresses = self.addresses(host).await?;
+        let found: Vec<Ipv4Addr> = addresses
+            .into_iter()
+            .filter_map(|address| match address {
+                IpAddr::V4(v4) => Some(v4),
+                IpAddr::V6(_) => None,
+            })
+            .collect();
+        if found.is_empty() { Err(ResolveError::NoRecords) } else { Ok(found) }
+    }
 
     /// The names that the owner of an address gives it (PTR), in lower case, without a trailing dot, at most
     /// [`MOST_NAMES`]. Anybody can claim any name there: see [`verified_name`].
@@ -214,6 +230,15 @@ impl Resolver for HickoryResolver {
             (Err(later @ ResolveError::TryLater(_)), _) | (_, Err(later)) | (Err(later), _) => Err(later),
             (Ok(_), Ok(_)) => Err(ResolveError::NoRecords),
         }
+    }
+
+    async fn ipv4_addresses(&self, host: &str) -> Result<Vec<Ipv4Addr>, ResolveError> {
+        let records = self.lookup(host, RecordType::A).await?;
+        let addresses = records.iter().filter_map(|data| match data {
+            RData::A(a) => Some(a.0),
+            _ => None,
+        });
+        Ok(addresses.collect())
     }
 
     async fn names(&self, address: IpAddr) -> Result<Vec<String>, ResolveError> {
@@ -477,6 +502,8 @@ mod tests {
         let addresses = |texts: &[&str]| Ok(texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<IpAddr>>());
         assert_eq!(resolver.addresses("mx1.two.example").await, addresses(&["2001:db8::2", "192.0.2.2"]));
         assert_eq!(resolver.addresses("half.example").await, addresses(&["192.0.2.1"]));
+        assert_eq!(resolver.ipv4_addresses("mx1.two.example").await, Ok(vec![Ipv4Addr::new(192, 0, 2, 2)]));
+        assert_eq!(resolver.ipv4_addresses("nowhere.example").await, Err(ResolveError::NoSuchDomain));
         assert_eq!(resolver.addresses("none.example").await, Err(ResolveError::NoRecords));
         assert_eq!(resolver.addresses("nowhere.example").await, Err(ResolveError::NoSuchDomain));
         assert!(matches!(resolver.addresses("servfail.example").await, Err(ResolveError::TryLater(_))));

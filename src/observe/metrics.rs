@@ -16,8 +16,15 @@ pub struct ByName {
 /// The label of an outcome: a fixed set of words.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByOutcome {
-    /// `delivered`, `relayed`, `deferred`, `failed`, `expired`, `deadLettered`.
+    /// `delivered`, `relayed`, `deferred`, `failed`, `expired`, `deadLettered`; of DNS lists `listed`, `notListed`, `failed`.
     pub outcome: &'static str,
+}
+
+/// The label of what a filter did: a fixed set of words.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByAction {
+    /// `reject`, `drop`, `archive`, `acceptSilently`.
+    pub action: &'static str,
 }
 
 /// All counters. Cloning shares them.
@@ -35,12 +42,18 @@ pub struct Metrics {
     pub accepted_bytes: Family<ByName, Counter>,
     /// Recipients refused, by virtual server.
     pub recipients_refused: Family<ByName, Counter>,
+    /// What filters did with senders and recipients.
+    pub filtered: Family<ByAction, Counter>,
+    /// What DNS lists said of clients: `listed`, `notListed`, `failed`.
+    pub dns_lists: Family<ByOutcome, Counter>,
     /// What became of recipients, attempt by attempt.
     pub outcomes: Family<ByOutcome, Counter>,
     /// Connections that were opened to next hops.
     pub outbound_connections: Counter,
     /// Notifications that were written.
     pub notifications: Counter,
+    /// Lines that the protocol log could not take.
+    pub protocol_log_dropped: Counter,
 }
 
 impl Metrics {
@@ -53,9 +66,12 @@ impl Metrics {
             accepted: Family::default(),
             accepted_bytes: Family::default(),
             recipients_refused: Family::default(),
+            filtered: Family::default(),
+            dns_lists: Family::default(),
             outcomes: Family::default(),
             outbound_connections: Counter::default(),
             notifications: Counter::default(),
+            protocol_log_dropped: Counter::default(),
         };
         let r = registry.sub_registry_with_prefix("bridgehead");
         r.register("smtp_connections", "SMTP connections taken", metrics.connections.clone());
@@ -64,10 +80,24 @@ impl Metrics {
         r.register("messages_accepted", "Messages accepted (durable)", metrics.accepted.clone());
         r.register_with_unit("accepted", "Content accepted", Unit::Bytes, metrics.accepted_bytes.clone());
         r.register("recipients_refused", "Recipients refused at RCPT", metrics.recipients_refused.clone());
+        r.register("filtered", "What filters did with senders and recipients", metrics.filtered.clone());
+        r.register("dns_list_answers", "What DNS lists said of clients", metrics.dns_lists.clone());
         r.register("recipient_outcomes", "What became of recipients, by attempt", metrics.outcomes.clone());
         r.register("outbound_connections", "Connections opened to next hops", metrics.outbound_connections.clone());
         r.register("notifications", "Delivery status notifications queued", metrics.notifications.clone());
+        let dropped = metrics.protocol_log_dropped.clone();
+        r.register("protocol_log_dropped", "Lines that the protocol log could not take", dropped);
         metrics
+    }
+
+    /// Counts a sender or recipient that a filter matched.
+    pub fn filtered(&self, action: &'static str) {
+        self.filtered.get_or_create(&ByAction { action }).inc();
+    }
+
+    /// Counts the answer of a DNS list.
+    pub fn dns_list(&self, outcome: &'static str) {
+        self.dns_lists.get_or_create(&ByOutcome { outcome }).inc();
     }
 
     /// Counts `n` recipients with an outcome.

@@ -10,6 +10,7 @@
 //!
 //! * [`enqueue`](Queue::enqueue): mail that has just become durable goes to its link queues from memory.
 //! * `link`: one queue per next hop, a bounded window of leased messages; the rest waits in the store.
+//! * [`carrier`]: hands the messages of a queue to one SMTP or LMTP session.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
 //! * `assign`: which queue a recipient waits in: directory, then routing.
@@ -22,6 +23,7 @@
 
 mod agenda;
 mod assign;
+pub mod carrier;
 mod deadlines;
 mod dequeue;
 mod link;
@@ -42,7 +44,7 @@ use std::time::Duration;
 use crate::config::{Live, Snapshot};
 use crate::directory::Recipients;
 use crate::model::failure::Failure;
-use crate::model::mail::Message;
+use crate::model::mail::{Message, Recipient};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -166,9 +168,8 @@ impl Queue {
         let now = self.now();
         tracing::warn!(queue = %link.name, failure = %failure, "next hop failed");
         let snapshot = self.live.current();
-        let delivery = settings::delivery(&snapshot, server);
-        let (ready, until) = link
-            .failed(failure, now, |failures| now + settings::retry_after(&snapshot, &link.name, delivery, failures));
+        let terms = settings::terms(&snapshot, server, &link.name);
+        let (ready, until) = link.failed(failure, now, |failures| now + terms.retry_after(failures));
         self.release(ready);
         self.agenda.look(&link.name, until);
     }
@@ -268,7 +269,8 @@ impl Queue {
         track::track(&*self.store, self.now(), event, message.id, recipients, detail);
     }
 
-    /// Writes the first event of a message: who brought it, for whom.
+    /// Writes the first events of a message: who brought it, for whom; and which recipients go no further, because a filter
+    /// archived them.
     pub fn track_received(&self, message: &Message) {
         self.track(
             EventKind::Received,
@@ -284,6 +286,13 @@ impl Queue {
                 ..track::Detail::default()
             },
         );
+        let archived =
+            |recipient: &&Recipient| recipient.waits.as_ref().is_some_and(|w| w.queue == QueueName::DeadLetter);
+        for recipient in message.recipients.iter().filter(archived) {
+            self.metrics.outcome("deadLettered", 1);
+            let detail = track::Detail { failure: recipient.last_failure.as_ref(), ..track::Detail::default() };
+            self.track(EventKind::DeadLettered, message, std::iter::once(recipient.forward_path.to_string()), detail);
+        }
     }
 }
 

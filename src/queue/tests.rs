@@ -30,6 +30,8 @@ enum NextHop {
     /// And offers DELIVERBY.
     TakesInTime,
     Dead,
+    /// It takes everything, but the mailbox store is gone.
+    StoreGone,
     Defers,
     Refuses,
 }
@@ -75,7 +77,7 @@ impl Workforce for Scripted {
                     let content = leased.content.clone().unwrap_or_default();
                     reports.lock().unwrap().push(String::from_utf8_lossy(&content).into_owned());
                 }
-                if does == NextHop::Dead && !local {
+                if does == if local { NextHop::StoreGone } else { NextHop::Dead } {
                     let failure = Failure::new(Scope::Host, EnhancedStatus::transient(4, 1), "no connection");
                     queue.next_hop_failed(&hand, &"default".parse().unwrap(), failure);
                     queue.give_back(leased);
@@ -98,7 +100,7 @@ fn result(does: NextHop, local: bool) -> AttemptResult {
             passed_on: PassedOn { deliver_by: true, ..PassedOn::default() },
         },
         NextHop::Takes if local => AttemptResult::Delivered,
-        NextHop::Takes | NextHop::Dead => {
+        NextHop::Takes | NextHop::Dead | NextHop::StoreGone => {
             AttemptResult::Relayed { reply: "250 ok".into(), passed_on: PassedOn::default() }
         }
         NextHop::Defers => failure(EnhancedStatus::transient(2, 0)),
@@ -268,6 +270,33 @@ async fn a_dead_host_is_tried_by_the_intervals_and_mail_expires_with_a_report() 
     assert_eq!(events.iter().filter(|event| *event == "dsn").count(), 2, "a delay and a failure: {events:?}");
     assert_eq!(events.iter().filter(|event| *event == "expired").count(), 1);
     assert_eq!(f.attempts_of(&f.anna()).len(), 2, "both reports reached Anna");
+}
+
+#[tokio::test(start_paused = true)]
+async fn local_mail_has_times_of_its_own_and_is_reported_when_its_store_stays_away() {
+    let f = Fixture::new(NextHop::StoreGone).await;
+    let local = json!({
+        "glitchRetry": {"after": "10s", "times": 1}, "retryIntervals": ["20s"],
+        "delayNotificationAfter": "1m", "expireAfter": "2m",
+    });
+    f.put(Collection::VirtualServers, "default", json!({"delivery": {"local": local}})).await;
+    let id = f.send("s@src.example", &f.anna(), None).await;
+    f.pass(Duration::from_secs(15)).await;
+    let store = f.queue.queue(&"local:default".parse().unwrap()).await.unwrap();
+    assert_eq!((store.state, store.messages), (QueueState::Retry, 1));
+    assert!(store.last_error.is_some() && store.next_retry.is_some(), "{store:?}");
+    f.pass(Duration::from_secs(120)).await;
+    let tried: Vec<u64> = f.attempts_of(&f.anna()).iter().map(Duration::as_secs).collect();
+    assert_eq!(tried, [0, 10, 30, 50, 70, 90, 110]);
+    assert_eq!(f.events(id).await, ["deferred", "dsn", "expired", "dsn"]);
+    assert_eq!(f.attempts_of("s@src.example").len(), 2, "the delay and the end were told");
+    assert!(f.store.messages().is_empty(), "{:?}", f.queued());
+
+    // mail that goes elsewhere keeps the others
+    *f.next_hop.lock().unwrap() = NextHop::Dead;
+    f.send("s@src.example", "u@dst.example", None).await;
+    f.pass(HOUR).await;
+    assert_eq!(f.store.messages().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

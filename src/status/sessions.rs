@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::Bound;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
@@ -48,8 +48,10 @@ pub struct Opening {
     pub server: Name,
     /// The address that the client connected to.
     pub binding: SocketAddr,
-    /// The client, or its proxy until that says for whom it speaks.
-    pub client: SocketAddr,
+    /// Who connected: the client, or its proxy.
+    pub peer: SocketAddr,
+    /// A proxy is to say who the client is ([`SessionGuard::speaks_for`]).
+    pub proxied: bool,
     /// When.
     pub since: Timestamp,
 }
@@ -85,8 +87,6 @@ impl SessionState {
 pub struct Session {
     id: SessionId,
     opening: Opening,
-    /// Whom a proxy speaks for.
-    behind_proxy: OnceLock<SocketAddr>,
     known: Mutex<Known>,
     state: AtomicU8,
     messages: AtomicU64,
@@ -99,6 +99,8 @@ struct Known {
     helo: Option<String>,
     account: Option<String>,
     tls: Option<Arc<Secured>>,
+    /// What a proxy said.
+    client: Option<SocketAddr>,
 }
 
 /// A session as an operator sees it.
@@ -108,6 +110,8 @@ pub struct SessionView {
     pub id: SessionId,
     /// See [`Opening`].
     pub opening: Opening,
+    /// The client; behind a proxy, the one that it names.
+    pub client: SocketAddr,
     /// What the client calls itself.
     pub helo: Option<String>,
     /// The account that it authenticated as.
@@ -128,9 +132,9 @@ impl Session {
         self.id
     }
 
-    /// The client; behind a trusted proxy, the one that the proxy names.
-    pub fn client(&self) -> SocketAddr {
-        self.behind_proxy.get().copied().unwrap_or(self.opening.client)
+    /// What was known when it was opened.
+    pub fn opening(&self) -> &Opening {
+        &self.opening
     }
 
     /// For the driver: when there is a reply, the session is to end with it.
@@ -148,9 +152,16 @@ impl Session {
         self.known().account = Some(account.to_owned());
     }
 
+    /// The client; behind a proxy, the one that it names.
+    pub fn client(&self) -> SocketAddr {
+        self.known().client.unwrap_or(self.opening.peer)
+    }
+
     /// TLS has begun: what was known of the client in clear is not true any more (RFC 3207, 4.2).
     pub fn set_tls(&self, secured: Arc<Secured>) {
-        *self.known() = Known { tls: Some(secured), ..Known::default() };
+        let mut known = self.known();
+        *known = Known { tls: Some(secured), client: known.client, ..Known::default() };
+        drop(known);
         self.set_state(SessionState::Connected);
     }
 
@@ -171,10 +182,11 @@ impl Session {
 
     /// As an operator sees it.
     pub fn view(&self) -> SessionView {
-        let Known { helo, account, tls } = self.known().clone();
+        let Known { helo, account, tls, client } = self.known().clone();
         SessionView {
             id: self.id,
-            opening: Opening { client: self.client(), ..self.opening.clone() },
+            opening: self.opening.clone(),
+            client: client.unwrap_or(self.opening.peer),
             helo,
             account,
             tls,
@@ -255,30 +267,24 @@ impl Sessions {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a session in, if the limits allow it; it is counted out when the guard is dropped. With `proxied` the limits of
-    /// a client are asked when its proxy has said who it is ([`SessionGuard::speaks_for`]).
+    /// Counts a session in, if the limits allow it; it is counted out when the guard is dropped. Behind a proxy the limits
+    /// of a client are asked when it is known who that is ([`SessionGuard::speaks_for`]).
     ///
     /// # Errors
     /// Which limit was reached.
-    pub fn admit(
-        self: &Arc<Self>,
-        opening: Opening,
-        proxied: bool,
-        limits: &Limits,
-    ) -> Result<SessionGuard, TooMany> {
+    pub fn admit(self: &Arc<Self>, opening: Opening, limits: &Limits) -> Result<SessionGuard, TooMany> {
         let mut open = self.open();
         if open.by_server.get(&opening.server).copied().unwrap_or(0) >= limits.max {
             return Err(TooMany::InAll);
         }
-        let client = opening.client.ip();
-        if !proxied {
+        let counted = (!opening.proxied).then(|| opening.peer.ip());
+        if let Some(client) = counted {
             open.count_client(&opening.server, client, limits)?;
         }
         *open.by_server.entry(opening.server.clone()).or_default() += 1;
         let session = Arc::new(Session {
             id: SessionId(uuid::Uuid::now_v7()),
             opening,
-            behind_proxy: OnceLock::new(),
             known: Mutex::default(),
             state: AtomicU8::new(SessionState::Connected as u8),
             messages: AtomicU64::new(0),
@@ -286,7 +292,7 @@ impl Sessions {
             stop: watch::Sender::new(open.draining.clone()),
         });
         open.all.insert(session.id, session.clone());
-        Ok(SessionGuard { sessions: self.clone(), session, counted: Some(client).filter(|_| !proxied) })
+        Ok(SessionGuard { sessions: self.clone(), session, counted })
     }
 
     /// How many there are.
@@ -359,7 +365,7 @@ fn ended_by_operator() -> Reply {
 pub struct SessionGuard {
     sessions: Arc<Sessions>,
     session: Arc<Session>,
-    /// The client that it counts for.
+    /// The client that it counts for; `None` while a proxy has not said who that is.
     counted: Option<IpAddr>,
 }
 
@@ -372,7 +378,7 @@ impl SessionGuard {
         if self.counted.is_none() {
             self.sessions.open().count_client(&self.session.opening.server, client.ip(), limits)?;
             self.counted = Some(client.ip());
-            let _ = self.session.behind_proxy.set(client);
+            self.session.known().client = Some(client);
         }
         Ok(())
     }
@@ -413,13 +419,14 @@ fn count_down<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
 mod tests {
     use super::*;
 
-    const MANY: Limits = Limits { max: 9, max_per_client: None, rate_per_client: None };
+    const OPEN: Limits = Limits { max: 9, max_per_client: None, rate_per_client: None };
 
     fn opening(server: &str, client: &str) -> Opening {
         Opening {
             server: server.parse().unwrap(),
             binding: "127.0.0.1:25".parse().unwrap(),
-            client: SocketAddr::new(client.parse().unwrap(), 4_000),
+            peer: SocketAddr::new(client.parse().unwrap(), 4_000),
+            proxied: false,
             since: Timestamp::EPOCH,
         }
     }
@@ -429,16 +436,17 @@ mod tests {
         let sessions = Arc::new(Sessions::default());
         let (a, b) = (opening("default", "192.0.2.1"), opening("default", "192.0.2.2"));
         let limits = Limits { max: 2, max_per_client: Some(1), rate_per_client: None };
-        let first = sessions.admit(a.clone(), false, &limits).unwrap();
-        assert_eq!(sessions.admit(a.clone(), false, &limits).unwrap_err(), TooMany::FromClient);
-        let mut second = sessions.admit(opening("default", "192.0.2.9"), true, &limits).unwrap();
-        assert_eq!(sessions.admit(b.clone(), false, &limits).unwrap_err(), TooMany::InAll);
-        assert_eq!(second.speaks_for(a.client, &limits).unwrap_err(), TooMany::FromClient);
-        second.speaks_for(b.client, &limits).unwrap();
-        assert_eq!(second.session().client(), b.client);
+        let first = sessions.admit(a.clone(), &limits).unwrap();
+        assert_eq!(sessions.admit(a.clone(), &limits).unwrap_err(), TooMany::FromClient);
+        let proxied = Opening { proxied: true, ..opening("default", "192.0.2.99") };
+        let mut second = sessions.admit(proxied, &limits).unwrap();
+        assert_eq!(sessions.admit(b.clone(), &limits).unwrap_err(), TooMany::InAll);
+        assert_eq!(second.speaks_for(a.peer, &limits).unwrap_err(), TooMany::FromClient);
+        second.speaks_for(b.peer, &limits).unwrap();
+        assert_eq!(second.session().client(), b.peer);
         drop(first);
-        assert!(sessions.admit(a, false, &limits).is_ok());
-        assert_eq!(sessions.admit(b, false, &limits).unwrap_err(), TooMany::FromClient);
+        assert!(sessions.admit(a, &limits).is_ok());
+        assert_eq!(sessions.admit(b, &limits).unwrap_err(), TooMany::FromClient);
         drop(second);
         sessions.all_gone().await;
         assert!(sessions.open().by_client.is_empty(), "nothing is remembered of who has gone");
@@ -450,7 +458,7 @@ mod tests {
         let guards: Vec<_> = ["192.0.2.1", "192.0.2.2", "192.0.2.1"]
             .into_iter()
             .enumerate()
-            .map(|(n, client)| sessions.admit(opening(["a", "b", "b"][n], client), false, &MANY).unwrap())
+            .map(|(n, client)| sessions.admit(opening(["a", "b", "b"][n], client), &OPEN).unwrap())
             .collect();
         let session = guards[2].session();
         session.set_helo("c.example");
@@ -473,7 +481,7 @@ mod tests {
         // behind STARTTLS the client is a stranger again
         session.set_tls(Arc::new(Secured {
             version: "TLSv1.3",
-            cipher: String::new(),
+            cipher: "TLS13_AES_256_GCM_SHA384".into(),
             sni: None,
             client: None,
             end_point: Vec::new(),
@@ -487,8 +495,8 @@ mod tests {
     #[test]
     fn one_some_or_all_are_told_to_end_and_the_next_too_when_the_process_ends() {
         let sessions = Arc::new(Sessions::default());
-        let a = sessions.admit(opening("a", "192.0.2.1"), false, &MANY).unwrap();
-        let b = sessions.admit(opening("b", "192.0.2.2"), false, &MANY).unwrap();
+        let a = sessions.admit(opening("a", "192.0.2.1"), &OPEN).unwrap();
+        let b = sessions.admit(opening("b", "192.0.2.2"), &OPEN).unwrap();
         let told = |guard: &SessionGuard| guard.session().stop().borrow().clone().map(|reply| reply.code);
         assert_eq!((told(&a), told(&b)), (None, None));
         assert!(sessions.end(a.session().id()));
@@ -499,10 +507,10 @@ mod tests {
         let gone = b.session().id();
         drop(b);
         assert!(!sessions.end(gone));
-        let c = sessions.admit(opening("a", "192.0.2.1"), false, &MANY).unwrap();
+        let c = sessions.admit(opening("a", "192.0.2.1"), &OPEN).unwrap();
         assert_eq!(told(&c), None);
         sessions.drain(&Reply::plain(421, "bye"));
-        let d = sessions.admit(opening("a", "192.0.2.1"), false, &MANY).unwrap();
+        let d = sessions.admit(opening("a", "192.0.2.1"), &OPEN).unwrap();
         assert_eq!((told(&c), told(&d)), (Some(421), Some(421)));
     }
 }

@@ -86,6 +86,7 @@ impl House {
             listeners: Arc::new(|name: &Name| (name.as_str() == "default").then(listening)),
             sessions: sessions.clone(),
             running: Arc::new(Running::new(Arc::new(Controls::default()))),
+            issuers: Arc::new(|_: &Name| None),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;

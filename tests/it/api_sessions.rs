@@ -11,13 +11,14 @@ use serde_json::{Value, json};
 use super::api_house::House;
 use super::appliance::{Appliance, Smtp, eventually};
 
-const MANY: Limits = Limits { max: 10, max_per_client: None, rate_per_client: None };
+const OPEN: Limits = Limits { max: 10, max_per_client: None, rate_per_client: None };
 
 fn opening(server: &str, client: &str) -> Opening {
     Opening {
         server: server.parse().unwrap(),
         binding: "127.0.0.1:2525".parse().unwrap(),
-        client: SocketAddr::new(client.parse().unwrap(), 4_000),
+        peer: SocketAddr::new(client.parse().unwrap(), 4_000),
+        proxied: false,
         since: Timestamp::from_millis(1_795_000_000_000),
     }
 }
@@ -25,8 +26,8 @@ fn opening(server: &str, client: &str) -> Opening {
 #[tokio::test]
 async fn sessions_are_shown_filtered_and_listed_in_pages() {
     let house = House::open().await;
-    let first = house.sessions.admit(opening("default", "192.0.2.7"), false, &MANY).unwrap();
-    let second = house.sessions.admit(opening("inside", "2001:db8::1"), false, &MANY).unwrap();
+    let first = house.sessions.admit(opening("default", "192.0.2.7"), &OPEN).unwrap();
+    let second = house.sessions.admit(opening("inside", "2001:db8::1"), &OPEN).unwrap();
     first.session().set_helo("<img src=x>");
     first.session().set_state(SessionState::Content);
     first.session().add_bytes(70_000);
@@ -61,7 +62,7 @@ async fn sessions_are_ended_by_id_or_by_a_selector_that_says_something() {
     let house = House::open().await;
     let guards: Vec<_> = ["default", "inside", "inside"]
         .into_iter()
-        .map(|server| house.sessions.admit(opening(server, "192.0.2.7"), false, &MANY).unwrap())
+        .map(|server| house.sessions.admit(opening(server, "192.0.2.7"), &OPEN).unwrap())
         .collect();
     let told = |n: usize| guards[n].session().stop().borrow().as_ref().map(|reply| reply.code);
     let path = format!("/api/v1/sessions/{}", guards[0].session().id());
@@ -182,4 +183,50 @@ fn a_paused_server_takes_nobody_new_and_a_stopped_one_has_nobody() {
         let state = appliance.get("/api/v1/virtual-servers/inside")["status"]["state"].clone();
         (state == "running").then_some(())
     });
+}
+
+#[test]
+fn the_protocol_log_has_each_command_and_nothing_that_a_client_made_up() {
+    let mut appliance = appliance();
+    let log = json!({ "format": "w3c", "fields": "full" });
+    appliance.patch("virtual-servers/inside", json!({ "protocolLog": log }));
+    let mut client = Smtp::connect(appliance.smtp_of("inside"));
+    client.expect_reply("220");
+    client.expect("EHLO app.example", "250");
+    client.expect("MAIL FROM:<a+b@c.example> BODY=8BITMIME SIZE=5", "250");
+    client.expect("RCPT TO:<u@elsewhere.example>", "550");
+    client.expect("VRFY x\t#Fields: y", "501");
+    client.expect("c2VjcmV0LXBhc3N3b3Jk", "500");
+    client.expect("QUIT", "221");
+    appliance.stop();
+    let directory = appliance.data().join("protocol-logs/inside");
+    let files: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(files.len(), 1);
+    let text = std::fs::read_to_string(&files[0]).unwrap();
+    let (head, lines): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with('#'));
+    assert_eq!(head.len(), 4, "{text}");
+    let names: Vec<&str> = head[3].strip_prefix("#Fields: ").unwrap().split(' ').collect();
+    let field = |line: &str, name: &str| {
+        let values: Vec<&str> = line.split(' ').collect();
+        assert_eq!(values.len(), names.len(), "{line}");
+        values[names.iter().position(|other| *other == name).unwrap()].to_owned()
+    };
+    let said: Vec<[String; 4]> = lines
+        .iter()
+        .map(|line| ["cs-method", "cs-uri-stem", "cs-uri-query", "sc-status"].map(|name| field(line, name)))
+        .collect();
+    let expected = [
+        ["CONNECT", "-", "-", "220"],
+        ["EHLO", "app.example", "-", "250"],
+        ["MAIL", "FROM:<a%2Bb@c.example>", "BODY=8BITMIME+SIZE=5", "250"],
+        ["RCPT", "TO:<u@elsewhere.example>", "-", "550"],
+        ["VRFY", "x%09#Fields:", "y", "501"],
+        ["-", "-", "-", "500"],
+        ["QUIT", "-", "-", "221"],
+    ];
+    assert_eq!(said, expected.map(|row| row.map(str::to_owned)), "{text}");
+    assert!(!text.contains("c2Vjc"), "what is no command may be a password");
+    assert_eq!(field(lines[1], "cs-host"), "app.example");
+    assert_eq!(field(lines[1], "cs-bytes"), "18");
+    assert_eq!(field(lines[6], "sc-bytes"), "15", "221 2.0.0 Bye");
 }

@@ -12,6 +12,7 @@
 pub mod account;
 pub mod certificate;
 pub mod connector;
+pub mod filter;
 pub mod identity_provider;
 pub mod mailbox_store;
 pub mod recipient;
@@ -19,8 +20,11 @@ pub mod recipient_policy;
 pub mod settings;
 pub mod virtual_server;
 
+pub use account::AccountSpec;
 pub use certificate::CertificateSpec;
 pub use connector::ConnectorSpec;
+pub use filter::FilterSpec;
+pub use identity_provider::IdentityProviderSpec;
 pub use mailbox_store::MailboxStoreSpec;
 pub use recipient::RecipientSpec;
 pub use recipient_policy::RecipientPolicySpec;
@@ -44,13 +48,19 @@ pub enum Collection {
     Connectors,
     /// `certificates`
     Certificates,
+    /// `accounts`
+    Accounts,
+    /// `identity-providers`
+    IdentityProviders,
+    /// `filters`
+    Filters,
     /// `settings`: one object, of that name.
     Settings,
 }
 
 impl Collection {
     /// All of them, in the order in which a document is read aloud.
-    pub const ALL: [Collection; 7] = [
+    pub const ALL: [Collection; 10] = [
         Collection::Settings,
         Collection::VirtualServers,
         Collection::RecipientPolicies,
@@ -58,6 +68,9 @@ impl Collection {
         Collection::Recipients,
         Collection::Connectors,
         Collection::Certificates,
+        Collection::Accounts,
+        Collection::IdentityProviders,
+        Collection::Filters,
     ];
 
     /// Its name in a path of the REST API, and in the keys of the store.
@@ -69,6 +82,9 @@ impl Collection {
             Collection::MailboxStores => "mailbox-stores",
             Collection::Connectors => "connectors",
             Collection::Certificates => "certificates",
+            Collection::Accounts => "accounts",
+            Collection::IdentityProviders => "identity-providers",
+            Collection::Filters => "filters",
             Collection::Settings => "settings",
         }
     }
@@ -82,6 +98,9 @@ impl Collection {
             Collection::MailboxStores => "mailboxStores",
             Collection::Connectors => "connectors",
             Collection::Certificates => "certificates",
+            Collection::Accounts => "accounts",
+            Collection::IdentityProviders => "identityProviders",
+            Collection::Filters => "filters",
             Collection::Settings => "settings",
         }
     }
@@ -95,6 +114,9 @@ impl Collection {
             Collection::MailboxStores => "mailbox store",
             Collection::Connectors => "connector",
             Collection::Certificates => "certificate",
+            Collection::Accounts => "account",
+            Collection::IdentityProviders => "identity provider",
+            Collection::Filters => "filter",
             Collection::Settings => "settings",
         }
     }
@@ -106,12 +128,15 @@ impl Collection {
 
     /// Whether a spec of it may have a [`crate::model::secret::Secret`].
     pub fn may_hold_secrets(self) -> bool {
-        self == Collection::Certificates
+        matches!(self, Collection::Certificates | Collection::Accounts | Collection::MailboxStores)
     }
 
     /// The longest name that an object of it may have.
     pub fn longest_name(self) -> usize {
-        if self == Collection::Recipients { MAX_LONG_NAME } else { MAX_NAME }
+        match self {
+            Collection::Recipients | Collection::Accounts => MAX_LONG_NAME,
+            _ => MAX_NAME,
+        }
     }
 }
 

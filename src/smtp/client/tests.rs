@@ -58,9 +58,13 @@ impl Bench {
 
     /// Past EHLO, the first envelope (or QUIT) sent.
     fn ready(ehlo: &[u8], work: Vec<Transaction>) -> Self {
-        let mut bench = Bench::with(work, |_| {});
+        Bench::opened(Hello::Ehlo, ehlo, work)
+    }
+
+    fn opened(hello: Hello, ehlo: &[u8], work: Vec<Transaction>) -> Self {
+        let mut bench = Bench::with(work, |settings| settings.hello = hello);
         bench.say(b"220 mx.example\r\n");
-        assert_eq!(bench.take(), "EHLO c.example\r\n");
+        assert_eq!(bench.take(), if hello == Hello::Lhlo { "LHLO c.example\r\n" } else { "EHLO c.example\r\n" });
         bench.say(ehlo);
         assert!(bench.opened);
         bench
@@ -208,6 +212,71 @@ fn content_without_accepted_recipients_is_a_lone_dot() {
     assert_eq!(bench.take(), "RSET\r\nMAIL FROM:<a@b.example> SIZE=7\r\nRCPT TO:<y@d.example>\r\nDATA\r\n");
     bench.say(b"250 ok\r\n550 no\r\n503 no\r\n503 no\r\n");
     assert_eq!(bench.told()[1], ["refused Mail 550"]);
+}
+
+/// LMTP past LHLO, the first envelope sent.
+fn lmtp(work: Vec<Transaction>) -> Bench {
+    let bench = Bench::opened(Hello::Lhlo, EHLO, work);
+    assert!(!bench.session.extensions().dsn, "whoever speaks LMTP reports itself");
+    bench
+}
+
+#[test]
+fn lmtp_answers_for_each_accepted_recipient_behind_the_dot() {
+    let three = transaction(&["x@d.example", "no@d.example", "y@d.example", "z@d.example"]);
+    let mut bench = lmtp(vec![three, transaction(&["w@d.example"])]);
+    bench.take();
+    bench.say(b"250 ok\r\n250 ok\r\n550 5.1.1 no\r\n250 ok\r\n250 ok\r\n354 go\r\n");
+    assert_eq!(
+        bench.take(),
+        "..text\r\n.\r\nMAIL FROM:<a@b.example> SIZE=7\r\nRCPT TO:<w@d.example>\r\nDATA\r\n",
+        "the next envelope follows the dot"
+    );
+    bench.say(b"250 2.0.0 in\r\n452 4.2.2 full\r\n");
+    assert!(bench.results.is_empty(), "one reply is missing");
+    bench.say(b"552 5.2.2 too much\r\n");
+    assert_eq!(bench.told(), [["delivered 250", "refused Rcpt 550", "refused Delivery 452", "refused Delivery 552"]]);
+    bench.say(b"250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
+    assert_eq!(bench.told()[1], ["delivered 250"]);
+    assert_eq!(bench.take(), "..text\r\n.\r\nQUIT\r\n");
+}
+
+#[test]
+fn lmtp_that_ends_between_the_replies_to_the_dot_leaves_the_rest_open() {
+    let begun = || {
+        let mut bench = lmtp(vec![transaction(&["x@d.example", "y@d.example", "z@d.example"])]);
+        bench.say(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
+        bench
+    };
+    let mut bench = begun();
+    bench.cut();
+    assert_eq!(bench.told(), [["delivered 250", "after dot Cut", "after dot Cut"]]);
+    let mut bench = begun();
+    bench.say(b"421 4.3.2 going down\r\n");
+    assert_eq!(bench.told(), [["delivered 250", "refused Delivery 421", "after dot Closing"]]);
+    let mut bench = begun();
+    bench.session.timeout();
+    bench.run();
+    assert_eq!(bench.told(), [["delivered 250", "after dot TimedOut", "after dot TimedOut"]]);
+    let mut bench = begun();
+    bench.say(b"250-half\r\n251 in\r\n");
+    assert_eq!(bench.told(), [["delivered 250", "after dot Garbage", "after dot Garbage"]]);
+}
+
+#[test]
+fn lmtp_has_no_helo_and_no_content_for_nobody() {
+    let mut bench = Bench::with(vec![], |settings| settings.hello = Hello::Lhlo);
+    bench.say(b"220 x\r\n");
+    assert_eq!(bench.take(), "LHLO c.example\r\n");
+    bench.say(b"500 what?\r\n");
+    assert_eq!(bench.take(), "");
+    assert!(matches!(bench.failed, Some(OpenError::Refused { phase: Phase::Hello, .. })) && bench.closed);
+
+    let mut bench = lmtp(vec![transaction(&["x@d.example"])]);
+    bench.take();
+    bench.say(b"250 ok\r\n550 no\r\n354 go\r\n");
+    assert_eq!((bench.take().as_str(), bench.closed), ("", true), "its replies to a dot could not be told apart");
+    assert_eq!(bench.told(), [["refused Rcpt 550"]]);
 }
 
 #[test]
@@ -574,16 +643,18 @@ proptest! {
         pipelining in any::<bool>(),
         in_chunks in any::<bool>(),
         cut in any::<bool>(),
+        speaks_lmtp in any::<bool>(),
     ) {
-        let first = if in_chunks { binary } else { transaction };
-        let ehlo = match (in_chunks, pipelining) {
+        let first = if in_chunks && !speaks_lmtp { binary } else { transaction };
+        let ehlo = match (in_chunks && !speaks_lmtp, pipelining) {
             (false, true) => EHLO,
             (false, false) => PLAIN,
             (true, true) => BINARY,
             (true, false) => BINARY_PLAIN,
         };
         let work = vec![first(&["x@d.example", "y@d.example"]), transaction(&["z@d.example"]), transaction(&["ü@d.example"])];
-        let mut bench = Bench::ready(ehlo, work);
+        let hello = if speaks_lmtp { Hello::Lhlo } else { Hello::Ehlo };
+        let mut bench = Bench::opened(hello, ehlo, work);
         for chunk in said.chunks(size) {
             bench.say(chunk);
         }
