@@ -236,7 +236,7 @@ fn lmtp_answers_for_each_accepted_recipient_behind_the_dot() {
     assert!(bench.results.is_empty(), "one reply is missing");
     bench.say(b"552 5.2.2 too much\r\n");
     assert_eq!(bench.told(), [["delivered 250", "refused Rcpt 550", "refused Delivery 452", "refused Delivery 552"]]);
-    bench.say(b"250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
+    bench.say_in_turn(b"250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
     assert_eq!(bench.told()[1], ["delivered 250"]);
     assert_eq!(bench.take(), "..text\r\n.\r\nQUIT\r\n");
 }
@@ -245,7 +245,7 @@ fn lmtp_answers_for_each_accepted_recipient_behind_the_dot() {
 fn lmtp_that_ends_between_the_replies_to_the_dot_leaves_the_rest_open() {
     let begun = || {
         let mut bench = lmtp(vec![transaction(&["x@d.example", "y@d.example", "z@d.example"])]);
-        bench.say(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
+        bench.say_in_turn(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
         bench
     };
     let mut bench = begun();
