@@ -33,6 +33,11 @@ impl LineReader {
         LineReader { limit, discarding: false }
     }
 
+    /// True in the middle of a line over the limit, whose beginning is gone.
+    pub fn is_discarding(&self) -> bool {
+        self.discarding
+    }
+
     /// Takes the next line out of the input.
     pub fn next(&mut self, input: &mut BytesMut) -> Line {
         let Some(end) = memchr(b'\n', input) else {

@@ -249,6 +249,7 @@ impl Session {
                 let encoded = self.encoder.encode(chunk);
                 self.output.put_chunk(encoded);
             }
+            None if !self.input.is_empty() => self.answered_early(),
             None => {
                 self.state = State::BeforeDot;
                 if !(self.pipelines() && self.settings.pipeline_transactions) {
@@ -348,18 +349,28 @@ impl Session {
         }
     }
 
+    /// Something came before the dot: whatever it is, it is no reply to it, and must not be taken for one.
+    fn answered_early(&mut self) {
+        match self.replies.next(&mut self.input) {
+            Ok(Some(lines)) => self.end_unasked(lines.into_reply()),
+            Ok(None) | Err(_) => self.fail(Cause::Garbage, None),
+        }
+    }
+
+    /// The connection ends with a reply that nothing asked for; a negative one in the content is about that.
+    fn end_unasked(&mut self, reply: RemoteReply) {
+        if self.state == State::Content && reply.code >= 400 {
+            let refused = RecipientResult::Refused { phase: Phase::Content, reply: reply.clone() };
+            self.transfers.iter_mut().for_each(|transfer| transfer.decide(&refused));
+        }
+        let cause = if reply.code == 421 { Cause::Closing } else { Cause::Garbage };
+        self.fail(cause, Some(reply).filter(|reply| reply.code == 421));
+    }
+
     /// Something came, or the end, while no reply was expected.
     fn unsolicited(&mut self) -> Option<Step> {
         match self.replies.next(&mut self.input) {
-            Ok(Some(lines)) => {
-                let reply = lines.into_reply();
-                if self.state == State::Content && reply.code >= 400 {
-                    let refused = RecipientResult::Refused { phase: Phase::Content, reply: reply.clone() };
-                    self.transfers.iter_mut().for_each(|transfer| transfer.decide(&refused));
-                }
-                let cause = if reply.code == 421 { Cause::Closing } else { Cause::Garbage };
-                self.fail(cause, Some(reply).filter(|reply| reply.code == 421));
-            }
+            Ok(Some(lines)) => self.end_unasked(lines.into_reply()),
             Err(_) => self.fail(Cause::Garbage, None),
             Ok(None) if self.eof => self.fail(Cause::Cut, None),
             Ok(None) => return Some(Step::NeedTransaction { wait: true }),

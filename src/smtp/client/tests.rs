@@ -108,6 +108,20 @@ impl Bench {
         self.run();
     }
 
+    /// As a server says it: what stands behind a 354 comes when there was a dot.
+    fn say_in_turn(&mut self, octets: &[u8]) {
+        let text = std::str::from_utf8(octets).unwrap();
+        let (mut from, mut line) = (0, 0);
+        for (at, _) in text.match_indices('\n') {
+            if text[line..].starts_with("354") {
+                self.say(&octets[from..=at]);
+                from = at + 1;
+            }
+            line = at + 1;
+        }
+        self.say(&octets[from..]);
+    }
+
     fn cut(&mut self) {
         self.session.eof();
         self.run();
@@ -222,7 +236,7 @@ fn lmtp_answers_for_each_accepted_recipient_behind_the_dot() {
     assert!(bench.results.is_empty(), "one reply is missing");
     bench.say(b"552 5.2.2 too much\r\n");
     assert_eq!(bench.told(), [["delivered 250", "refused Rcpt 550", "refused Delivery 452", "refused Delivery 552"]]);
-    bench.say(b"250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
+    bench.say_in_turn(b"250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
     assert_eq!(bench.told()[1], ["delivered 250"]);
     assert_eq!(bench.take(), "..text\r\n.\r\nQUIT\r\n");
 }
@@ -231,7 +245,7 @@ fn lmtp_answers_for_each_accepted_recipient_behind_the_dot() {
 fn lmtp_that_ends_between_the_replies_to_the_dot_leaves_the_rest_open() {
     let begun = || {
         let mut bench = lmtp(vec![transaction(&["x@d.example", "y@d.example", "z@d.example"])]);
-        bench.say(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
+        bench.say_in_turn(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
         bench
     };
     let mut bench = begun();
@@ -266,6 +280,30 @@ fn lmtp_has_no_helo_and_no_content_for_nobody() {
 }
 
 #[test]
+fn a_reply_before_the_dot_is_none_to_it() {
+    // found by tests/fuzz: the second 250 came with the 354, and was taken for that to a dot that was still to be sent
+    for (early, expected) in [
+        (&b"250 taken\r\n"[..], "broken Content Garbage"),
+        (b"250 ta", "broken Content Garbage"),
+        (b"552 too much\r\n", "refused Content 552"),
+        (b"421 bye\r\n", "refused Content 421"),
+    ] {
+        for ehlo in [EHLO, PLAIN] {
+            let mut bench = Bench::ready(ehlo, vec![transaction(&["x@d.example"])]);
+            if ehlo == PLAIN {
+                bench.say(b"250 ok\r\n");
+                bench.say(b"250 ok\r\n");
+                bench.say(&[b"354 go\r\n", early].concat());
+            } else {
+                bench.say(&[b"250 ok\r\n250 ok\r\n354 go\r\n", early].concat());
+            }
+            assert_eq!(bench.told(), [[expected]]);
+            assert!(bench.closed && !bench.take().contains("\r\n.\r\n"), "no dot");
+        }
+    }
+}
+
+#[test]
 fn extensions_that_a_peer_lacks() {
     let mut utf8 = transaction(&["x@d.example"]);
     utf8.parameters.smtputf8 = true;
@@ -275,7 +313,7 @@ fn extensions_that_a_peer_lacks() {
     let mut bench = Bench::ready(EHLO, vec![utf8.clone(), large, mixed]);
     assert_eq!(bench.told(), [["unsupported 5.6.7"], ["unsupported 5.3.4"]]);
     assert_eq!(bench.take(), "MAIL FROM:<a@b.example> SIZE=7\r\nRCPT TO:<x@d.example>\r\nDATA\r\n");
-    bench.say(b"250 ok\r\n250 ok\r\n354 go\r\n250 ok\r\n");
+    bench.say_in_turn(b"250 ok\r\n250 ok\r\n354 go\r\n250 ok\r\n");
     assert_eq!(bench.told()[2], ["unsupported 5.6.7", "delivered 250"]);
     let mut bench = Bench::ready(b"250-mx\r\n250 SMTPUTF8\r\n", vec![transaction(&["ü@d.example"])]);
     assert_eq!(bench.take(), "MAIL FROM:<a@b.example> SMTPUTF8\r\n");
@@ -359,7 +397,7 @@ fn the_end_at_each_phase() {
     for (said, expected, taken) in rows {
         for (how, expected) in expected.into_iter().enumerate() {
             let mut bench = Bench::ready(EHLO, vec![transaction(&["x@d.example"]), transaction(&["y@d.example"])]);
-            bench.say(said);
+            bench.say_in_turn(said);
             match how {
                 0 => bench.cut(),
                 1 => {
@@ -389,7 +427,7 @@ fn a_cut_at_any_octet_delivers_only_what_was_confirmed() {
     let said = b"250 a\r\n250 b\r\n354 c\r\n250 d\r\n250 e\r\n250 f\r\n354 g\r\n250 h\r\n";
     for at in 0..=said.len() {
         let mut bench = Bench::ready(EHLO, vec![transaction(&["x@d.example"]), transaction(&["y@d.example"])]);
-        bench.say(&said[..at]);
+        bench.say_in_turn(&said[..at]);
         bench.cut();
         let told = bench.told();
         let expected = |confirmed: usize, asked: usize| match at {
@@ -415,7 +453,7 @@ fn a_421_to_one_recipient_breaks_the_others() {
 #[test]
 fn a_cut_after_success_is_success() {
     let mut bench = Bench::ready(EHLO, vec![transaction(&["x@d.example"])]);
-    bench.say(b"250 a\r\n250 b\r\n354 c\r\n250 d\r\n");
+    bench.say_in_turn(b"250 a\r\n250 b\r\n354 c\r\n250 d\r\n");
     bench.cut();
     assert_eq!(bench.told(), [["delivered 250"]]);
     assert!(bench.closed && bench.session.end().is_none(), "QUIT was sent");

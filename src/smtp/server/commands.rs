@@ -14,7 +14,7 @@ use crate::smtp::reply::{EnhancedStatus, Reply};
 impl Session {
     pub(super) fn read_command(&mut self, dialog: Dialog, until: Option<Instant>, now: Instant) -> Option<Step> {
         let binary = |first: &u8| !first.is_ascii() || (first.is_ascii_control() && !matches!(first, b'\r' | b'\n'));
-        if self.virgin && self.input.first().is_some_and(binary) {
+        if self.virgin && !self.lines.is_discarding() && self.input.first().is_some_and(binary) {
             return self.reject(Verb::Other, Bytes::new(), "This is an SMTP server");
         }
         let line = self.lines.next(&mut self.input);

@@ -1,7 +1,7 @@
 //! Receiving the content of a message: from the 354 to its true end (DATA), or chunk by chunk (BDAT, RFC 3030).
 //!
-//! What speaks against a message (its size, its line ends, its lines, a failure of the driver) is remembered; the
-//! content is read on to its end in constant memory, and the first objection is the one reply. Deadlines hold for each
+//! What speaks against a message (a failure of the driver, its size, its line ends, its lines) is remembered; the
+//! content is read on to its end in constant memory, and the first of these is the one reply. Deadlines hold for each
 //! block and for the whole at a least rate. Exactly as many octets as a BDAT announces are taken as content,
 //! whatever they are; those of a chunk that is refused are swallowed and never read as commands.
 
@@ -25,7 +25,7 @@ pub(super) struct Receiving {
     pub(super) size: u64,
     began: Instant,
     pub(super) last: Instant,
-    /// Why the content will be refused at its end; nothing of it is handed out any more.
+    /// Why the content will be refused at its end, apart from what it is; nothing of it is handed out any more.
     pub(super) refusal: Option<Reply>,
 }
 
@@ -143,9 +143,6 @@ impl Session {
         if let Piece::Text(text) = &piece {
             receiving.size += text.len() as u64;
         }
-        if receiving.refusal.is_none() {
-            receiving.refusal = receiving.objection(&self.settings);
-        }
         match piece {
             Piece::NeedMore => {
                 let until = receiving.deadline(&self.settings.timeouts);
@@ -153,13 +150,15 @@ impl Session {
                 self.need_input(until)
             }
             Piece::Text(text) => {
-                let wanted = receiving.refusal.is_none();
+                let wanted = receiving.refusal.is_none() && receiving.objection(&self.settings).is_none();
                 self.state = State::Receiving(receiving);
                 wanted.then_some(Step::Body(text))
             }
             Piece::End => {
                 let (verb, recipients, last) = (receiving.verb(), receiving.recipients, receiving.last);
-                if let Some(reply) = receiving.refusal {
+                // of several objections the one reply must not depend on how the octets came
+                let objection = receiving.objection(&self.settings);
+                if let Some(reply) = receiving.refusal.take().or(objection) {
                     self.reset = true;
                     // a chunk that is not the last has one reply, also in LMTP
                     let times = if verb == Verb::Content { self.replies_of(recipients) } else { 1 };

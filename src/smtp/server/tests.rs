@@ -233,6 +233,16 @@ fn content_that_cannot_be_taken_is_read_to_its_end() {
 }
 
 #[test]
+fn of_several_objections_the_reply_is_the_same_for_any_chunking() {
+    let wire = [vec![b'x'; 1200].as_slice(), b"\r\na\nb\r\n.\r\n"].concat();
+    for size in [1, 100, 5000] {
+        let mut bench = Bench::in_data(|_| {});
+        wire.chunks(size).for_each(|chunk| bench.feed(chunk));
+        assert!(bench.text().starts_with("550 5.6.11 "), "{size}: {}", bench.text());
+    }
+}
+
+#[test]
 fn a_flood_of_content_takes_no_memory() {
     let mut bench = Bench::in_data(|settings| settings.max_size = Some(1000));
     for _ in 0..64 {
@@ -299,6 +309,16 @@ fn other_protocols_get_one_reply() {
         bench.feed(octets);
         assert_eq!(bench.codes(), [220, 554], "{octets:?}");
         assert!(bench.closed);
+    }
+}
+
+#[test]
+fn binary_in_a_line_that_is_too_long_is_not_the_first_octet() {
+    let wire = [vec![b'x'; 70_000].as_slice(), b"\x01\xff\r\nNOOP\r\n"].concat();
+    for size in [1, 69_999, 70_000, wire.len()] {
+        let mut bench = Bench::new();
+        wire.chunks(size).for_each(|chunk| bench.feed(chunk));
+        assert_eq!(bench.codes(), [220, 500, 250], "{size}");
     }
 }
 
