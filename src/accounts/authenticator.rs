@@ -193,11 +193,6 @@ impl Authenticator {
         self.tokens.status(provider)
     }
 
-    /// Forgets the keys of identity providers that are configured no more.
-    pub fn retain_providers(&self, is_configured: impl Fn(&Name) -> bool) {
-        self.tokens.retain(&is_configured);
-    }
-
     /// How many Argon2 hashes were computed.
     pub fn computed(&self) -> u64 {
         self.hashing.computed()
@@ -235,7 +230,7 @@ impl Authenticator {
         password: &str,
     ) -> Result<Arc<Account>, Refusal> {
         let account = realm.find(username).cloned();
-        let real = account.as_ref().and_then(|account| account.verifier.clone());
+        let real = account.as_ref().and_then(|account| account.verifier().cloned());
         // who does not exist costs what somebody costs who does, the same one each time
         let number = hmac(&self.key, &[b"stand-in", username_key(username).as_bytes()]);
         let number = u64::from_be_bytes(number[..8].try_into().unwrap_or_default());
@@ -311,12 +306,19 @@ impl Authenticator {
         let username = username_key(username);
         let made_up = |purpose: &[u8]| hmac(&self.key, &[purpose, username.as_bytes()]);
         ScramKeys {
-            salt: made_up(b"salt ")[..scram::SALT].to_vec(),
+            salt: stable_salt(&self.key, &username).to_vec(),
             iterations: scram::ITERATIONS,
             stored_key: made_up(b"stored key "),
             server_key: made_up(b"server key "),
         }
     }
+}
+
+/// The salt of a user's SCRAM keys where none is stored: of one who does not exist, and of one whose password lies
+/// outside of the store. Both look the same, and stay the same over a restart.
+pub fn stable_salt(key: &[u8; 32], username: &str) -> [u8; scram::SALT] {
+    let whole = hmac(key, &[b"salt ", username_key(username).as_bytes()]);
+    std::array::from_fn(|index| whole[index])
 }
 
 /// A login that is going on.
@@ -388,7 +390,7 @@ impl Session {
         let mut nonce = [0; NONCE];
         getrandom::fill(&mut nonce).map_err(|_| Refusal::NoRandomness)?;
         let account = self.realm.find(&username).cloned();
-        let verifier = account.as_ref().and_then(|account| account.verifier.as_deref());
+        let verifier = account.as_ref().and_then(|account| account.verifier()).map(|verifier| &**verifier);
         let keys = self.authenticator.scram_keys(verifier, &username);
         self.reason = Some(match (&account, verifier.and_then(Verifier::scram)) {
             (None, _) => Refusal::UnknownUser(username.clone()),

@@ -34,8 +34,8 @@ mod verifier;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-pub use authenticator::{Authenticator, Outcome, Realm, Refusal, Session};
-pub use provider::IdentityProvider;
+pub use authenticator::{Authenticator, Outcome, Realm, Refusal, Session, stable_salt};
+pub use provider::{IdentityProvider, KeysAt};
 pub use quota::{OverQuota, Quotas};
 pub use tokens::{KeysStatus, TokenError};
 pub use verifier::{MAX_PASSWORD, PasswordError, Verifier};
@@ -50,12 +50,15 @@ use crate::smtp::address::{Domain, Mailbox, ReversePath};
 pub struct Account {
     /// The name of the object.
     pub name: Name,
+    /// Rises by one with each change of it.
+    pub generation: u64,
     /// What it logs in as, as it is configured.
     pub username: String,
     /// Its labels: a virtual server picks accounts by them.
     pub labels: Labels,
-    /// What its password is checked against; without one it logs in by tokens only.
-    pub verifier: Option<Arc<Verifier>>,
+    /// What its password is checked against; without one it logs in by tokens only. Or why the password that it has
+    /// cannot be read now.
+    pub verifier: Result<Option<Arc<Verifier>>, String>,
     /// Whether it may send to domains that are not local.
     pub may_relay: bool,
     /// What it may send as, beside its own username; `None`: anything in a local domain.
@@ -65,6 +68,11 @@ pub struct Account {
 }
 
 impl Account {
+    /// What its password is checked against, if it has one that can be read.
+    pub fn verifier(&self) -> Option<&Arc<Verifier>> {
+        self.verifier.as_ref().ok().and_then(Option::as_ref)
+    }
+
     /// Whether it may send with this reverse-path. The null reverse-path, which every notification has, always; its own
     /// username, when that is an address; then what `sendAs` says, or without it any address in a local domain.
     pub fn may_send_as(&self, reverse_path: &ReversePath, is_local: impl Fn(&Domain) -> bool) -> bool {
@@ -106,7 +114,7 @@ impl Accounts {
     pub fn build(accounts: impl IntoIterator<Item = Arc<Account>>) -> Result<Self, Vec<UsernameTaken>> {
         let (mut table, mut taken) = (Accounts::default(), Vec::new());
         for account in accounts {
-            table.verifiers.extend(account.verifier.clone());
+            table.verifiers.extend(account.verifier().cloned());
             let (username, second) = (account.username.clone(), account.name.clone());
             match table.by_username.entry(username_key(&username)) {
                 std::collections::hash_map::Entry::Occupied(other) => {

@@ -21,9 +21,10 @@ use crate::smtp::sasl::scram::{ChannelBindings, ScramKeys, hmac};
 pub(super) fn account(username: &str, password: Option<&str>) -> Account {
     Account {
         name: username.split('@').next().unwrap().to_ascii_lowercase().parse().unwrap(),
+        generation: 1,
         username: username.to_owned(),
         labels: Labels::default(),
-        verifier: password.map(|password| Arc::new(Verifier::derive(password).unwrap())),
+        verifier: Ok(password.map(|password| Arc::new(Verifier::derive(password).unwrap()))),
         may_relay: true,
         send_as: None,
         quotas: AccountQuotas::default(),
@@ -219,10 +220,10 @@ async fn scram_does_not_tell_who_exists() {
     let authenticator = authenticator();
     let ada = account("ada", Some("secret"));
     let hashed = Account {
-        verifier: Some(Arc::new(Verifier::from_hash(ada.verifier.as_ref().unwrap().hash().clone()))),
+        verifier: Ok(Some(Arc::new(Verifier::from_hash(ada.verifier().unwrap().hash().clone())))),
         ..account("hashed", None)
     };
-    let keys = ada.verifier.as_ref().unwrap().scram().unwrap().clone();
+    let keys = ada.verifier().unwrap().scram().unwrap().clone();
     let realm = realm([ada, hashed]);
     assert_eq!(who(&scram(&authenticator, &realm, "ada", Some(&keys)).await.1), "ada");
     assert_eq!(who(&plain(&authenticator, &realm, "hashed", "secret").await), "hashed");
@@ -462,8 +463,6 @@ async fn keys_are_fetched_again_when_one_is_unknown_and_kept_while_the_issuer_is
     assert_eq!(code(&new).await, 235, "the last keys hold");
     let status = authenticator.provider_status(&"login".parse().unwrap()).unwrap();
     assert!(status.result.unwrap_err().contains("500"));
-    authenticator.retain_providers(|_| false);
-    assert_eq!(authenticator.provider_status(&"login".parse().unwrap()), None);
 }
 
 #[tokio::test]

@@ -28,6 +28,9 @@ const LARGEST: usize = 1 << 20;
 /// Most keys of an issuer that are tried for a token that names none.
 const MOST_KEYS: usize = 20;
 
+/// Issuers whose keys are remembered; those that are configured no more go when there are as many.
+const MOST_ISSUERS: usize = 1_000;
+
 /// Why a token is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
@@ -102,13 +105,26 @@ impl Tokens {
         // only to find the issuer; the signature is checked below
         let claims: Map<String, Value> = jsonwebtoken::dangerous::insecure_decode_claims(token)
             .map_err(|error| TokenError::Malformed(error.to_string()))?;
-        let provider = providers
-            .iter()
-            .find(|provider| claims.get("iss").and_then(Value::as_str) == Some(&provider.issuer))
-            .ok_or(TokenError::UnknownIssuer)?;
-        let candidates = self.keys(provider, &header).await?;
+        let issuer = claims.get("iss").and_then(Value::as_str);
+        let mut refusal = TokenError::UnknownIssuer;
+        // several may have one issuer, for several audiences
+        for provider in providers.iter().filter(|provider| issuer == Some(&provider.issuer)) {
+            match self.verify_by(provider, token, &header).await {
+                Ok(username) => return Ok(username),
+                Err(error) => refusal = error,
+            }
+        }
+        Err(refusal)
+    }
+
+    async fn verify_by(
+        &self,
+        provider: &Arc<IdentityProvider>,
+        token: &str,
+        header: &Header,
+    ) -> Result<String, TokenError> {
         let mut refusal = TokenError::UnknownKey(provider.name.clone());
-        for key in candidates {
+        for key in self.keys(provider, header).await? {
             let validation = provider.validation(header.alg);
             match jsonwebtoken::decode::<Map<String, Value>>(token, &key, &validation) {
                 Ok(valid) => {
@@ -127,11 +143,6 @@ impl Tokens {
         issuers.get(provider)?.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets issuers that are configured no more.
-    pub(super) fn retain(&self, providers: &dyn Fn(&Name) -> bool) {
-        self.issuers.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| providers(name));
-    }
-
     fn issuer(&self, provider: &Arc<IdentityProvider>) -> Arc<Issuer> {
         let fresh = || {
             Arc::new(Issuer {
@@ -141,12 +152,15 @@ impl Tokens {
             })
         };
         let mut issuers = self.issuers.lock().unwrap_or_else(PoisonError::into_inner);
+        if issuers.len() >= MOST_ISSUERS && !issuers.contains_key(&provider.name) {
+            issuers.clear();
+        }
         let issuer = issuers.entry(provider.name.clone()).or_insert_with(fresh);
-        // a session may still have an older form of it: that one must not put back what was replaced
-        if issuer.provider.generation < provider.generation {
+        // it was changed: what is known is of another
+        if issuer.provider != *provider {
             *issuer = fresh();
         }
-        if issuer.provider == *provider { issuer.clone() } else { fresh() }
+        issuer.clone()
     }
 
     /// The keys that may have signed a token with this header.

@@ -48,14 +48,18 @@ impl Verifier {
     /// # Errors
     /// When the password can be none.
     pub fn derive(password: &str) -> Result<Self, PasswordError> {
+        Self::derive_salted(password, random_salt()?)
+    }
+
+    /// The same, with this salt for the SCRAM keys, which a client sees.
+    ///
+    /// # Errors
+    /// When the password can be none.
+    pub fn derive_salted(password: &str, scram_salt: [u8; scram::SALT]) -> Result<Self, PasswordError> {
         let password = Self::checked(password)?;
-        let system = |error: &dyn fmt::Display| PasswordError::System(error.to_string());
-        let mut salts = [0_u8; 2 * scram::SALT];
-        getrandom::fill(&mut salts).map_err(|error| system(&error))?;
-        let (argon2_salt, scram_salt) = salts.split_at(scram::SALT);
-        let hash = hash(&password, argon2_salt).map_err(|error| system(&error))?;
+        let hash = hash(&password, &random_salt()?).map_err(PasswordError::System)?;
         let iterations = NonZeroU32::new(scram::ITERATIONS).ok_or(PasswordError::Length)?;
-        let keys = ScramKeys::derive(&password, scram_salt, iterations);
+        let keys = ScramKeys::derive(&password, &scram_salt, iterations);
         Ok(Verifier { hash, scram: Some(StoredScramKeys(keys)) })
     }
 
@@ -97,6 +101,12 @@ impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Verifier(…)")
     }
+}
+
+fn random_salt() -> Result<[u8; scram::SALT], PasswordError> {
+    let mut salt = [0; scram::SALT];
+    getrandom::fill(&mut salt).map_err(|error| PasswordError::System(error.to_string()))?;
+    Ok(salt)
 }
 
 /// Argon2id with the parameters that OWASP advises at least: 19 MiB, 2 passes, 1 lane.

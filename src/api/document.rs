@@ -38,18 +38,21 @@ the request in the appliance's log. A path that does not exist is 404, a method 
 
 **Keys.** `Authorization: Bearer <key>`. Each operation names the scope that it needs, also in `x-scope`.";
 
-const TAGS: [(&str, &str); 13] = [
+const TAGS: [(&str, &str); 16] = [
     ("virtual-servers", "SMTP virtual servers: where mail comes in, from whom, and how it is treated."),
     ("recipient-policies", "Which addresses recipients get, and so which domains are local."),
     ("recipients", "The directory: who has mail here."),
     ("mailbox-stores", "Where local mail ends."),
     ("connectors", "SMTP connectors: how mail leaves."),
     ("certificates", "TLS certificates with their keys, which virtual servers name."),
+    ("accounts", "Who may authenticate over SMTP."),
+    ("identity-providers", "Whose tokens accounts may log in with."),
     ("filters", "Whose mail is not taken: by sender, recipient or client."),
     ("settings", "What concerns the whole appliance."),
     ("domains", "What follows from policies and connectors. Read only."),
     ("queues", "What waits, for which next hop."),
     ("messages", "Every message in the system, and what happened to it."),
+    ("sessions", "Who is connected by SMTP now."),
     ("health", "Probes and metrics."),
     ("documentation", "This document, for programs and for people."),
 ];

@@ -19,8 +19,8 @@ use super::status;
 use crate::config::{Object, Warning};
 use crate::model::labels::Labels;
 use crate::model::spec::{
-    CertificateSpec, Collection, ConnectorSpec, FilterSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec,
-    VirtualServerSpec,
+    AccountSpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
+    RecipientPolicySpec, RecipientSpec, VirtualServerSpec,
 };
 
 /// Types and operations of one kind.
@@ -403,6 +403,41 @@ kind! {
         }]
     };
     patch {"spec": {"chain": {"file": "smtp/tls.crt"}}}
+}
+
+kind! {
+    accounts = Accounts, "accounts", "/accounts", "/accounts/{name}";
+    Account, AccountList, AccountInput, AccountSpec, ObjectStatus by account;
+    one "an account", many "accounts", called "ada";
+    ids "listAccounts", "getAccount", "putAccount", "patchAccount", "deleteAccount";
+    list ListParams "Who may authenticate over SMTP." by super::resources::list;
+    put "Of a password only what can check it is kept, and it is never shown: writing the fingerprint that was read keeps \
+         it. A new password holds from the next login on.";
+    delete "It cannot log in any more. Sessions in which it has logged in go on.";
+    spec {"username": "ada@example.com", "sendAs": ["ada@example.com", "*@news.example.com"], "quotas": {"messages": "100/1h"}};
+    status {"state": "active", "conditions": []};
+    patch {"spec": {"password": {"value": "correct horse battery staple"}}}
+}
+
+kind! {
+    identity_providers = IdentityProviders, "identity-providers", "/identity-providers", "/identity-providers/{name}";
+    IdentityProvider, IdentityProviderList, IdentityProviderInput, IdentityProviderSpec, ObjectStatus by identity_provider;
+    one "an identity provider", many "identity providers", called "login";
+    ids "listIdentityProviders", "getIdentityProvider", "putIdentityProvider", "patchIdentityProvider",
+        "deleteIdentityProvider";
+    list ListParams "Whose tokens accounts may log in with, on the virtual servers that name them, and whether their keys \
+                     could be fetched." by super::resources::list;
+    put "Its keys are fetched when a token first needs them.";
+    delete "Refused while a virtual server names it.";
+    spec {"issuer": "https://login.example.com/", "audience": "smtp", "jwksUri": "https://login.example.com/keys"};
+    status {
+        "state": "active",
+        "conditions": [{
+            "type": "Reachable", "status": "true", "reason": "keysFetched", "message": "keys: 2",
+            "observedGeneration": 7
+        }]
+    };
+    patch {"spec": {"usernameClaim": "upn"}}
 }
 
 kind! {

@@ -10,6 +10,7 @@ use utoipa::{PartialSchema, ToSchema};
 use crate::model::failure::Failure;
 use crate::model::mail::{Message, Protocol, Recipient, RecipientStatus};
 use crate::queue::operate;
+use crate::smtp::parameters::ByMode;
 
 /// A queue: what waits for one next hop, or one of the system queues.
 #[derive(Debug, Serialize, ToSchema)]
@@ -113,8 +114,42 @@ pub struct MessageResource {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     message_id: Option<String>,
+    /// Its priority, -9 to 9 (MT-PRIORITY); 0 when nobody said.
+    #[schema(minimum = -9, maximum = 9)]
+    priority: i8,
+    /// It is held until then, as the sender asked (FUTURERELEASE).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false, format = DateTime)]
+    hold_until: Option<String>,
+    /// When it should have been delivered, as the sender asked (DELIVERBY).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    deliver_by: Option<DeliverBy>,
+    /// It goes only over verified TLS, to servers that promise the same (REQUIRETLS).
+    require_tls: bool,
     /// The recipients (of the envelope), in the order in which they were given.
     recipients: Vec<MessageRecipient>,
+}
+
+/// When a message should have been delivered.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeliverBy {
+    /// The time.
+    #[schema(format = DateTime)]
+    time: String,
+    /// What happens then.
+    mode: DeliverByMode,
+}
+
+/// What happens to a message that was not delivered in time.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum DeliverByMode {
+    /// It is returned.
+    Return,
+    /// The sender is told, and it is tried further.
+    Notify,
 }
 
 /// The state of a whole message.
@@ -351,13 +386,23 @@ impl From<&Message> for MessageResource {
             sender: message.reverse_path.mailbox().map(ToString::to_string).unwrap_or_default(),
             size: message.size,
             message_id: message.message_id_header.clone(),
-            recipients: message.recipients.iter().map(MessageRecipient::from).collect(),
+            priority: message.priority(),
+            hold_until: message.parameters.hold.map(|_| message.released_at().to_string()),
+            deliver_by: message.deliver_by().map(|(time, mode)| DeliverBy {
+                time: time.to_string(),
+                mode: match mode {
+                    ByMode::Return => DeliverByMode::Return,
+                    ByMode::Notify => DeliverByMode::Notify,
+                },
+            }),
+            require_tls: message.parameters.require_tls,
+            recipients: message.recipients.iter().map(|recipient| MessageRecipient::of(message, recipient)).collect(),
         }
     }
 }
 
-impl From<&Recipient> for MessageRecipient {
-    fn from(recipient: &Recipient) -> Self {
+impl MessageRecipient {
+    fn of(message: &Message, recipient: &Recipient) -> Self {
         MessageRecipient {
             address: recipient.forward_path.to_string(),
             status: match recipient.status {
@@ -369,7 +414,8 @@ impl From<&Recipient> for MessageRecipient {
                 RecipientStatus::Expired => DeliveryStatus::Expired,
             },
             queue: recipient.waits.as_ref().map(|waits| waits.queue.to_string()),
-            next_attempt: recipient.waits.as_ref().map(|waits| waits.due.to_string()),
+            // a priority is kept as a due time in the past
+            next_attempt: recipient.waits.as_ref().map(|waits| waits.due.max(message.received_at).to_string()),
             attempts: recipient.attempts,
             last_failure: recipient.last_failure.as_ref().map(DeliveryFailure::from),
         }
@@ -409,7 +455,7 @@ pub(super) fn message_example() -> serde_json::Value {
     json!({
         "id": "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11", "state": "queued", "receivedAt": "2026-11-24T10:15:02.113Z",
         "origin": {"protocol": "esmtp", "virtualServer": "default", "client": "10.1.2.3", "helo": "app-7.local"},
-        "sender": "orders@example.net", "size": 6_140, "messageId": "20261124101502.7@example.net",
+        "sender": "orders@example.net", "size": 6_140, "messageId": "20261124101502.7@example.net", "priority": 0, "requireTls": false,
         "recipients": [{
             "address": "ada@example.com", "status": "pending", "queue": "dns:default:example.com",
             "nextAttempt": "2026-11-24T10:30:02.480Z", "attempts": 1, "lastFailure": failure_example()

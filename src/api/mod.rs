@@ -1,7 +1,7 @@
 //! The REST API: what an operator, a program and the command line see of the appliance.
 //!
-//! [`server`] has the routes and what is around all of them; [`kinds`] the five collections of configuration, which
-//! share [`resources`]; [`settings`], [`domains`], [`queues`], [`messages`], [`health`] and [`docs`] the rest.
+//! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
+//! share [`resources`]; [`settings`], [`domains`], [`queues`], [`messages`], [`sessions`], [`running`], [`health`] and [`docs`] the rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
 //! caller with a key ([`auth`]); whatever is refused is a [`problem`].
 //!
@@ -25,7 +25,9 @@ mod problem;
 mod query;
 mod queues;
 mod resources;
+mod running;
 mod server;
+mod sessions;
 mod settings;
 mod shapes;
 mod status;
@@ -33,5 +35,5 @@ mod status;
 pub use auth::{AdminKey, FirstKey, Keys, Principal};
 pub use document::{openapi, openapi_json};
 pub use health::{Check, Health, Probe};
-pub use server::{Api, Handles, Listen, Listeners, Server, StartError};
+pub use server::{Api, Handles, Issuers, Listen, Listeners, Server, StartError};
 pub use shapes::{BoundAddress, Condition, ConditionStatus, ConditionType, VirtualServerState, VirtualServerStatus};

@@ -117,7 +117,12 @@ pub(super) async fn get<R: Resource>(
     if etag::is_known(request, object.generation)? {
         return Ok(HttpResponse::NotModified().insert_header((header::ETAG, etag::of(object.generation))).finish());
     }
-    Ok(answer(HttpResponse::Ok(), &object).json(R::show(object, Vec::new(), state)))
+    Ok(shown::<R>(object, state))
+}
+
+/// The answer that shows an object.
+pub(super) fn shown<R: Resource>(object: Object, state: &State) -> HttpResponse {
+    answer(HttpResponse::Ok(), &object).json(R::show(object, Vec::new(), state))
 }
 
 /// Answers a PUT: creates or replaces.
@@ -197,7 +202,7 @@ fn precondition(
     })
 }
 
-fn actor(request: &HttpRequest) -> Actor {
+pub(super) fn actor(request: &HttpRequest) -> Actor {
     let extensions = request.extensions();
     Actor {
         key: extensions.get::<Principal>().map(|principal| principal.name.clone()).unwrap_or_default(),
@@ -212,7 +217,7 @@ pub(super) fn not_found(collection: Collection, name: &str) -> Problem {
 }
 
 /// What a refused change is to the caller.
-fn problem(error: ChangeError, name: &str) -> Problem {
+pub(super) fn problem(error: ChangeError, name: &str) -> Problem {
     match error {
         ChangeError::NotFound { collection, .. } => not_found(collection, name),
         ChangeError::Referenced { by } => {

@@ -23,14 +23,17 @@ use utoipa_actix_web::{AppExt, scope};
 use super::auth::{self, Failures, Keys, Principal};
 use super::health::Health;
 use super::kinds::{
-    certificates, connectors, filters, mailbox_stores, recipient_policies, recipients, virtual_servers,
+    accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
+    virtual_servers,
 };
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
-use super::{docs, document, domains, health, messages, queues, settings};
+use super::{docs, document, domains, health, messages, queues, running, sessions, settings};
+use crate::accounts::KeysStatus;
 use crate::config::Configuration;
 use crate::model::name::Name;
 use crate::queue::operate::Operate;
+use crate::status::{Running, Sessions};
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -55,6 +58,24 @@ pub struct Handles {
     pub keys: Arc<dyn Keys>,
     /// What the listeners do.
     pub listeners: Arc<dyn Listeners>,
+    /// Who is connected.
+    pub sessions: Arc<Sessions>,
+    /// What an operator has paused or stopped.
+    pub running: Arc<Running>,
+    /// How it went to fetch the keys of identity providers.
+    pub issuers: Arc<dyn Issuers>,
+}
+
+/// Tells how it went to fetch the keys of identity providers. Closures do.
+pub trait Issuers: Send + Sync {
+    /// Of one; `None` while no token has needed its keys. Never waits.
+    fn status(&self, identity_provider: &Name) -> Option<KeysStatus>;
+}
+
+impl<F: Fn(&Name) -> Option<KeysStatus> + Send + Sync> Issuers for F {
+    fn status(&self, identity_provider: &Name) -> Option<KeysStatus> {
+        self(identity_provider)
+    }
 }
 
 /// Tells what the listeners do. Closures do.
@@ -264,7 +285,8 @@ fn v1(config: &mut ServiceConfig<'_>) {
                 .service($kind::remove);)+
         };
     }
-    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors certificates filters);
+    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors);
+    kinds!(certificates accounts identity_providers filters);
     config
         .service(settings::get_settings)
         .service(settings::put_settings)
@@ -282,7 +304,14 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(messages::freeze_message)
         .service(messages::thaw_message)
         .service(messages::retry_message)
-        .service(messages::delete_message);
+        .service(messages::delete_message)
+        .service(sessions::list_sessions)
+        .service(sessions::end_sessions)
+        .service(sessions::end_session)
+        .service(running::pause)
+        .service(running::resume)
+        .service(running::stop)
+        .service(running::start);
 }
 
 /// Answers what no route answers: 405 when the path exists, else 404.

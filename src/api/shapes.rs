@@ -44,6 +44,12 @@ pub enum ConditionType {
     CertificateValid,
     /// Whether the whole world may relay. Only there when it may.
     OpenRelay,
+    /// An operator has paused or stopped it. Only there when one has.
+    Overridden,
+    /// Whether what is configured can be put to use. Only there when it cannot.
+    ConfigAccepted,
+    /// Whether the other side answers.
+    Reachable,
 }
 
 /// Whether a condition holds.
@@ -80,7 +86,9 @@ pub enum VirtualServerState {
     Degraded,
     /// Its bindings are being opened.
     Starting,
-    /// It is switched off.
+    /// An operator has paused it: it takes no new sessions.
+    Paused,
+    /// It is switched off, or an operator has stopped it.
     Stopped,
 }
 

@@ -8,6 +8,7 @@ use super::shapes::{
     VirtualServerState, VirtualServerStatus,
 };
 use crate::config::{Certificate, Object, Snapshot, VirtualServer};
+use crate::model::labels::LabelSelector;
 use crate::model::time::Timestamp;
 
 /// A virtual server: what its listeners say, and whether it is an open relay.
@@ -106,6 +107,43 @@ pub(super) fn connector(object: &Object, _: &State) -> ObjectStatus {
 /// A recipient, with the addresses it has.
 pub(super) fn recipient(object: &Object, _: &State) -> RecipientStatus {
     RecipientStatus { state: ObjectState::Active, addresses: object.addresses.clone(), conditions: Vec::new() }
+}
+
+/// An account; whether its password can be read.
+pub(super) fn account(object: &Object, state: &State) -> ObjectStatus {
+    let snapshot = state.handles.configuration.live().current();
+    let username = object.spec["username"].as_str().unwrap_or(object.name.as_str());
+    let account = snapshot.accounts.find(username, &LabelSelector::default());
+    let unreadable = account.filter(|account| account.name == object.name).and_then(|account| {
+        Some(Condition {
+            kind: ConditionType::ConfigAccepted,
+            status: ConditionStatus::False,
+            reason: "passwordUnreadable".to_owned(),
+            message: account.verifier.as_ref().err()?.clone(),
+            last_transition_time: None,
+            observed_generation: Some(account.generation),
+        })
+    });
+    ObjectStatus { state: ObjectState::Active, conditions: unreadable.into_iter().collect() }
+}
+
+/// An identity provider; whether its keys could be fetched.
+pub(super) fn identity_provider(object: &Object, state: &State) -> ObjectStatus {
+    let known = state.handles.issuers.status(&object.name).filter(|known| known.generation == object.generation);
+    let (status, reason, message) = match known.map(|known| known.result) {
+        None => (ConditionStatus::Unknown, "notAskedYet", "no token has needed its keys yet".to_owned()),
+        Some(Ok(keys)) => (ConditionStatus::True, "keysFetched", format!("keys: {keys}")),
+        Some(Err(error)) => (ConditionStatus::False, "keysNotFetched", error),
+    };
+    let condition = Condition {
+        kind: ConditionType::Reachable,
+        status,
+        reason: reason.to_owned(),
+        message,
+        last_transition_time: None,
+        observed_generation: Some(object.generation),
+    };
+    ObjectStatus { state: ObjectState::Active, conditions: vec![condition] }
 }
 
 /// Anything that just is.

@@ -21,18 +21,20 @@ use crate::accounts::{Authenticator, Quotas};
 use crate::api::{self, Api, Handles, Listen};
 use crate::cli::Serve;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
-use crate::inbound::{BindCheck, Inbound};
+use crate::inbound::{BindCheck, Inbound, ProtocolLogs};
 use crate::intake::Intake;
 use crate::local::Local;
+use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
 use crate::net::connect::TcpConnect;
+use crate::net::http::Http;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::queue::{Hand, Operator, Queue, Workforce};
-use crate::status::{Drain, Listeners, Sessions};
+use crate::status::{Drain, Listeners, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
@@ -101,6 +103,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
     let listeners = Arc::new(Listeners::default());
     let sessions = Arc::new(Sessions::default());
+    let running = Arc::new(Running::new(store.clone()));
     let drain = Arc::new(Drain::default());
 
     let resolvers = Arc::new(Resolvers::new());
@@ -112,13 +115,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         listeners.clone(),
         metrics.clone(),
     );
-    let local = Local::new(queue.clone(), clock.clone(), options.data_dir.clone());
+    let connect = Arc::new(TcpConnect);
+    let local = Local::new(queue.clone(), clock.clone(), connect, Http::default(), options.data_dir.clone());
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local })));
 
     configuration.register(Arc::new(BindCheck));
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("the system gives no random bytes: {error}"))?;
-    let authenticator = Authenticator::new(clock.clone(), key).context("logins cannot be checked")?;
+    let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
+    let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
+    let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
     let intake = Intake {
         store: store.clone(),
         recipients,
@@ -131,10 +135,12 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
-        authenticator,
+        authenticator: authenticator.clone(),
         resolvers,
         listeners: listeners.clone(),
         sessions: sessions.clone(),
+        running: running.clone(),
+        protocol_logs: protocol_logs.clone(),
         drain: drain.clone(),
     });
 
@@ -145,11 +151,15 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             store: store.clone(),
             live: live.clone(),
             listeners: listeners.clone(),
+            running: running.clone(),
             drain: drain.clone(),
         }),
         metrics: status::exposition(registry, queue.clone(), store.clone()),
         keys: Arc::new(keys),
-        listeners: status::of_servers(live.clone(), listeners.clone()),
+        listeners: status::of_servers(live.clone(), listeners.clone(), running.clone()),
+        sessions: sessions.clone(),
+        running,
+        issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;
@@ -168,7 +178,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         _ = interrupt.recv() => {}
     }
     tracing::info!("stopping: sessions end, what is queued stays queued");
-    drain.begin();
+    let farewell = drain.begin();
+    sessions.drain(&farewell);
     let ended = tokio::time::timeout(GRACE, async {
         let _ = accepting.await;
         let _ = watching.await;
@@ -180,7 +191,12 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         tracing::warn!(sessions = sessions.count(), "the grace time is over; what is left is cut");
     }
     api.stop().await;
-    tokio::task::spawn_blocking(move || store.close()).await.context("the store did not close")?;
+    tokio::task::spawn_blocking(move || {
+        protocol_logs.close();
+        store.close();
+    })
+    .await
+    .context("the store did not close")?;
     tracing::info!("stopped");
     Ok(())
 }

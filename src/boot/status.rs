@@ -1,6 +1,7 @@
 //! What the API shows of the running parts: probes, metrics, listeners, and who may call.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
@@ -14,10 +15,10 @@ use crate::api::{
     VirtualServerState, VirtualServerStatus,
 };
 use crate::cli::Serve;
-use crate::config::{Configuration, Live};
+use crate::config::{Configuration, Live, VirtualServer};
 use crate::model::name::Name;
 use crate::queue::Queue;
-use crate::status::{Drain, Listeners};
+use crate::status::{Drain, Halt, Listeners, Running};
 use crate::store::Store;
 
 /// Longest key file that is read.
@@ -108,6 +109,7 @@ pub(super) struct Health {
     pub(super) store: Arc<dyn Store>,
     pub(super) live: Live,
     pub(super) listeners: Arc<Listeners>,
+    pub(super) running: Arc<Running>,
     pub(super) drain: Arc<Drain>,
 }
 
@@ -138,7 +140,9 @@ impl Health {
     fn listening(&self) -> Check {
         let snapshot = self.live.current();
         let mut wrong = Vec::new();
-        for server in snapshot.virtual_servers.values().filter(|server| server.spec.enabled) {
+        // one that an operator has stopped is as it shall be
+        let wanted = |server: &&Arc<VirtualServer>| server.spec.enabled && self.running.listens(&server.name);
+        for server in snapshot.virtual_servers.values().filter(wanted) {
             let bindings = self.listeners.of(server.name.as_str());
             if bindings.len() < server.spec.bindings.len() {
                 wrong.push(format!("{} is being opened", server.name));
@@ -147,7 +151,7 @@ impl Health {
         }
         // one binding that is taken must not take the others out of service
         let any = self.listeners.all().iter().any(|(_, bindings)| bindings.iter().any(|b| b.bound.is_ok()));
-        let none_wanted = snapshot.virtual_servers.values().all(|server| !server.spec.enabled);
+        let none_wanted = !snapshot.virtual_servers.values().any(|server| wanted(&server));
         check("listening", wrong.is_empty() || any || none_wanted, &wrong.join("; "))
     }
 
@@ -207,13 +211,26 @@ pub(super) fn exposition(
 }
 
 /// What the listeners of a virtual server do.
-pub(super) fn of_servers(live: Live, listeners: Arc<Listeners>) -> Arc<dyn api::Listeners> {
+pub(super) fn of_servers(live: Live, listeners: Arc<Listeners>, running: Arc<Running>) -> Arc<dyn api::Listeners> {
     Arc::new(move |name: &Name| {
         let snapshot = live.current();
         let server = snapshot.virtual_servers.get(name)?;
         if !server.spec.enabled {
             let state = VirtualServerState::Stopped;
             return Some(VirtualServerStatus { state, listeners: Vec::new(), conditions: Vec::new() });
+        }
+        let halted = running.of(name);
+        let overridden = halted.as_ref().map(|halted| Condition {
+            kind: ConditionType::Overridden,
+            status: ConditionStatus::True,
+            reason: halted.halt.word().to_owned(),
+            message: format!("{} by the key {:?}", halted.halt.word(), halted.by),
+            last_transition_time: Some(halted.at),
+            observed_generation: Some(server.generation),
+        });
+        if halted.as_ref().is_some_and(|halted| halted.halt == Halt::Stopped) {
+            let conditions = overridden.into_iter().collect();
+            return Some(VirtualServerStatus { state: VirtualServerState::Stopped, listeners: Vec::new(), conditions });
         }
         let bindings = listeners.of(name.as_str());
         if bindings.len() < server.spec.bindings.len() {
@@ -222,7 +239,9 @@ pub(super) fn of_servers(live: Live, listeners: Arc<Listeners>) -> Arc<dyn api::
         let failures: Vec<String> = bindings.iter().filter_map(|binding| binding.bound.clone().err()).collect();
         let open = bindings.iter().filter_map(|binding| binding.bound.as_ref().ok());
         let listeners = open.map(|bound| BoundAddress { address: bound.ip(), port: bound.port() }).collect();
-        let (state, status, reason) = if failures.is_empty() {
+        let (state, status, reason) = if failures.is_empty() && halted.is_some() {
+            (VirtualServerState::Paused, ConditionStatus::True, "open")
+        } else if failures.is_empty() {
             (VirtualServerState::Running, ConditionStatus::True, "open")
         } else {
             (VirtualServerState::Degraded, ConditionStatus::False, "cannotListen")
@@ -235,6 +254,6 @@ pub(super) fn of_servers(live: Live, listeners: Arc<Listeners>) -> Arc<dyn api::
             last_transition_time: None,
             observed_generation: Some(server.generation),
         };
-        Some(VirtualServerStatus { state, listeners, conditions: vec![condition] })
+        Some(VirtualServerStatus { state, listeners, conditions: iter::once(condition).chain(overridden).collect() })
     })
 }

@@ -103,12 +103,18 @@ impl Configuration {
     pub async fn open(store: Arc<dyn ConfigStore>, options: OpenOptions) -> Result<Arc<Self>, OpenError> {
         let state = State::load(&*store)?;
         let vault = Arc::new(Vault::open(&*store, &options.secrets_dir)?);
+        vault.derive_all(&state.objects).await;
         let around = Surroundings { host_name: &options.host_name, vault: &vault, now: (options.now)() };
         let compiled = compile(&state.objects, &Snapshot::default(), &around).map_err(OpenError::Invalid)?;
         certificates::tell(&Snapshot::default(), &compiled);
         let live = Live::new(Snapshot { revision: state.revision, ..compiled });
         let state = Arc::new(tokio::sync::Mutex::new(state));
         Ok(Arc::new(Configuration { store, options, vault, live, state, preflights: Mutex::default() }))
+    }
+
+    /// A key of the store for logins: see [`crate::accounts::Authenticator::new`].
+    pub fn login_key(&self) -> [u8; 32] {
+        self.vault.login_key()
     }
 
     /// What is in force.
@@ -201,7 +207,7 @@ impl Configuration {
                 Ok(revision) => return Ok(Outcome { object, change, warnings, revision }),
                 Err(StoreError::Conflict { .. }) if tries < MOST_TRIES => {
                     tries += 1;
-                    self.reload(&mut state)?;
+                    self.reload(&mut state).await?;
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -234,6 +240,7 @@ impl Configuration {
         let Some((labels, mut spec)) = wanted else {
             return self.plan_delete(state, collection, name, before.ok_or_else(missing)?).await;
         };
+        self.vault.keep_password(&mut spec, before.as_ref()).await.map_err(ChangeError::Invalid)?;
         let secrets = self.vault.keep(&mut spec, before.as_ref()).map_err(ChangeError::Invalid)?;
         if let Some(record) = &before {
             let same = || Spec::parse(collection, &record.spec).is_ok_and(|known| known == spec);
@@ -260,7 +267,7 @@ impl Configuration {
             }
             _ => {
                 let mut objects = state.objects.clone();
-                objects.insert(name.clone(), record.generation, spec, secrets);
+                objects.insert(name.clone(), record.generation, &record.labels, spec, secrets);
                 let object = self.shown(record.clone(), collection, name);
                 self.plan_compiled(state, objects, object, false).await?
             }
@@ -311,6 +318,7 @@ impl Configuration {
     ) -> Result<Plan, ChangeError> {
         let id = object_id(object.collection, &object.name);
         let current = self.live.current();
+        self.vault.derive_all(&objects).await;
         let compiled =
             compile(&objects, &current, &self.surroundings()).map_err(|found| refusal(found, &id, delete))?;
         let preflights = self.preflights.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -376,9 +384,10 @@ impl Configuration {
     }
 
     /// Takes over what another writer has committed.
-    pub(super) fn reload(&self, state: &mut State) -> Result<(), ChangeError> {
+    pub(super) async fn reload(&self, state: &mut State) -> Result<(), ChangeError> {
         *state = State::load(&*self.store)?;
         self.vault.reload(&*self.store)?;
+        self.vault.derive_all(&state.objects).await;
         let compiled = compile(&state.objects, &self.live.current(), &self.surroundings());
         let compiled = compiled.map_err(|found| {
             let first = found.first().map(ToString::to_string).unwrap_or_default();
@@ -408,6 +417,7 @@ impl Configuration {
         }
         let state = self.state.clone().lock_owned().await;
         self.vault.forget();
+        self.vault.derive_all(&state.objects).await;
         let current = self.live.current();
         let compiled = compile(&state.objects, &current, &self.surroundings()).map_err(ChangeError::Invalid)?;
         if compiled != *current {

@@ -3,6 +3,7 @@
 //! Shape was judged before ([`super::schema`]); here it is what needs more than one value to see: references, clashes,
 //! contradictions. Recipients are not among the objects: what concerns them is judged where they are written.
 
+mod accounts;
 mod filters;
 mod servers;
 
@@ -14,19 +15,21 @@ use ipnet::IpNet;
 
 use super::certificates::{self, Certificate};
 use super::object::Spec;
-use super::snapshot::{MailboxStore, Snapshot, VirtualServer};
+use super::snapshot::{MailboxStore, Snapshot, StoreDirectory, VirtualServer};
 use super::violation::{Violation, ViolationCode, Warning, WarningCode, object_id};
 use super::{ClientList, Kept, Vault};
 use crate::directory::{Domains, Policies};
 use crate::model::duration::Duration;
 use crate::model::host::{HostName, domain_key};
+use crate::model::labels::Labels;
 use crate::model::name::Name;
-use crate::model::path::RelativePath;
 use crate::model::pattern::{AddressPattern, ClientPattern};
+use crate::model::secret::Secret;
 use crate::model::size::Size;
+use crate::model::spec::account::AccountPassword;
 use crate::model::spec::{
-    CertificateSpec, Collection, ConnectorSpec, DEFAULT, FilterSpec, MailboxStoreSpec, RecipientPolicySpec,
-    SettingsSpec, VirtualServerSpec,
+    AccountSpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, FilterSpec, IdentityProviderSpec,
+    MailboxStoreSpec, RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
 };
 use crate::model::time::Timestamp;
 use crate::routing::{Connector, Table};
@@ -40,15 +43,25 @@ pub struct Objects {
     stores: BTreeMap<Name, (u64, Arc<MailboxStoreSpec>)>,
     connectors: BTreeMap<Name, (u64, Arc<ConnectorSpec>)>,
     certificates: BTreeMap<Name, (u64, Arc<CertificateSpec>)>,
+    accounts: BTreeMap<Name, AccountObject>,
+    identity_providers: BTreeMap<Name, (u64, Arc<IdentityProviderSpec>)>,
     filters: BTreeMap<Name, (u64, Arc<FilterSpec>)>,
     settings: Option<(u64, Arc<SettingsSpec>)>,
     /// The values of their secrets, of objects that have any.
     secrets: BTreeMap<(Collection, Name), Kept>,
 }
 
+/// An account; virtual servers pick accounts by their labels.
+#[derive(Debug, Clone)]
+struct AccountObject {
+    generation: u64,
+    labels: Labels,
+    spec: Arc<AccountSpec>,
+}
+
 impl Objects {
     /// Adds or replaces an object. A recipient changes nothing.
-    pub fn insert(&mut self, name: Name, generation: u64, spec: Spec, secrets: Kept) {
+    pub fn insert(&mut self, name: Name, generation: u64, labels: &Labels, spec: Spec, secrets: Kept) {
         let key = (spec.collection(), name.clone());
         match secrets.is_empty() {
             true => self.secrets.remove(&key),
@@ -60,6 +73,10 @@ impl Objects {
             Spec::MailboxStore(spec) => drop(self.stores.insert(name, (generation, spec))),
             Spec::Connector(spec) => drop(self.connectors.insert(name, (generation, spec))),
             Spec::Certificate(spec) => drop(self.certificates.insert(name, (generation, spec))),
+            Spec::Account(spec) => {
+                self.accounts.insert(name, AccountObject { generation, labels: labels.clone(), spec });
+            }
+            Spec::IdentityProvider(spec) => drop(self.identity_providers.insert(name, (generation, spec))),
             Spec::Filter(spec) => drop(self.filters.insert(name, (generation, spec))),
             Spec::Settings(spec) => self.settings = Some((generation, spec)),
             Spec::Recipient(_) => {}
@@ -75,6 +92,8 @@ impl Objects {
             Collection::MailboxStores => drop(self.stores.remove(name)),
             Collection::Connectors => drop(self.connectors.remove(name)),
             Collection::Certificates => drop(self.certificates.remove(name)),
+            Collection::Accounts => drop(self.accounts.remove(name)),
+            Collection::IdentityProviders => drop(self.identity_providers.remove(name)),
             Collection::Filters => drop(self.filters.remove(name)),
             Collection::Settings => self.settings = None,
             Collection::Recipients => {}
@@ -99,6 +118,22 @@ impl Objects {
     /// Whether there is a certificate of this name.
     pub fn has_certificate(&self, name: &Name) -> bool {
         self.certificates.contains_key(name)
+    }
+
+    /// Whether there is an identity provider of this name.
+    pub fn has_identity_provider(&self, name: &Name) -> bool {
+        self.identity_providers.contains_key(name)
+    }
+
+    /// The passwords of accounts that lie outside of the store, with the username of each.
+    pub(super) fn outside_passwords(&self) -> Vec<(String, Secret)> {
+        let password = |(name, object): (&Name, &AccountObject)| match &object.spec.password {
+            Some(AccountPassword::Secret(secret @ (Secret::Env(_) | Secret::File(_)))) => {
+                Some((accounts::username(name, &object.spec).to_owned(), secret.clone()))
+            }
+            _ => None,
+        };
+        self.accounts.iter().filter_map(password).collect()
     }
 
     /// The certificates, each with its generation.
@@ -135,6 +170,8 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     let default_store = default_store(objects, &mut found);
     virtual_servers(objects, &certificates, around.host_name, &mut found);
     connectors(objects, &mut found);
+    let accounts = accounts::accounts(objects, previous, around.vault, &mut found);
+    let identity_providers = accounts::identity_providers(objects, previous, &mut found);
     filters::check(objects, &mut found);
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
     check_settings(objects, &settings, &mut found);
@@ -156,11 +193,13 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
         certificates,
         filters: filters::build(objects, previous),
         routes: build_routes(objects, previous),
-        stores: build_stores(objects, previous),
+        stores: build_stores(objects, previous, around.vault),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),
         postmaster: postmaster(&settings, &domains),
         domains: if *previous.domains == domains { previous.domains.clone() } else { Arc::new(domains) },
         settings,
+        accounts,
+        identity_providers,
         warnings,
     })
 }
@@ -235,10 +274,16 @@ fn virtual_servers(
         }
         found.at_least(of, "/spec/connections/idleTimeout", spec.connections.idle_timeout, SECOND);
         found.at_least(of, "/spec/outbound/timeout", spec.outbound.timeout, SECOND);
-        found.at_least(of, "/spec/delivery/glitchRetry/after", spec.delivery.glitch_retry.after, SECOND);
-        found.at_least(of, "/spec/delivery/expireAfter", spec.delivery.expire_after, SECOND);
-        for (index, interval) in spec.delivery.retry_intervals.iter().enumerate() {
-            found.at_least(of, format!("/spec/delivery/retryIntervals/{index}"), *interval, SECOND);
+        let (delivery, local) = (&spec.delivery, &spec.delivery.local);
+        for (at, glitch, intervals, expire) in [
+            ("/spec/delivery", &delivery.glitch_retry, &delivery.retry_intervals, delivery.expire_after),
+            ("/spec/delivery/local", &local.glitch_retry, &local.retry_intervals, local.expire_after),
+        ] {
+            found.at_least(of, format!("{at}/glitchRetry/after"), glitch.after, SECOND);
+            found.at_least(of, format!("{at}/expireAfter"), expire, SECOND);
+            for (index, interval) in intervals.iter().enumerate() {
+                found.at_least(of, format!("{at}/retryIntervals/{index}"), *interval, SECOND);
+            }
         }
         if spec.messages.max_size < Size::from_bytes(64 << 10) {
             let detail = "at least 64KiB is needed (RFC 5321, 4.5.3.1.7)";
@@ -342,29 +387,34 @@ fn canonical(pattern: &AddressPattern) -> AddressPattern {
 
 fn default_store(objects: &Objects, found: &mut Findings) -> Option<Name> {
     let mut default: Option<&Name> = None;
-    let mut paths: Vec<(&Name, &MailboxStoreSpec, RelativePath)> = Vec::new();
+    let mut directories: Vec<(&Name, StoreDirectory)> = Vec::new();
     for (name, (_, spec)) in &objects.stores {
         let of = (Collection::MailboxStores, name);
         match default {
-            Some(other) if spec.default => {
+            Some(other) if spec.is_default() => {
                 let detail = format!("mailbox store {other} is the default already");
                 found.wrong(of, "/spec/default", ViolationCode::Conflict, detail);
             }
-            None if spec.default => default = Some(name),
+            None if spec.is_default() => default = Some(name),
             _ => {}
         }
-        let path = store_path(name, spec);
-        if let Some((other, ..)) = paths.iter().find(|(_, known, at)| known.kind == spec.kind && at.overlaps(&path)) {
-            let detail = format!("the directory {path} and that of mailbox store {other} lie in each other");
-            found.wrong(of, "/spec/path", ViolationCode::Conflict, detail);
+        if let Some(directory) = StoreDirectory::of(name, spec) {
+            if let Some((other, _)) = directories.iter().find(|(_, known)| known.overlaps(&directory)) {
+                let detail = format!("its directory and that of mailbox store {other} lie in each other");
+                found.wrong(of, "/spec/path", ViolationCode::Conflict, detail);
+            }
+            directories.push((name, directory));
         }
-        paths.push((name, spec, path));
+        let timeout = match &**spec {
+            MailboxStoreSpec::Lmtp(store) => Some(store.timeout),
+            MailboxStoreSpec::Webhook(store) => Some(store.timeout),
+            MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Drop(_) => None,
+        };
+        if let Some(timeout) = timeout {
+            found.at_least(of, "/spec/timeout", timeout, Duration::from_secs(1));
+        }
     }
     default.or_else(|| objects.stores.keys().next()).cloned()
-}
-
-fn store_path(name: &Name, spec: &MailboxStoreSpec) -> RelativePath {
-    spec.path.clone().unwrap_or_else(|| RelativePath::from(name))
 }
 
 /// Mail for the postmaster is for one of ours: nothing here rewrites the recipient of mail that goes out.
@@ -520,9 +570,17 @@ fn build_routes(objects: &Objects, previous: &Snapshot) -> Arc<Table> {
     Arc::new(Table::build(connectors))
 }
 
-fn build_stores(objects: &Objects, previous: &Snapshot) -> BTreeMap<Name, Arc<MailboxStore>> {
-    let build = |(name, (_, spec)): (&Name, &(u64, Arc<MailboxStoreSpec>))| {
-        let store = MailboxStore { name: name.clone(), kind: spec.kind, path: store_path(name, spec) };
+fn build_stores(objects: &Objects, previous: &Snapshot, vault: &Vault) -> BTreeMap<Name, Arc<MailboxStore>> {
+    let secret = |name: &Name, spec: &MailboxStoreSpec| match spec {
+        MailboxStoreSpec::Webhook(hook) => {
+            let kept = objects.secrets(Collection::MailboxStores, name).cloned().unwrap_or_default();
+            Some(vault.secret(&hook.secret, &kept))
+        }
+        MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Drop(_) => None,
+    };
+    let build = |(name, (generation, spec)): (&Name, &(u64, Arc<MailboxStoreSpec>))| {
+        let secret = secret(name, spec);
+        let store = MailboxStore { name: name.clone(), generation: *generation, spec: (**spec).clone(), secret };
         let same = previous.stores.get(name).filter(|known| ***known == store).cloned();
         (name.clone(), same.unwrap_or_else(|| Arc::new(store)))
     };

@@ -57,7 +57,7 @@ impl Configuration {
             };
             writes.push((object_key(collection, name.as_str()), Some(encode(&record))));
             made.push(json!({"object": object_id(collection, &name), "after": record}));
-            objects.insert(name, 1, spec, Kept::default());
+            objects.insert(name, 1, &Labels::default(), spec, Kept::default());
         }
         let compiled = compile(&objects, &self.live().current(), &self.surroundings());
         let compiled = compiled.map_err(ChangeError::Invalid)?;

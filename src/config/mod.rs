@@ -19,6 +19,7 @@
 //! million of them cost no memory. Their addresses are written in the same commit as the change that gives them.
 
 pub mod answer;
+mod audit;
 pub mod certificates;
 pub mod change;
 mod client_list;
@@ -29,6 +30,7 @@ mod first_start;
 pub mod keys;
 pub mod live;
 pub mod object;
+mod passwords;
 pub mod read;
 mod recipients;
 mod records;

@@ -11,10 +11,11 @@ use super::violation::{Violation, ViolationCode};
 use crate::model::labels::Labels;
 use crate::model::name::Name;
 use crate::model::secret::Secret;
+use crate::model::spec::account::AccountPassword;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{
-    CertificateSpec, Collection, ConnectorSpec, FilterSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec,
-    SettingsSpec, VirtualServerSpec,
+    AccountSpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
+    RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// An object of the configuration, as it is shown.
@@ -87,6 +88,10 @@ pub enum Spec {
     Connector(Arc<ConnectorSpec>),
     /// Of a certificate.
     Certificate(Arc<CertificateSpec>),
+    /// Of an account.
+    Account(Arc<AccountSpec>),
+    /// Of an identity provider.
+    IdentityProvider(Arc<IdentityProviderSpec>),
     /// Of a filter.
     Filter(Arc<FilterSpec>),
     /// The settings.
@@ -106,6 +111,8 @@ impl Spec {
             Collection::MailboxStores => from_value(spec).map(Spec::MailboxStore),
             Collection::Connectors => from_value(spec).map(Spec::Connector),
             Collection::Certificates => from_value(spec).map(Spec::Certificate),
+            Collection::Accounts => from_value(spec).map(Spec::Account),
+            Collection::IdentityProviders => from_value(spec).map(Spec::IdentityProvider),
             Collection::Filters => from_value(spec).map(Spec::Filter),
             Collection::Settings => from_value(spec).map(Spec::Settings),
         }
@@ -120,6 +127,8 @@ impl Spec {
             Spec::MailboxStore(_) => Collection::MailboxStores,
             Spec::Connector(_) => Collection::Connectors,
             Spec::Certificate(_) => Collection::Certificates,
+            Spec::Account(_) => Collection::Accounts,
+            Spec::IdentityProvider(_) => Collection::IdentityProviders,
             Spec::Filter(_) => Collection::Filters,
             Spec::Settings(_) => Collection::Settings,
         }
@@ -130,11 +139,19 @@ impl Spec {
     pub fn secrets_mut(&mut self) -> Vec<(String, &mut Secret)> {
         match self {
             Spec::Certificate(spec) => vec![("/privateKey".to_owned(), &mut Arc::make_mut(spec).private_key)],
+            Spec::Account(spec) => match &mut Arc::make_mut(spec).password {
+                Some(AccountPassword::Secret(secret)) => vec![("/password".to_owned(), secret)],
+                Some(AccountPassword::Hash(_)) | None => Vec::new(),
+            },
+            Spec::MailboxStore(spec) => match Arc::make_mut(spec) {
+                MailboxStoreSpec::Webhook(hook) => vec![("/secret".to_owned(), &mut hook.secret)],
+                MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Drop(_) => Vec::new(),
+            },
             Spec::VirtualServer(_)
             | Spec::RecipientPolicy(_)
             | Spec::Recipient(_)
-            | Spec::MailboxStore(_)
             | Spec::Connector(_)
+            | Spec::IdentityProvider(_)
             | Spec::Filter(_)
             | Spec::Settings(_) => Vec::new(),
         }
@@ -149,6 +166,8 @@ impl Spec {
             Spec::MailboxStore(spec) => to_value(spec),
             Spec::Connector(spec) => to_value(spec),
             Spec::Certificate(spec) => to_value(spec),
+            Spec::Account(spec) => to_value(spec),
+            Spec::IdentityProvider(spec) => to_value(spec),
             Spec::Filter(spec) => to_value(spec),
             Spec::Settings(spec) => to_value(spec),
         }

@@ -49,7 +49,7 @@ pub(super) fn load(store: &dyn ConfigStore) -> Result<Objects, StoreError> {
                 let damaged = |detail: String| StoreError::Damaged(format!("{key}: {detail}"));
                 let name = key[prefix.len()..].parse().map_err(|_| damaged("the key holds no name".to_owned()))?;
                 let spec = Spec::parse(collection, &record.spec).map_err(|violation| damaged(violation.to_string()))?;
-                objects.insert(name, record.generation, spec, record.secrets);
+                objects.insert(name, record.generation, &record.labels, spec, record.secrets);
             }
             match rows.last() {
                 Some((key, _)) if rows.len() == SCAN => after = Some(key.clone()),

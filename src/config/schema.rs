@@ -19,8 +19,8 @@ use super::violation::{Violation, ViolationCode};
 use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
-    CertificateSpec, ConnectorSpec, FilterSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec,
-    VirtualServerSpec,
+    AccountSpec, CertificateSpec, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
+    RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// Most violations that are told of one body.
@@ -105,6 +105,8 @@ pub fn schema(collection: Collection) -> Value {
         Collection::MailboxStores => collect::<MailboxStoreSpec>(&mut schemas),
         Collection::Connectors => collect::<ConnectorSpec>(&mut schemas),
         Collection::Certificates => collect::<CertificateSpec>(&mut schemas),
+        Collection::Accounts => collect::<AccountSpec>(&mut schemas),
+        Collection::IdentityProviders => collect::<IdentityProviderSpec>(&mut schemas),
         Collection::Filters => collect::<FilterSpec>(&mut schemas),
         Collection::Settings => collect::<SettingsSpec>(&mut schemas),
     };
@@ -160,6 +162,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-fingerprint", parse::<crate::model::secret::Fingerprint>),
     ("bridgehead-host", parse::<crate::model::host::Host>),
     ("bridgehead-host-name", parse::<crate::model::host::HostName>),
+    ("bridgehead-http-url", parse::<crate::model::http_url::HttpUrl>),
     ("bridgehead-ip-address", parse::<crate::model::host::IpAddress>),
     ("bridgehead-label-selector", parse::<crate::model::labels::LabelSelector>),
     ("bridgehead-mailbox", parse::<crate::smtp::address::Mailbox>),
@@ -167,12 +170,17 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-name", parse::<crate::model::name::Name>),
     ("bridgehead-name-server", parse::<crate::model::host::NameServer>),
     ("bridgehead-network", parse::<crate::model::pattern::Network>),
+    ("bridgehead-password-hash", parse::<crate::model::password_hash::PasswordHash>),
     ("bridgehead-rate", parse::<crate::model::rate::Rate>),
     ("bridgehead-recipient-pattern", parse::<crate::model::pattern::RecipientPattern>),
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
     ("bridgehead-secret-file", parse::<crate::model::secret::SecretFile>),
     ("bridgehead-secret-variable", parse::<crate::model::secret::SecretVariable>),
+    ("bridgehead-sender-pattern", parse::<crate::model::spec::account::SenderPattern>),
+    ("bridgehead-service-url", parse::<crate::model::web::ServiceUrl>),
     ("bridgehead-size", parse::<crate::model::size::Size>),
+    ("bridgehead-socket-path", parse::<crate::model::path::SocketPath>),
+    ("bridgehead-username", parse::<crate::model::username::Username>),
 ];
 
 fn parse<T: FromStr>(text: &str) -> Result<(), String>
@@ -402,6 +410,24 @@ mod tests {
             wrong(Collection::MailboxStores, json!({"spec": {"type": "drop", "path": "../x"}})),
             only("/spec/path", InvalidValue)
         );
+        let store = |spec: Value| wrong(Collection::MailboxStores, json!({"spec": spec}));
+        assert_eq!(store(json!({})), only("/spec/type", Required));
+        assert_eq!(store(json!([])), only("/spec", WrongType));
+        assert_eq!(store(json!({"type": "mbox"})), only("/spec/type", InvalidValue));
+        assert_eq!(store(json!({"type": "lmtp", "socket": "/s", "path": "x"})), only("/spec/path", UnknownField));
+        assert_eq!(store(json!({"type": "lmtp", "socket": "/s", "host": "a.example"})), only("/spec", InvalidValue));
+        assert_eq!(
+            store(json!({"type": "webhook", "url": "http://169.254.169.254/", "maxConnections": 0})),
+            [
+                ("/spec/maxConnections".to_owned(), OutOfRange),
+                ("/spec/secret".to_owned(), Required),
+                ("/spec/url".to_owned(), InvalidValue)
+            ]
+        );
+        assert_eq!(
+            store(json!({"type": "maildir", "quota": {"size": "much", "files": 1}})),
+            [("/spec/quota/files".to_owned(), UnknownField), ("/spec/quota/size".to_owned(), InvalidValue)]
+        );
         assert_eq!(
             wrong(Collection::Settings, json!({"spec": {"retention": {"audit": "1d"}}})),
             only("/spec/retention/audit", UnknownField)
@@ -415,6 +441,12 @@ mod tests {
             (Collection::Recipients, json!({})),
             (Collection::Settings, json!({})),
             (Collection::MailboxStores, json!({"type": "maildir"})),
+            (Collection::MailboxStores, json!({"type": "drop"})),
+            (Collection::MailboxStores, json!({"type": "lmtp", "host": "box.example"})),
+            (
+                Collection::MailboxStores,
+                json!({"type": "webhook", "url": "https://app.example/", "secret": {"env": "BRIDGEHEAD_SECRET_X"}}),
+            ),
             (Collection::Filters, json!({"kind": "recipient"})),
             (Collection::Filters, json!({"kind": "connection", "dnsbl": [{"zone": "bl.example"}]})),
             (

@@ -26,6 +26,7 @@ use serde_json::Value;
 use sha2::Sha256;
 
 use super::object::{Object, Record, Spec};
+use super::passwords::Derived;
 use super::violation::{Violation, ViolationCode};
 use crate::model::secret::{Fingerprint, MAX_SECRET, Secret, SecretFile, SecretText, SecretVariable, Source};
 use crate::store::{ConfigStore, StoreError};
@@ -82,6 +83,7 @@ pub enum Unresolved {
 pub struct Vault {
     directory: PathBuf,
     key: RwLock<Key>,
+    pub(super) derived: Derived,
     /// Files that were read since [`Vault::forget`], as they were just before.
     seen: Mutex<HashMap<SecretFile, Option<Stamp>>>,
 }
@@ -112,7 +114,7 @@ impl Vault {
     /// When the store cannot be read, or the system gives no random bytes.
     pub fn open(store: &dyn ConfigStore, directory: &Path) -> Result<Self, StoreError> {
         let key = RwLock::new(key_of(store)?);
-        Ok(Vault { directory: directory.to_owned(), key, seen: Mutex::default() })
+        Ok(Vault { directory: directory.to_owned(), key, derived: Derived::default(), seen: Mutex::default() })
     }
 
     /// Reads the key again: another writer may have been the first to store one.
@@ -134,6 +136,11 @@ impl Vault {
 
     fn key(&self) -> Key {
         self.key.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A key of the store for logins: what is made up for users that do not exist is made from it.
+    pub fn login_key(&self) -> [u8; 32] {
+        crate::smtp::sasl::scram::hmac(&self.key().bytes, &[b"logins"])
     }
 
     /// What this text reads as.

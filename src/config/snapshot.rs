@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use super::certificates::{Certificate, Fault};
 use super::filters::Filter;
+use super::secrets::Unresolved;
 use super::{ClientList, Peer, Warning};
-use crate::accounts::Realm;
+use crate::accounts::{Accounts, IdentityProvider, Realm};
 use crate::directory::Domains;
 use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::path::RelativePath;
-use crate::model::spec::mailbox_store::MailboxStoreType;
+use crate::model::secret::SecretText;
 use crate::model::spec::virtual_server::{Binding, BindingTls};
-use crate::model::spec::{SettingsSpec, VirtualServerSpec};
+use crate::model::spec::{MailboxStoreSpec, SettingsSpec, VirtualServerSpec};
 use crate::net::tls::ServerTls;
 use crate::routing::Table;
 use crate::smtp::address::Mailbox;
@@ -36,6 +37,10 @@ pub struct Snapshot {
     pub routes: Arc<Table>,
     /// The mailbox stores.
     pub stores: BTreeMap<Name, Arc<MailboxStore>>,
+    /// Who may authenticate, on some virtual server.
+    pub accounts: Arc<Accounts>,
+    /// Whose tokens may be taken. An object that did not change is the same `Arc` as before.
+    pub identity_providers: BTreeMap<Name, Arc<IdentityProvider>>,
     /// The settings.
     pub settings: Arc<SettingsSpec>,
     /// The server that sends what none took; `None` only when there is no virtual server.
@@ -47,22 +52,22 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Who may log in on a virtual server.
+    pub fn realm(&self, server: &VirtualServer) -> Realm {
+        let authentication = &server.spec.authentication;
+        let provider = |name| self.identity_providers.get(name).cloned();
+        Realm {
+            accounts: self.accounts.clone(),
+            selector: authentication.accounts.clone().unwrap_or_default(),
+            providers: authentication.identity_providers.iter().filter_map(provider).collect(),
+            default_domain: authentication.default_domain.clone(),
+        }
+    }
+
     /// The virtual server whose delivery settings a message has: the one that took it, else the default one.
     pub fn delivery_server(&self, took: &Name) -> Option<&Arc<VirtualServer>> {
         let default = || self.default_virtual_server.as_ref().and_then(|name| self.virtual_servers.get(name));
         self.virtual_servers.get(took).or_else(default)
-    }
-}
-
-impl Snapshot {
-    /// Who may log in on this server.
-    pub fn realm(&self, server: &VirtualServer) -> Realm {
-        let authentication = &server.spec.authentication;
-        Realm {
-            selector: authentication.accounts.clone().unwrap_or_default(),
-            default_domain: authentication.default_domain.clone(),
-            ..Realm::default()
-        }
     }
 }
 
@@ -134,8 +139,46 @@ impl VirtualServer {
 pub struct MailboxStore {
     /// Its name.
     pub name: Name,
-    /// What it is.
-    pub kind: MailboxStoreType,
-    /// Where: below `mail/` (Maildir) or `drop/` of the data directory.
-    pub path: RelativePath,
+    /// Rises by one with each change of it.
+    pub generation: u64,
+    /// Its settings.
+    pub spec: MailboxStoreSpec,
+    /// The secret of a webhook, or why it cannot be had.
+    pub secret: Option<Result<SecretText, Unresolved>>,
+}
+
+impl MailboxStore {
+    /// The directory of a store that has one, below `mail/` (Maildir) or `drop/` of the data directory.
+    pub fn directory(&self) -> Option<StoreDirectory> {
+        StoreDirectory::of(&self.name, &self.spec)
+    }
+}
+
+/// Where in the data directory a store keeps mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreDirectory {
+    root: &'static str,
+    path: RelativePath,
+}
+
+impl StoreDirectory {
+    /// That of a store; `None` for one that keeps its mail elsewhere.
+    pub fn of(name: &Name, spec: &MailboxStoreSpec) -> Option<Self> {
+        let (root, path) = match spec {
+            MailboxStoreSpec::Maildir(store) => ("mail", &store.path),
+            MailboxStoreSpec::Drop(store) => ("drop", &store.path),
+            MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Webhook(_) => return None,
+        };
+        Some(StoreDirectory { root, path: path.clone().unwrap_or_else(|| RelativePath::from(name)) })
+    }
+
+    /// As a path.
+    pub fn below(&self, data_dir: &std::path::Path) -> std::path::PathBuf {
+        self.path.below(&data_dir.join(self.root))
+    }
+
+    /// True when one lies in the other, or both are the same.
+    pub fn overlaps(&self, other: &StoreDirectory) -> bool {
+        self.root == other.root && self.path.overlaps(&other.path)
+    }
 }

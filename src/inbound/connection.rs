@@ -2,9 +2,10 @@
 //!
 //! The server's settings are those of the moment when the connection opened; policy is that of the moment of MAIL.
 
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -12,6 +13,7 @@ use tokio::time::timeout;
 
 use super::Inbound;
 use super::listener::{limits, turned_away};
+use super::protocol_log::Entry;
 use crate::accounts::{Outcome, Session as Login};
 use crate::config::VirtualServer;
 use crate::intake::{Client, Filtering, Incoming, Refusal, Sender, max_hold};
@@ -26,11 +28,12 @@ use crate::net::tls::Secured;
 use crate::observe::metrics::ByName;
 use crate::queue::Queue;
 use crate::smtp::address::Domain;
+use crate::smtp::command::Verb;
 use crate::smtp::extension::Extensions;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::smtp::sasl::scram::ChannelBindings;
 use crate::smtp::server::{Answer, Auth, AuthStep, BareLineEnds, Note, Question, Session, Settings, Timeouts};
-use crate::status::SessionGuard;
+use crate::status::{self, SessionGuard, SessionState};
 
 /// Longest that a client waits because its reverse name is looked up.
 const NAME_LIMIT: Duration = Duration::from_secs(10);
@@ -75,7 +78,10 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
         },
         inbound: inbound.clone(),
         incoming: None,
+        asked: None,
+        content: 0,
         login: None,
+        session: guard.session().clone(),
     };
     if binding.tls == BindingTls::Implicit {
         match timeout(server_driver::HANDSHAKE_LIMIT, stream.start_tls()).await {
@@ -92,7 +98,7 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
             }
         }
     }
-    let stop = inbound.drain.watch();
+    let stop = guard.session().stop();
     server_driver::serve(&mut stream, session, &mut conversation, &*inbound.intake.clock, stop).await;
     inbound.intake.metrics.sessions.get_or_create(&label).dec();
     drop(guard);
@@ -105,14 +111,14 @@ async fn client_of(inbound: &Inbound, arrival: &mut Arrival) -> Option<IpAddr> {
     }
     let server = &arrival.server;
     let client = match proxy_protocol::read_header(&mut arrival.stream).await {
-        Ok(client) => client.map_or(arrival.peer.ip(), |client| client.ip().to_canonical()),
+        Ok(client) => client.map_or(arrival.peer, |client| SocketAddr::new(client.ip().to_canonical(), client.port())),
         Err(error) => {
             tracing::info!(virtualServer = %server.name, peer.addr = %arrival.peer, rule = "proxyProtocol", detail = %error, "refused");
             return None;
         }
     };
     match arrival.guard.speaks_for(client, &limits(server)) {
-        Ok(()) => Some(client),
+        Ok(()) => Some(client.ip()),
         Err(limit) => {
             let label = ByName { name: server.name.as_str().to_owned() };
             inbound.intake.metrics.connections_refused.get_or_create(&label).inc();
@@ -185,12 +191,19 @@ struct Conversation {
     inbound: Arc<Inbound>,
     sender: Sender,
     incoming: Option<Incoming>,
+    /// Where it stands, for operators.
+    session: Arc<status::Session>,
+    /// When the question that is open was asked.
+    asked: Option<Instant>,
+    /// Octets of the content so far.
+    content: u64,
     /// A login that is going on.
     login: Option<Login>,
 }
 
 impl Answers for Conversation {
     async fn answer(&mut self, question: Question) -> Answer {
+        self.asked = Some(self.inbound.intake.clock.now());
         let answered = match question {
             Question::Connect => {
                 self.look_up_name().await;
@@ -203,6 +216,8 @@ impl Answers for Conversation {
                 }
             }
             Question::Helo { name, extended } => {
+                self.session.set_helo(&name);
+                self.session.set_state(SessionState::Idle);
                 self.sender.helo = name;
                 self.sender.extended = extended;
                 Ok(Answer::Proceed)
@@ -214,6 +229,7 @@ impl Answers for Conversation {
                 }
                 Incoming::begin(&self.inbound.intake, snapshot, self.sender.clone(), reverse_path, parameters).map(
                     |incoming| {
+                        self.session.set_state(SessionState::Envelope);
                         let reply = incoming.reply_to_mail();
                         self.incoming = Some(incoming);
                         reply.map_or(Answer::Proceed, Answer::Reply)
@@ -228,13 +244,22 @@ impl Answers for Conversation {
             },
             Question::Begin => match &mut self.incoming {
                 Some(incoming) => {
+                    self.session.set_state(SessionState::Content);
                     let now = Timestamp::from_millis(self.inbound.intake.clock.unix_millis());
                     incoming.content_begins(now).await.map(|()| Answer::Proceed)
                 }
                 None => Ok(out_of_step()),
             },
             Question::Commit => match self.incoming.take() {
-                Some(incoming) => incoming.commit(&self.inbound.intake).await.map(Answer::Reply),
+                Some(incoming) => {
+                    self.session.set_state(SessionState::Committing);
+                    let committed = incoming.commit(&self.inbound.intake).await;
+                    self.session.set_state(SessionState::Idle);
+                    committed.map(|reply| {
+                        self.session.add_message();
+                        Answer::Reply(reply)
+                    })
+                }
                 None => Ok(out_of_step()),
             },
             Question::Auth(step) => return self.authenticate(step).await,
@@ -253,6 +278,8 @@ impl Answers for Conversation {
     }
 
     async fn body(&mut self, chunk: Bytes) -> Result<(), Reply> {
+        self.session.add_bytes(chunk.len());
+        self.content += chunk.len() as u64;
         let Some(incoming) = &mut self.incoming else {
             return Err(Reply::new(451, EnhancedStatus::transient(3, 0), "Local error"));
         };
@@ -267,12 +294,15 @@ impl Answers for Conversation {
     }
 
     fn reset(&mut self) {
+        self.session.set_state(SessionState::Idle);
         self.incoming = None;
     }
 
     fn tls_started(&mut self, secured: Secured) {
+        let secured = Arc::new(secured);
+        self.session.set_tls(secured.clone());
         let client = &mut self.sender.client;
-        (client.tls, client.account) = (Some(Arc::new(secured)), None);
+        (client.tls, client.account) = (Some(secured), None);
         self.sender.helo.clear();
         self.login = None;
     }
@@ -284,6 +314,7 @@ impl Answers for Conversation {
     }
 
     fn note(&mut self, note: Note) {
+        self.log_command(&note);
         tracing::debug!(
             virtualServer = %self.sender.client.server.name,
             peer.addr = %self.sender.client.address,
@@ -316,6 +347,38 @@ fn etrn(queue: &Queue, what: &str) -> Reply {
 }
 
 impl Conversation {
+    /// Into the protocol log of the server, if it has one.
+    fn log_command(&mut self, note: &Note) {
+        let asked = self.asked.take();
+        let content = if note.verb == Verb::Content { mem::take(&mut self.content) } else { 0 };
+        let client = &self.sender.client;
+        if !Entry::is_wanted(&client.server) {
+            return;
+        }
+        let clock = &self.inbound.intake.clock;
+        let command = note.verb.as_str().len() + 1 + note.argument.len() + 2;
+        self.inbound.protocol_logs.write(Entry {
+            server: client.server.clone(),
+            at: Timestamp::from_millis(clock.unix_millis()),
+            session: self.session.id().to_string(),
+            client: self.session.client(),
+            local: self.session.opening().binding,
+            helo: self.sender.helo.clone(),
+            account: client.account.as_ref().map(|account| account.name.to_string()),
+            verb: note.verb,
+            argument: note.argument.to_vec(),
+            code: note.code,
+            status: note.status,
+            sent: note.sent,
+            received: match note.verb {
+                Verb::Connect => 0,
+                Verb::Content => content,
+                _ => command as u64,
+            },
+            taken: asked.map_or(Duration::ZERO, |asked| clock.now().saturating_duration_since(asked)),
+        });
+    }
+
     /// Where somebody wants to know it, and at most [`NAME_LIMIT`]: who has no name by then has none.
     async fn look_up_name(&mut self) {
         let client = &mut self.sender.client;
@@ -362,6 +425,7 @@ impl Conversation {
             Outcome::Challenge(challenge) => Answer::Challenge(challenge.into()),
             Outcome::Accepted(account) => {
                 tracing::info!(virtualServer = %client.server.name, peer.addr = %client.address, account = %account.name, "authenticated");
+                self.session.set_account(account.name.as_str());
                 client.account = Some(account);
                 Answer::Proceed
             }

@@ -1,7 +1,7 @@
 //! Listeners follow the configuration: after each change what is wanted is opened, what is not is closed.
 //!
-//! Sessions outlive their listener: closing a binding ends no session. Connections over a limit get 421 at once, without
-//! a task. Out of file descriptors, accepting pauses.
+//! Sessions outlive their listener: closing a binding ends no session. Connections over a limit, and to a server that an
+//! operator has paused, get 421 at once, without a task. A server that an operator has stopped has no listeners. Out of file descriptors, accepting pauses.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -15,15 +15,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::connection::{self, Arrival};
+use super::protocol_log::ProtocolLogs;
 use crate::accounts::Authenticator;
 use crate::config::{Live, Preflight, Snapshot, Violation, ViolationCode, VirtualServer};
 use crate::intake::Intake;
 use crate::model::name::Name;
 use crate::model::spec::Collection;
-use crate::model::spec::virtual_server::Binding;
+use crate::model::spec::virtual_server::{Binding, ProxyProtocol};
+use crate::model::time::Timestamp;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::ByName;
-use crate::status::{Drain, Limits, Listeners, Listening, Sessions, TooMany};
+use crate::status::{Drain, Limits, Listeners, Listening, Opening, Running, Sessions, TooMany};
 
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 1024;
@@ -49,6 +51,10 @@ pub struct Inbound {
     pub listeners: Arc<Listeners>,
     /// Sessions now.
     pub sessions: Arc<Sessions>,
+    /// What an operator has paused or stopped.
+    pub running: Arc<Running>,
+    /// Writes down what is said.
+    pub protocol_logs: Arc<ProtocolLogs>,
     /// Ends everything.
     pub drain: Arc<Drain>,
 }
@@ -62,14 +68,18 @@ impl Inbound {
     /// Opens and closes listeners until the process drains; then closes all.
     pub async fn run(self: Arc<Self>) {
         let mut changes = self.live.subscribe();
+        let mut halts = self.running.subscribe();
         let mut drain = self.drain.watch();
         let mut open: HashMap<Key, OpenBinding> = HashMap::new();
         loop {
             changes.mark_unchanged();
+            halts.mark_unchanged();
             let snapshot = self.live.current();
+            self.running.retain(|name| snapshot.virtual_servers.contains_key(name)).await;
             let all_open = self.reconcile(&snapshot, &mut open).await;
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { break },
+                changed = halts.changed() => if changed.is_err() { break },
                 _ = drain.wait_for(Option::is_some) => break,
                 () = tokio::time::sleep(TRY_AGAIN), if !all_open => {}
             }
@@ -81,7 +91,7 @@ impl Inbound {
 
     /// True when everything that is wanted is open.
     async fn reconcile(self: &Arc<Self>, snapshot: &Snapshot, open: &mut HashMap<Key, OpenBinding>) -> bool {
-        let wanted: HashSet<Key> = wanted(snapshot).collect();
+        let wanted: HashSet<Key> = wanted(snapshot).filter(|(server, _)| self.running.listens(server)).collect();
         let unwanted: Vec<Key> = open.keys().filter(|key| !wanted.contains(*key)).cloned().collect();
         for key in unwanted {
             if let Some(binding) = open.remove(&key) {
@@ -91,7 +101,8 @@ impl Inbound {
             }
         }
         let mut all_open = true;
-        for server in snapshot.virtual_servers.values().filter(|server| server.spec.enabled) {
+        let listens = |server: &&Arc<VirtualServer>| server.spec.enabled && self.running.listens(&server.name);
+        for server in snapshot.virtual_servers.values().filter(listens) {
             let mut states = Vec::new();
             for (binding, address) in server.spec.bindings.iter().map(|binding| (binding, address_of(binding))) {
                 let key = (server.name.clone(), address);
@@ -153,17 +164,25 @@ impl Inbound {
         let Some(server) = snapshot.virtual_servers.get(name) else { return };
         let Some(binding) = server.spec.bindings.iter().find(|binding| address_of(binding) == *address) else { return };
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        // behind a proxy the limits of a client are asked when it is known who that is
-        let client = match &binding.proxy_protocol {
-            Some(proxy) if !proxy.trusted.iter().any(|net| net.0.contains(&peer.ip())) => {
-                tracing::info!(virtualServer = %name, peer.addr = %peer, rule = "proxyProtocol", "refused: no trusted proxy");
-                return;
-            }
-            Some(_) => None,
-            None => Some(peer.ip()),
-        };
+        let trusts = |proxy: &ProxyProtocol| proxy.trusted.iter().any(|net| net.0.contains(&peer.ip()));
+        if binding.proxy_protocol.as_ref().is_some_and(|proxy| !trusts(proxy)) {
+            tracing::info!(virtualServer = %name, peer.addr = %peer, rule = "proxyProtocol", "refused: no trusted proxy");
+            return;
+        }
         let label = ByName { name: name.as_str().to_owned() };
-        match self.sessions.admit(name, client, &limits(server)) {
+        if !self.running.takes_sessions(name) {
+            self.intake.metrics.connections_refused.get_or_create(&label).inc();
+            let _ = stream.try_write(b"421 4.3.2 Service is paused, try again later\r\n");
+            return;
+        }
+        let opening = Opening {
+            server: name.clone(),
+            binding: stream.local_addr().unwrap_or(*address),
+            peer,
+            proxied: binding.proxy_protocol.is_some(),
+            since: Timestamp::from_millis(self.intake.clock.unix_millis()),
+        };
+        match self.sessions.admit(opening, &limits(server)) {
             Ok(guard) => {
                 self.intake.metrics.connections.get_or_create(&label).inc();
                 let arrival = Arrival { server: server.clone(), binding: binding.clone(), stream, peer, guard };

@@ -567,8 +567,9 @@ mod tests {
         let account = Account {
             name: "ada".parse().unwrap(),
             username: "ada".into(),
+            generation: 1,
             labels: Labels::default(),
-            verifier: None,
+            verifier: Ok(None),
             may_relay: false,
             send_as: None,
             quotas: AccountQuotas::default(),

@@ -3,35 +3,20 @@
 use std::io;
 use std::path::Path;
 
-use bytes::Bytes;
 use tokio::fs;
 use tokio::io::AsyncWriteExt;
 
+use super::content::{Content, unreadable};
 use crate::model::failure::{Failure, Scope};
-use crate::smtp::address::ReversePath;
 use crate::smtp::reply::EnhancedStatus;
-use crate::store::{ContentReader, StoreError};
-
-/// Content, where it is.
-pub(super) enum Content {
-    Memory(Bytes),
-    Stored(Box<dyn ContentReader>),
-}
+use crate::store::StoreError;
 
 #[derive(Debug, thiserror::Error)]
 enum WriteError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("the content cannot be read: {0}")]
+    #[error("the content of the message cannot be read: {0}")]
     Store(#[from] StoreError),
-}
-
-/// The reverse-path in angle brackets.
-pub(super) fn angle(path: &ReversePath) -> String {
-    match path {
-        ReversePath::Null => "<>".to_owned(),
-        ReversePath::Mailbox(mailbox) => format!("<{mailbox}>"),
-    }
 }
 
 /// Writes `directory/sub/name` by way of `directory/tmp/name`. With an empty `sub` the file lies in `directory` itself; a
@@ -48,19 +33,22 @@ pub(super) async fn write(
 ) -> Result<(), Failure> {
     let done = try_write(directory, sub, name, lines, content).await;
     done.map_err(|error| match error {
-        WriteError::Io(error) => {
-            use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-            let status = match error.kind() {
-                StorageFull | QuotaExceeded => EnhancedStatus::transient(3, 1),
-                _ => EnhancedStatus::transient(3, 0),
-            };
-            // a mailbox that cannot be written is no reason to hold up the others
-            let all = matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem);
-            let scope = if all { Scope::Host } else { Scope::Recipient };
-            Failure::new(scope, status, format!("{} cannot be written: {error}", directory.display()))
-        }
-        WriteError::Store(error) => Failure::new(Scope::Message, EnhancedStatus::transient(3, 0), error.to_string()),
+        WriteError::Io(error) => unwritable(directory, &error),
+        WriteError::Store(error) => unreadable(&error),
     })
+}
+
+/// A directory of a store cannot be used now.
+pub(super) fn unwritable(directory: &Path, error: &io::Error) -> Failure {
+    use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let status = match error.kind() {
+        StorageFull | QuotaExceeded => EnhancedStatus::transient(3, 1),
+        _ => EnhancedStatus::transient(3, 0),
+    };
+    // a mailbox that cannot be written is no reason to hold up the others
+    let all = matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem);
+    let scope = if all { Scope::Host } else { Scope::Recipient };
+    Failure::new(scope, status, format!("{} cannot be written: {error}", directory.display()))
 }
 
 async fn try_write(directory: &Path, sub: &str, name: &str, lines: &str, content: Content) -> Result<(), WriteError> {
@@ -80,16 +68,11 @@ async fn try_write(directory: &Path, sub: &str, name: &str, lines: &str, content
     Ok(())
 }
 
-async fn fill(path: &Path, lines: &str, content: Content) -> Result<(), WriteError> {
+async fn fill(path: &Path, lines: &str, mut content: Content) -> Result<(), WriteError> {
     let mut file = fs::File::create(path).await?;
     file.write_all(lines.as_bytes()).await?;
-    match content {
-        Content::Memory(content) => file.write_all(&content).await?,
-        Content::Stored(mut reader) => {
-            while let Some(chunk) = reader.next().await? {
-                file.write_all(&chunk).await?;
-            }
-        }
+    while let Some(chunk) = content.next().await? {
+        file.write_all(&chunk).await?;
     }
     file.flush().await?;
     file.sync_data().await?;
@@ -116,13 +99,15 @@ async fn sync(directory: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     #[tokio::test]
     async fn a_maildir_is_made_and_the_file_is_whole() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("mail/default/anna");
-        let content = Content::Memory(Bytes::from_static(b"Subject: x\r\n\r\nhello\r\n"));
+        let content = Content::Memory(Some(Bytes::from_static(b"Subject: x\r\n\r\nhello\r\n")));
         write(&dir, "new", "1.eml", "Return-Path: <>\r\n", content).await.unwrap();
         let text = std::fs::read_to_string(dir.join("new/1.eml")).unwrap();
         assert_eq!(text, "Return-Path: <>\r\nSubject: x\r\n\r\nhello\r\n");
@@ -135,7 +120,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         std::fs::write(&file, b"").unwrap();
-        let failed = write(&file.join("x"), "new", "1", "", Content::Memory(Bytes::new())).await.unwrap_err();
+        let failed = write(&file.join("x"), "new", "1", "", Content::Memory(None)).await.unwrap_err();
         assert_eq!(failed.scope, Scope::Recipient);
         assert!(!failed.is_permanent());
     }

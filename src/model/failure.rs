@@ -7,11 +7,15 @@
 //! |---|---|---|
 //! | 4xx, 5xx to RCPT | recipient | by the first digit |
 //! | 4xx, 5xx to MAIL, DATA, or after the dot | message | by the first digit |
+//! | 4xx, 5xx after the dot for one recipient (LMTP) | recipient | by the first digit |
 //! | 421 to any command of a transaction | host | transient |
 //! | anything but 250 to RSET | session | transient |
 //! | cut, silence or garbage in a transaction | session | transient |
 //! | cut after the dot before the reply | session | transient, may become a duplicate |
 //! | no connection, bad banner, bad EHLO (also 5xx: the next host may do better) | host | transient |
+//! | a webhook answers 4xx, but 408, 425, 429 | message | permanent |
+//! | a webhook answers 408, 425, 5xx but 502, 503, 504 | message | transient |
+//! | a webhook answers 429, 502, 503, 504, a redirect | host | transient |
 //! | no such domain, null MX, a loop to ourselves | host | permanent |
 //! | no answer from DNS | host | transient |
 
@@ -99,7 +103,9 @@ impl Failure {
             RecipientResult::Refused { phase: Phase::Reset, reply } => {
                 Failure::new(Scope::Session, EnhancedStatus::transient(4, 2), format!("RSET was answered {reply}"))
             }
-            RecipientResult::Refused { phase: Phase::Rcpt, reply } => of_reply(Scope::Recipient, Phase::Rcpt, reply),
+            RecipientResult::Refused { phase: phase @ (Phase::Rcpt | Phase::Delivery), reply } => {
+                of_reply(Scope::Recipient, *phase, reply)
+            }
             RecipientResult::Refused { phase, reply } => of_reply(Scope::Message, *phase, reply),
             RecipientResult::Broken { cause: Cause::ContentUnavailable, .. } => Failure::new(
                 Scope::Message,
@@ -133,6 +139,24 @@ impl Failure {
             OpenError::Broken { phase, cause } => broken(Scope::Host, *phase, *cause),
         }
         .by(remote_mta)
+    }
+
+    /// What the answer of a webhook means, with the words in it; `None` when it took the message.
+    pub fn of_http(code: u16, words: &str) -> Option<Failure> {
+        let (scope, status) = match code {
+            200..=299 => return None,
+            408 | 425 => (Scope::Message, EnhancedStatus::transient(4, 2)),
+            429 | 502..=504 => (Scope::Host, EnhancedStatus::transient(3, 2)),
+            401 | 403 => (Scope::Message, EnhancedStatus::permanent(7, 1)),
+            404 | 410 => (Scope::Message, EnhancedStatus::permanent(2, 1)),
+            413 => (Scope::Message, EnhancedStatus::permanent(3, 4)),
+            400..=499 => (Scope::Message, EnhancedStatus::permanent(6, 0)),
+            500..=599 => (Scope::Message, EnhancedStatus::transient(3, 0)),
+            // a redirect, which is not followed, or no answer at all: somebody set it up wrongly
+            _ => (Scope::Host, EnhancedStatus::transient(3, 5)),
+        };
+        let separator = if words.is_empty() { "" } else { ": " };
+        Some(Failure::new(scope, status, format!("the webhook answered {code}{separator}{words}")))
     }
 
     /// No connection could be made.
@@ -186,6 +210,7 @@ fn default_status(class: StatusClass, phase: Phase) -> EnhancedStatus {
         Phase::Rcpt => (1, 0),
         Phase::Banner | Phase::Hello => (3, 2),
         Phase::Data | Phase::Content | Phase::Dot => (6, 0),
+        Phase::Delivery => (2, 0),
         Phase::Mail | Phase::Reset | Phase::Quit => (0, 0),
     };
     EnhancedStatus { class, subject, detail }
@@ -218,7 +243,7 @@ fn during(phase: Phase) -> &'static str {
         Phase::Rcpt => "at RCPT",
         Phase::Data => "at DATA",
         Phase::Content => "while it was sent the content",
-        Phase::Dot => "at the end of data",
+        Phase::Dot | Phase::Delivery => "at the end of data",
         Phase::Quit => "at QUIT",
     }
 }
@@ -263,6 +288,23 @@ mod tests {
         assert_eq!(Failure::of_name(&NameFault::NullMx, "d").status.to_string(), "5.1.10");
         assert_eq!(Failure::of_name(&NameFault::NoSuchDomain, "d").status.to_string(), "5.1.2");
         assert_eq!(Failure::of_name(&NameFault::Loop, "d").status.to_string(), "5.4.6");
+    }
+
+    #[test]
+    fn a_webhook_that_refuses_is_final_and_one_in_trouble_is_not() {
+        let judged = |code| Failure::of_http(code, "why").map(|failure| (failure.is_permanent(), failure.scope));
+        for code in [200, 202, 204] {
+            assert_eq!(judged(code), None);
+        }
+        for code in [400, 401, 403, 404, 405, 410, 413, 415, 422, 451] {
+            assert_eq!(judged(code), Some((true, Scope::Message)), "{code}");
+        }
+        for code in [408, 425, 500, 501, 507] {
+            assert_eq!(judged(code), Some((false, Scope::Message)), "{code}");
+        }
+        for code in [301, 302, 307, 308, 429, 502, 503, 504] {
+            assert_eq!(judged(code), Some((false, Scope::Host)), "{code}");
+        }
     }
 
     #[test]

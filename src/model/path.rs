@@ -1,4 +1,4 @@
-//! Paths in configuration: always relative, always below a directory that the process chose.
+//! Paths in configuration: relative ones, always below a directory that the process chose; and the sockets of others.
 
 use std::fmt;
 use std::path::Path;
@@ -67,6 +67,49 @@ text_value!(
     ["default", "teams/inbox"]
 );
 
+/// The path of a unix socket: absolute, no segment `.` or `..`, no control characters, at most 107 octets (what the system
+/// takes).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SocketPath(String);
+
+/// The text is no such path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the path of a socket must be absolute, without '..', '.', empty segments or control characters, at most 107 octets, such as /run/dovecot/lmtp"
+)]
+pub struct NotASocketPath;
+
+impl SocketPath {
+    /// As a path.
+    pub fn path(&self) -> &Path {
+        Path::new(&self.0)
+    }
+}
+
+impl FromStr for SocketPath {
+    type Err = NotASocketPath;
+
+    fn from_str(text: &str) -> Result<Self, NotASocketPath> {
+        let relative = text.strip_prefix('/').ok_or(NotASocketPath)?;
+        let valid = text.len() <= 107 && relative.parse::<RelativePath>().is_ok();
+        if valid { Ok(SocketPath(text.to_owned())) } else { Err(NotASocketPath) }
+    }
+}
+
+impl fmt::Display for SocketPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+text_value!(
+    SocketPath,
+    "SocketPath",
+    "bridgehead-socket-path",
+    "The absolute path of a unix socket.",
+    ["/run/dovecot/lmtp"]
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +122,9 @@ mod tests {
         let path = |text: &str| text.parse::<RelativePath>().unwrap();
         assert!(path("a").overlaps(&path("a/b")));
         assert!(!path("a").overlaps(&path("ab")));
+        assert!("/run/dovecot/lmtp".parse::<SocketPath>().is_ok());
+        for text in ["", "/", "run/lmtp", "/run/../lmtp", "/run//lmtp", &format!("/{}", "x".repeat(107))] {
+            assert!(text.parse::<SocketPath>().is_err(), "{text:?}");
+        }
     }
 }

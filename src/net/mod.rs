@@ -5,6 +5,7 @@ pub mod client_driver;
 pub mod clock;
 pub mod connect;
 pub mod dns_list;
+pub mod http;
 pub mod proxy_protocol;
 pub mod resolver;
 pub mod server_driver;

@@ -52,6 +52,8 @@ pub struct Metrics {
     pub outbound_connections: Counter,
     /// Notifications that were written.
     pub notifications: Counter,
+    /// Lines that the protocol log could not take.
+    pub protocol_log_dropped: Counter,
 }
 
 impl Metrics {
@@ -69,6 +71,7 @@ impl Metrics {
             outcomes: Family::default(),
             outbound_connections: Counter::default(),
             notifications: Counter::default(),
+            protocol_log_dropped: Counter::default(),
         };
         let r = registry.sub_registry_with_prefix("bridgehead");
         r.register("smtp_connections", "SMTP connections taken", metrics.connections.clone());
@@ -82,6 +85,8 @@ impl Metrics {
         r.register("recipient_outcomes", "What became of recipients, by attempt", metrics.outcomes.clone());
         r.register("outbound_connections", "Connections opened to next hops", metrics.outbound_connections.clone());
         r.register("notifications", "Delivery status notifications queued", metrics.notifications.clone());
+        let dropped = metrics.protocol_log_dropped.clone();
+        r.register("protocol_log_dropped", "Lines that the protocol log could not take", dropped);
         metrics
     }
 

@@ -1,10 +1,9 @@
 //! Sockets out: workers that carry the mail of one link queue to its next hop.
 //!
 //! `worker` is one worker's life: find hosts, open a session, carry messages over it as long as there are any, again.
-//! `hosts` says which addresses to try. `carrier` hands messages to the session one by one and turns results into
-//! outcomes. `slots` bounds sessions over all queues.
+//! `hosts` says which addresses to try. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
+//! the session one by one and turns results into outcomes.
 
-mod carrier;
 mod hosts;
 mod slots;
 mod worker;

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Outbound;
-use super::carrier::{Carrier, Left, OpenedWith, Session};
 use super::hosts::{self, NextHop};
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, Scope};
 use crate::model::spec::connector;
 use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::{Stream, Target};
+use crate::queue::carrier::{Carrier, Left, Session, Taken};
 use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
 use crate::routing::Connector;
 use crate::smtp::client::{Hello, Settings, Timeouts};
@@ -120,20 +120,23 @@ async fn carry(
         // without bridgeheads each message goes out by the server that took it
         let taken_by = first.as_ref().map(|leased| leased.message.origin.virtual_server.clone());
         let only_from = taken_by.filter(|_| spec.bridgeheads.is_empty());
-        let opened_with = OpenedWith {
-            connector: (connector.name.clone(), connector.generation),
-            server: (server.name.clone(), server.generation),
+        // when either changes, the session takes no more messages
+        let holds = |now: &Snapshot| {
+            let same_connector = now.routes.connector(&connector.name).map(|now| now.generation);
+            let same_server = now.virtual_servers.get(&server.name).map(|now| now.generation);
+            same_connector == Some(connector.generation) && same_server == Some(server.generation)
         };
         let peer = connection.extensions();
         let session = Session {
-            opened_with,
+            holds: &holds,
             only_from,
             next_hop: hop.clone(),
-            passed_on: PassedOn { dsn: peer.dsn, deliver_by: peer.deliver_by.is_some() },
+            taken: Taken::Relayed(PassedOn { dsn: peer.dsn, deliver_by: peer.deliver_by.is_some() }),
             max_recipients: peer.max_recipients.map_or(usize::MAX, |max| max as usize),
+            postmaster: None,
             budget: peer.max_transactions.map_or(budget, |max| budget.min(max)),
         };
-        let mut carrier = Carrier::new(outbound, hand, session, first.take());
+        let mut carrier = Carrier::new(&outbound.queue, &*outbound.clock, hand, session, first.take());
         let ended = connection.run(&mut carrier, &*outbound.clock).await;
         let left = carrier.leave();
         outbound.queue.session_closed(hand, left.answered);

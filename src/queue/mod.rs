@@ -10,6 +10,7 @@
 //!
 //! * [`enqueue`](Queue::enqueue): mail that has just become durable goes to its link queues from memory.
 //! * `link`: one queue per next hop, a bounded window of leased messages; the rest waits in the store.
+//! * [`carrier`]: hands the messages of a queue to one SMTP or LMTP session.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
 //! * `assign`: which queue a recipient waits in: directory, then routing.
@@ -22,6 +23,7 @@
 
 mod agenda;
 mod assign;
+pub mod carrier;
 mod deadlines;
 mod dequeue;
 mod link;
@@ -166,9 +168,8 @@ impl Queue {
         let now = self.now();
         tracing::warn!(queue = %link.name, failure = %failure, "next hop failed");
         let snapshot = self.live.current();
-        let delivery = settings::delivery(&snapshot, server);
-        let (ready, until) = link
-            .failed(failure, now, |failures| now + settings::retry_after(&snapshot, &link.name, delivery, failures));
+        let terms = settings::terms(&snapshot, server, &link.name);
+        let (ready, until) = link.failed(failure, now, |failures| now + terms.retry_after(failures));
         self.release(ready);
         self.agenda.look(&link.name, until);
     }

@@ -313,16 +313,14 @@ fn conclude_result(
     if failure.is_permanent() {
         return Conclusion::Failed(failure);
     }
-    let delivery = settings::delivery(snapshot, &message.origin.virtual_server);
-    let expires = settings::ends(snapshot, message).expires;
+    let queue = recipient.waits.as_ref().map_or(&QueueName::Unrouted, |waits| &waits.queue);
+    let terms = settings::terms(snapshot, &message.origin.virtual_server, queue);
+    let expires = settings::ends(snapshot, message, queue).expires;
     if now >= expires {
         return Conclusion::Expired(Some(failure));
     }
     let attempts = recipient.attempts.saturating_add(1);
-    let wait = match &recipient.waits {
-        Some(waits) => settings::retry_after(snapshot, &waits.queue, delivery, attempts),
-        None => Duration::from_secs(60),
-    };
+    let wait = terms.retry_after(attempts);
     // not behind its end: it shall expire in time, with a last attempt
     Conclusion::Deferred { failure, attempts, until: (now + wait).min(expires) }
 }

@@ -63,14 +63,20 @@ impl Queue {
         let full = returns_content(after);
         let original = self.original(after.id, content, full).await;
         let headers = original.headers_only();
+        // until when they are tried differs
+        let (delayed_here, delayed): (Vec<u32>, Vec<u32>) =
+            groups.delayed.iter().partition(|index| matches!(queue_of(after, **index), Some(QueueName::Local(_))));
         let groups_and_originals = [
             (&groups.failed, &original),
-            (&groups.delayed, &headers),
+            (&delayed, &headers),
+            (&delayed_here, &headers),
             (&groups.delivered, &headers),
             (&groups.relayed, &headers),
         ];
         for (indexes, original) in groups_and_originals.into_iter().filter(|(indexes, _)| !indexes.is_empty()) {
             let about = indexes.iter().filter_map(|index| after.recipients.get(*index as usize)).collect();
+            let waits_in = indexes.first().and_then(|index| queue_of(after, *index));
+            let retry_until = waits_in.map(|queue| settings::ends(snapshot, after, queue).expires);
             let id = MessageId::generate();
             let report = Report {
                 about: after,
@@ -81,7 +87,7 @@ impl Queue {
                 postmaster,
                 to,
                 now,
-                retry_until: Some(settings::ends(snapshot, after).expires),
+                retry_until,
             };
             let content = report.compose();
             let Some((_, waits, _)) = self.target(snapshot, after, to, content.len() as u64) else { continue };
@@ -157,6 +163,11 @@ impl Original {
     }
 }
 
+/// The queue that a recipient waits in.
+fn queue_of(message: &Message, index: u32) -> Option<&QueueName> {
+    message.recipients.get(index as usize)?.waits.as_ref().map(|waits| &waits.queue)
+}
+
 /// Sorts recipients; the second list failed, but its senders asked not to be told.
 fn groups(
     snapshot: &Snapshot,
@@ -164,7 +175,7 @@ fn groups(
     conclusions: &[(u32, Conclusion)],
     now: Timestamp,
 ) -> (Groups, Vec<u32>) {
-    let is_late = now >= settings::ends(snapshot, after).late;
+    let is_late = |queue| now >= settings::ends(snapshot, after, queue).late;
     let mut groups = Groups::default();
     let mut silent = Vec::new();
     for (index, conclusion) in conclusions {
@@ -174,7 +185,9 @@ fn groups(
             failure if failure.is_failure() && Notify::wants_failure(notify) => groups.failed.push(*index),
             failure if failure.is_failure() => silent.push(*index),
             Conclusion::Deferred { .. } | Conclusion::Delayed
-                if is_late && !recipient.delay_notified && wants_delay(after, notify) =>
+                if !recipient.delay_notified
+                    && wants_delay(after, notify)
+                    && queue_of(after, *index).is_some_and(is_late) =>
             {
                 groups.delayed.push(*index);
             }

@@ -126,8 +126,8 @@ impl Queue {
     fn assign_again(&self, name: &QueueName, message: &Message) -> Vec<(u32, Conclusion)> {
         let snapshot = self.live.current();
         let now = self.now();
-        let delivery = settings::delivery(&snapshot, &message.origin.virtual_server);
-        let expires = settings::ends(&snapshot, message).expires;
+        let terms = settings::terms(&snapshot, &message.origin.virtual_server, name);
+        let expires = settings::ends(&snapshot, message, name).expires;
         // what is to be returned at a time is not tried behind it
         if message.deliver_by().is_some_and(|(deadline, mode)| mode == ByMode::Return && deadline <= now) {
             return due_here(message, name, now).map(|index| (index, Conclusion::Expired(None))).collect();
@@ -146,7 +146,7 @@ impl Queue {
                 nowhere => {
                     let failure = nowhere_to_go(&nowhere);
                     let attempts = recipient.attempts.saturating_add(1);
-                    let until = now + settings::retry_after(&snapshot, name, delivery, attempts);
+                    let until = now + terms.retry_after(attempts);
                     conclusions.push((
                         index,
                         if now >= expires {
@@ -327,16 +327,15 @@ fn aged(snapshot: &Snapshot, message: &Message, now: Timestamp) -> Vec<(u32, Con
     if message.frozen {
         return Vec::new();
     }
-    let ends = settings::ends(snapshot, message);
-    let (expired, late) = (now >= ends.expires, now >= ends.late);
     let pending = |status| matches!(status, RecipientStatus::Pending);
     (0u32..)
         .zip(&message.recipients)
-        .filter(|(_, recipient)| recipient.waits.is_some() && pending(recipient.status))
+        .filter(|(_, recipient)| pending(recipient.status))
         .filter_map(|(index, recipient)| {
-            if expired {
+            let ends = settings::ends(snapshot, message, &recipient.waits.as_ref()?.queue);
+            if now >= ends.expires {
                 Some((index, Conclusion::Expired(None)))
-            } else if late && !recipient.delay_notified && message.reverse_path.mailbox().is_some() {
+            } else if now >= ends.late && !recipient.delay_notified && message.reverse_path.mailbox().is_some() {
                 Some((index, Conclusion::Delayed))
             } else {
                 None

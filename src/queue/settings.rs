@@ -1,24 +1,73 @@
 //! The delivery settings in force: of the virtual server that took the message, else of the default one, else built in.
-//! Where a connector says something, it goes first.
+//! Where a connector says something, it goes first. Mail that waits for a mailbox store has times of its own.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::config::{Snapshot, VirtualServer};
+use crate::model::duration;
 use crate::model::mail::Message;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::RouteSpec;
-use crate::model::spec::virtual_server::{Delivery, Outbound};
+use crate::model::spec::virtual_server::{Delivery, GlitchRetry, Outbound};
 use crate::model::time::Timestamp;
 use crate::smtp::parameters::ByMode;
 
 static DELIVERY: LazyLock<Delivery> = LazyLock::new(Delivery::default);
 static OUTBOUND: LazyLock<Outbound> = LazyLock::new(Outbound::default);
 
-/// Retry intervals and ends for mail of this server.
-pub(super) fn delivery<'a>(snapshot: &'a Snapshot, server: &Name) -> &'a Delivery {
-    snapshot.delivery_server(server).map_or(&DELIVERY, |server| &server.spec.delivery)
+/// How long mail may wait, and how often it is tried.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms<'a> {
+    glitch: &'a GlitchRetry,
+    intervals: &'a [duration::Duration],
+    /// The age at which the sender is told that it is delayed.
+    pub delay_after: Duration,
+    /// The age at which it is given up.
+    pub expire_after: Duration,
+}
+
+impl Terms<'_> {
+    /// How long to wait after the `failures`-th failure in a row (from 1): glitch retries, then the intervals, the last
+    /// one again and again.
+    pub(super) fn retry_after(&self, failures: u32) -> Duration {
+        if failures <= self.glitch.times {
+            return self.glitch.after.std();
+        }
+        let step = (failures - self.glitch.times - 1) as usize;
+        let interval = self.intervals.get(step).or(self.intervals.last());
+        interval.map_or(Duration::from_secs(900), |interval| interval.std())
+    }
+}
+
+/// The terms of mail of this server that waits in this queue.
+pub(super) fn terms<'a>(snapshot: &'a Snapshot, server: &Name, queue: &QueueName) -> Terms<'a> {
+    let delivery = snapshot.delivery_server(server).map_or(&*DELIVERY, |server| &server.spec.delivery);
+    if let QueueName::Local(_) = queue {
+        return local(delivery);
+    }
+    let connector = queue.connector().and_then(|name| snapshot.routes.connector(name));
+    let own = connector.map(|connector| connector.spec.retry_intervals.as_slice()).filter(|own| !own.is_empty());
+    Terms { intervals: own.unwrap_or(&delivery.retry_intervals), ..remote(delivery) }
+}
+
+fn remote(delivery: &Delivery) -> Terms<'_> {
+    Terms {
+        glitch: &delivery.glitch_retry,
+        intervals: &delivery.retry_intervals,
+        delay_after: delivery.delay_notification_after.std(),
+        expire_after: delivery.expire_after.std(),
+    }
+}
+
+fn local(delivery: &Delivery) -> Terms<'_> {
+    Terms {
+        glitch: &delivery.local.glitch_retry,
+        intervals: &delivery.local.retry_intervals,
+        delay_after: delivery.local.delay_notification_after.std(),
+        expire_after: delivery.local.expire_after.std(),
+    }
 }
 
 /// When the age of a message has its effects, whichever of the server's settings and the sender's wish (BY) counts.
@@ -30,12 +79,11 @@ pub(super) struct Ends {
     pub expires: Timestamp,
 }
 
-/// See [`Ends`]. All of it counts from the release of the message.
-pub(super) fn ends(snapshot: &Snapshot, message: &Message) -> Ends {
-    let delivery = delivery(snapshot, &message.origin.virtual_server);
+/// See [`Ends`]. All of it counts from the release of the message, and holds for recipients that wait in this queue.
+pub(super) fn ends(snapshot: &Snapshot, message: &Message, queue: &QueueName) -> Ends {
+    let terms = terms(snapshot, &message.origin.virtual_server, queue);
     let from = message.released_at();
-    let ends =
-        Ends { late: from + delivery.delay_notification_after.std(), expires: from + delivery.expire_after.std() };
+    let ends = Ends { late: from + terms.delay_after, expires: from + terms.expire_after };
     match message.deliver_by() {
         Some((deadline, ByMode::Return)) => Ends { expires: ends.expires.min(deadline), ..ends },
         // one that came late was told about before it came
@@ -55,24 +103,10 @@ pub(super) fn fqdn<'a>(snapshot: &'a Snapshot, server: &Name) -> &'a str {
     snapshot.delivery_server(server).map_or("localhost", |server| server.fqdn.as_str())
 }
 
-/// How long to wait after the `failures`-th failure in a row (from 1): glitch retries, then the intervals, the last one
-/// again and again.
-pub(super) fn retry_after(snapshot: &Snapshot, queue: &QueueName, delivery: &Delivery, failures: u32) -> Duration {
-    let glitch = &delivery.glitch_retry;
-    if failures <= glitch.times {
-        return glitch.after.std();
-    }
-    let connector = queue.connector().and_then(|name| snapshot.routes.connector(name));
-    let own = connector.map(|connector| connector.spec.retry_intervals.as_slice()).filter(|own| !own.is_empty());
-    let intervals = own.unwrap_or(&delivery.retry_intervals);
-    let step = (failures - glitch.times - 1) as usize;
-    intervals.get(step).or(intervals.last()).map_or(Duration::from_secs(900), |interval| interval.std())
-}
-
 /// Most sessions with the next hop of this queue at once.
 pub(super) fn max_sessions(snapshot: &Snapshot, queue: &QueueName) -> usize {
     match queue {
-        QueueName::Local(_) => 4,
+        QueueName::Local(store) => snapshot.stores.get(store).map_or(1, |store| store.spec.max_connections() as usize),
         QueueName::Unrouted | QueueName::DeadLetter => 0,
         QueueName::SmartHost(name) | QueueName::Dns(name, _) => {
             let connector = snapshot.routes.connector(name);
@@ -89,7 +123,8 @@ pub(super) fn max_sessions(snapshot: &Snapshot, queue: &QueueName) -> usize {
 pub(super) fn first_age(snapshot: &Snapshot) -> Duration {
     let servers = snapshot.virtual_servers.values().map(|server| &server.spec.delivery);
     servers
-        .map(|delivery| delivery.delay_notification_after.std().min(delivery.expire_after.std()))
+        .flat_map(|delivery| [remote(delivery), local(delivery)])
+        .map(|terms| terms.delay_after.min(terms.expire_after))
         .min()
         .unwrap_or(DELIVERY.delay_notification_after.std())
 }

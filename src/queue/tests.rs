@@ -15,7 +15,7 @@ use crate::model::mail::{MessageId, Origin, Protocol, Recipient, RecipientStatus
 use crate::model::spec::Collection;
 use crate::net::clock::ManualClock;
 use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::smtp::parameters::{MailParameters, Notify, RcptParameters};
+use crate::smtp::parameters::{ByMode, DeliverBy, Hold, MailParameters, Notify, RcptParameters, Ret};
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::Spool;
 use crate::store::memory::MemoryStore;
@@ -27,7 +27,11 @@ const HOUR: Duration = Duration::from_secs(3_600);
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum NextHop {
     Takes,
+    /// And offers DELIVERBY.
+    TakesInTime,
     Dead,
+    /// It takes everything, but the mailbox store is gone.
+    StoreGone,
     Defers,
     Refuses,
 }
@@ -39,6 +43,7 @@ struct Fixture {
     clock: Arc<ManualClock>,
     next_hop: Arc<Mutex<NextHop>>,
     attempts: Arc<Mutex<Vec<(Timestamp, String)>>>,
+    reports: Arc<Mutex<Vec<String>>>,
     _running: JoinHandle<()>,
 }
 
@@ -47,12 +52,14 @@ struct Scripted {
     clock: Arc<ManualClock>,
     next_hop: Arc<Mutex<NextHop>>,
     attempts: Arc<Mutex<Vec<(Timestamp, String)>>>,
+    reports: Arc<Mutex<Vec<String>>>,
 }
 
 impl Workforce for Scripted {
     fn employ(&self, hand: Hand) {
         let (queue, clock) = (self.queue.clone(), self.clock.clone());
         let (next_hop, attempts) = (self.next_hop.clone(), self.attempts.clone());
+        let reports = self.reports.clone();
         tokio::spawn(async move {
             let name = hand.link().name.clone();
             while let Some(leased) = hand.try_take() {
@@ -66,7 +73,11 @@ impl Workforce for Scripted {
                     let to = leased.message.recipients[*index as usize].forward_path.to_string();
                     attempts.lock().unwrap().push((now, to));
                 }
-                if does == NextHop::Dead && !local {
+                if leased.message.origin.protocol == Protocol::Dsn {
+                    let content = leased.content.clone().unwrap_or_default();
+                    reports.lock().unwrap().push(String::from_utf8_lossy(&content).into_owned());
+                }
+                if does == if local { NextHop::StoreGone } else { NextHop::Dead } {
                     let failure = Failure::new(Scope::Host, EnhancedStatus::transient(4, 1), "no connection");
                     queue.next_hop_failed(&hand, &"default".parse().unwrap(), failure);
                     queue.give_back(leased);
@@ -84,8 +95,12 @@ impl Workforce for Scripted {
 fn result(does: NextHop, local: bool) -> AttemptResult {
     let failure = |status| AttemptResult::Failed(Failure::new(Scope::Recipient, status, "words of the next hop"));
     match does {
+        NextHop::TakesInTime => AttemptResult::Relayed {
+            reply: "250 ok".into(),
+            passed_on: PassedOn { deliver_by: true, ..PassedOn::default() },
+        },
         NextHop::Takes if local => AttemptResult::Delivered,
-        NextHop::Takes | NextHop::Dead => {
+        NextHop::Takes | NextHop::Dead | NextHop::StoreGone => {
             AttemptResult::Relayed { reply: "250 ok".into(), passed_on: PassedOn::default() }
         }
         NextHop::Defers => failure(EnhancedStatus::transient(2, 0)),
@@ -115,14 +130,16 @@ impl Fixture {
         );
         let next_hop = Arc::new(Mutex::new(next_hop));
         let attempts = Arc::new(Mutex::new(Vec::new()));
+        let reports = Arc::new(Mutex::new(Vec::new()));
         let scripted = Scripted {
             queue: queue.clone(),
             clock: clock.clone(),
             next_hop: next_hop.clone(),
             attempts: attempts.clone(),
+            reports: reports.clone(),
         };
         let running = tokio::spawn(queue.clone().run(Arc::new(scripted)));
-        let fixture = Fixture { store, queue, configuration, clock, next_hop, attempts, _running: running };
+        let fixture = Fixture { store, queue, configuration, clock, next_hop, attempts, reports, _running: running };
         fixture.put(Collection::Recipients, "anna", json!({"type": "mailbox"})).await;
         fixture
     }
@@ -137,8 +154,13 @@ impl Fixture {
         self.configuration.live().current().domains.default_domain().unwrap().to_string()
     }
 
-    /// A message from local Anna to a recipient elsewhere, as intake would hand it in.
+    /// A message to one recipient, as intake would hand it in.
     async fn send(&self, from: &str, to: &str, notify: Option<Notify>) -> MessageId {
+        self.send_with(from, to, notify, MailParameters::default()).await
+    }
+
+    /// The same with parameters of MAIL.
+    async fn send_with(&self, from: &str, to: &str, notify: Option<Notify>, parameters: MailParameters) -> MessageId {
         let mut draft = self.store.begin().unwrap();
         draft.append(Bytes::from_static(b"Subject: hello\r\n\r\nbody\r\n")).await.unwrap();
         let path: ForwardPath = to.parse().unwrap();
@@ -149,7 +171,7 @@ impl Fixture {
             panic!("no queue for {to}");
         };
         let now = self.queue.now();
-        let message = Message {
+        let mut message = Message {
             id: draft.id(),
             received_at: now,
             origin: Origin {
@@ -160,7 +182,7 @@ impl Fixture {
                 account: None,
             },
             reverse_path: sender,
-            parameters: MailParameters::default(),
+            parameters,
             size: draft.size(),
             message_id_header: None,
             frozen: false,
@@ -175,6 +197,8 @@ impl Fixture {
                 last_failure: None,
             }],
         };
+        let due = message.due_at_once(now);
+        message.recipients[0].waits.as_mut().unwrap().due = due;
         let leased = draft.commit(message).await.unwrap();
         let id = leased.message.id;
         self.queue.enqueue(leased);
@@ -198,6 +222,11 @@ impl Fixture {
     async fn events(&self, id: MessageId) -> Vec<String> {
         let events = self.queue.events(id).await.unwrap();
         events.iter().map(|event| event["event"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// The notifications that have been written, as text.
+    fn reports(&self) -> Vec<String> {
+        self.reports.lock().unwrap().clone()
     }
 
     fn queued(&self) -> Vec<(String, u64)> {
@@ -241,6 +270,33 @@ async fn a_dead_host_is_tried_by_the_intervals_and_mail_expires_with_a_report() 
     assert_eq!(events.iter().filter(|event| *event == "dsn").count(), 2, "a delay and a failure: {events:?}");
     assert_eq!(events.iter().filter(|event| *event == "expired").count(), 1);
     assert_eq!(f.attempts_of(&f.anna()).len(), 2, "both reports reached Anna");
+}
+
+#[tokio::test(start_paused = true)]
+async fn local_mail_has_times_of_its_own_and_is_reported_when_its_store_stays_away() {
+    let f = Fixture::new(NextHop::StoreGone).await;
+    let local = json!({
+        "glitchRetry": {"after": "10s", "times": 1}, "retryIntervals": ["20s"],
+        "delayNotificationAfter": "1m", "expireAfter": "2m",
+    });
+    f.put(Collection::VirtualServers, "default", json!({"delivery": {"local": local}})).await;
+    let id = f.send("s@src.example", &f.anna(), None).await;
+    f.pass(Duration::from_secs(15)).await;
+    let store = f.queue.queue(&"local:default".parse().unwrap()).await.unwrap();
+    assert_eq!((store.state, store.messages), (QueueState::Retry, 1));
+    assert!(store.last_error.is_some() && store.next_retry.is_some(), "{store:?}");
+    f.pass(Duration::from_secs(120)).await;
+    let tried: Vec<u64> = f.attempts_of(&f.anna()).iter().map(Duration::as_secs).collect();
+    assert_eq!(tried, [0, 10, 30, 50, 70, 90, 110]);
+    assert_eq!(f.events(id).await, ["deferred", "dsn", "expired", "dsn"]);
+    assert_eq!(f.attempts_of("s@src.example").len(), 2, "the delay and the end were told");
+    assert!(f.store.messages().is_empty(), "{:?}", f.queued());
+
+    // mail that goes elsewhere keeps the others
+    *f.next_hop.lock().unwrap() = NextHop::Dead;
+    f.send("s@src.example", "u@dst.example", None).await;
+    f.pass(HOUR).await;
+    assert_eq!(f.store.messages().len(), 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -425,6 +481,229 @@ async fn a_recipient_that_left_the_directory_waits_and_expires_with_a_report() {
     assert!(f.store.messages().is_empty());
     assert!(f.events(id).await.contains(&"expired".to_owned()));
     assert_eq!(f.attempts_of(&f.anna()).len(), 2, "delay and failure");
+}
+
+fn held(hold: Hold) -> MailParameters {
+    MailParameters { hold: Some(hold), ..MailParameters::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn held_mail_goes_out_at_its_time() {
+    let f = Fixture::new(NextHop::Takes).await;
+    let id = f.send_with("s@src.example", "u@dst.example", None, held(Hold::For(2 * 3_600))).await;
+    let until = START / 1_000 + 3 * 3_600;
+    f.send_with("s@src.example", "v@dst.example", None, held(Hold::Until(until))).await;
+    f.send_with("s@src.example", &f.anna(), None, held(Hold::For(7_200))).await;
+    f.pass(HOUR).await;
+    assert!(f.attempts.lock().unwrap().is_empty(), "nothing before its time");
+    let name: QueueName = "dns:default:dst.example".parse().unwrap();
+    let view = f.queue.queue(&name).await.unwrap();
+    assert_eq!((view.messages, view.next_retry), (2, Some(Timestamp::from_millis(START + 7_200_000))));
+    f.pass(HOUR + Duration::from_secs(1)).await;
+    about(&f.attempts_of("u@dst.example"), &[7_200]);
+    about(&f.attempts_of(&f.anna()), &[7_200]);
+    f.pass(HOUR).await;
+    about(&f.attempts_of("v@dst.example"), &[10_800]);
+    assert!(f.store.messages().is_empty());
+    assert_eq!(f.events(id).await, ["relayed"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn held_mail_ages_from_its_release_on() {
+    let f = Fixture::new(NextHop::Dead).await;
+    let days = 24 * HOUR;
+    f.send_with(&f.anna(), "u@dst.example", None, held(Hold::For(10 * 24 * 3_600))).await;
+    f.pass(10 * days - Duration::from_secs(1)).await;
+    assert!(f.attempts.lock().unwrap().is_empty() && f.reports().is_empty(), "no report while it is held");
+    f.pass(11 * HOUR).await;
+    assert!(f.reports().is_empty());
+    f.pass(2 * HOUR).await;
+    assert_eq!(f.reports().len(), 1, "a delay 12 hours after the release");
+    f.pass(37 * HOUR).await;
+    assert_eq!(f.reports().len(), 2, "a failure two days after it");
+    assert!(f.reports()[1].contains("Future-Release-Request: for;864000\r\n"));
+    assert!(f.store.messages().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_person_may_release_held_mail_early() {
+    let f = Fixture::new(NextHop::Takes).await;
+    let id = f.send_with("s@src.example", "u@dst.example", None, held(Hold::For(7_200))).await;
+    f.pass(Duration::from_secs(60)).await;
+    f.queue.retry(id).await.unwrap();
+    f.pass(Duration::from_secs(1)).await;
+    about(&f.attempts_of("u@dst.example"), &[60]);
+    assert!(f.store.messages().is_empty());
+}
+
+fn by(seconds: i64, mode: ByMode, trace: bool) -> MailParameters {
+    MailParameters { deliver_by: Some(DeliverBy { seconds, mode, trace }), ..MailParameters::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn mail_that_must_be_delivered_in_time_is_returned_at_its_time() {
+    for does in [NextHop::Dead, NextHop::Defers] {
+        let f = Fixture::new(does).await;
+        // others have put the queue to rest long before: nobody looks at it for hours
+        f.send("s@src.example", "u@dst.example", None).await;
+        f.pass(8 * HOUR).await;
+        let id = f.send_with(&f.anna(), "v@dst.example", None, by(600, ByMode::Return, false)).await;
+        f.pass(Duration::from_secs(590)).await;
+        assert!(f.reports().is_empty(), "{does:?}");
+        f.pass(Duration::from_secs(20)).await;
+        assert_eq!(f.reports().len(), 1, "{does:?}");
+        let report = &f.reports()[0];
+        assert!(report.contains("Action: failed\r\n") && report.contains("Status: 5.4.7\r\n"), "{report}");
+        assert!(report.contains("Deliver-By-Date: "), "{report}");
+        assert!(f.events(id).await.contains(&"expired".to_owned()));
+        let tried = f.attempts_of("v@dst.example").len();
+        *f.next_hop.lock().unwrap() = NextHop::Takes;
+        f.pass(5 * HOUR).await;
+        assert_eq!(f.attempts_of("v@dst.example").len(), tried, "never after its time");
+        assert!(f.store.messages().is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_time_to_deliver_counts_from_the_release_and_holds_for_what_is_in_the_store() {
+    let f = Fixture::new(NextHop::TakesInTime).await;
+    let parameters = MailParameters { hold: Some(Hold::For(3_600)), ..by(600, ByMode::Return, false) };
+    f.send_with(&f.anna(), "u@dst.example", None, parameters.clone()).await;
+    f.pass(HOUR + Duration::from_secs(1)).await;
+    about(&f.attempts_of("u@dst.example"), &[3_600]);
+    assert!(f.reports().is_empty());
+    // frozen mail keeps, and is returned as soon as it is thawed
+    let id = f.send_with(&f.anna(), "v@dst.example", None, parameters).await;
+    f.queue.freeze(id).await.unwrap();
+    f.pass(5 * HOUR).await;
+    assert!(f.reports().is_empty());
+    f.queue.thaw(id).await.unwrap();
+    f.pass(Duration::from_secs(1)).await;
+    assert!(f.reports()[0].contains("Status: 5.4.7\r\n"));
+    assert!(f.attempts_of("v@dst.example").is_empty() && f.store.messages().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_asked_to_hear_at_a_time_hears_then_and_the_mail_goes_on() {
+    let f = Fixture::new(NextHop::Dead).await;
+    let only_success = Some(Notify::On { success: true, failure: false, delay: false });
+    f.send_with(&f.anna(), "u@dst.example", only_success, by(600, ByMode::Notify, false)).await;
+    f.send_with(&f.anna(), "v@dst.example", Some(Notify::Never), by(600, ByMode::Notify, false)).await;
+    f.send_with(&f.anna(), "w@dst.example", None, by(-600, ByMode::Notify, false)).await;
+    f.pass(Duration::from_secs(590)).await;
+    assert!(f.reports().is_empty());
+    f.pass(Duration::from_secs(20)).await;
+    assert_eq!(f.reports().len(), 1, "one is told; one asked for silence; one was told before it came");
+    assert!(f.reports()[0].contains("Action: delayed\r\n") && f.reports()[0].contains("u@dst.example"));
+    f.pass(14 * HOUR).await;
+    assert_eq!(f.reports().len(), 2, "the usual delay, for the one that came late");
+    assert!(f.reports()[1].contains("w@dst.example"));
+    *f.next_hop.lock().unwrap() = NextHop::Takes;
+    f.pass(5 * HOUR).await;
+    assert_eq!(f.attempts_of("u@dst.example").last(), f.attempts_of("v@dst.example").last());
+    assert!(f.store.messages().is_empty(), "late mail is delivered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hop_that_does_not_watch_the_time_and_a_trace_are_reported() {
+    let f = Fixture::new(NextHop::Takes).await;
+    f.send_with(&f.anna(), "u@dst.example", None, by(600, ByMode::Notify, false)).await;
+    f.send_with(&f.anna(), "v@dst.example", Some(Notify::Never), by(600, ByMode::Notify, true)).await;
+    f.pass(Duration::from_secs(5)).await;
+    assert_eq!(f.reports().len(), 1);
+    assert!(f.reports()[0].contains("Action: relayed\r\n") && f.reports()[0].contains("u@dst.example"));
+    *f.next_hop.lock().unwrap() = NextHop::TakesInTime;
+    f.send_with(&f.anna(), "w@dst.example", None, by(600, ByMode::Notify, false)).await;
+    f.pass(Duration::from_secs(5)).await;
+    assert_eq!(f.reports().len(), 1, "the next hop watches on");
+    f.send_with(&f.anna(), "w@dst.example", None, by(600, ByMode::Notify, true)).await;
+    f.pass(Duration::from_secs(5)).await;
+    assert_eq!(f.reports().len(), 2, "a trace tells each hop");
+}
+
+fn priority(priority: i8) -> MailParameters {
+    MailParameters { priority: Some(priority), ..MailParameters::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn higher_priority_goes_first_from_the_window_and_from_the_store() {
+    let f = Fixture::new(NextHop::Dead).await;
+    let order = |f: &Fixture| -> Vec<String> {
+        let attempts = f.attempts.lock().unwrap();
+        attempts.iter().map(|(_, to)| to.split('@').next().unwrap().to_owned()).collect()
+    };
+    // the first has put the queue to rest: what comes waits in the store, in order of its due time
+    f.send("s@src.example", "first@dst.example", None).await;
+    f.pass(Duration::from_secs(1)).await;
+    f.attempts.lock().unwrap().clear();
+    for (to, level) in [("bulk", -4), ("plain", 0), ("urgent", 6), ("flash", 9), ("later", 0)] {
+        f.send_with("s@src.example", &format!("{to}@dst.example"), None, priority(level)).await;
+        f.pass(Duration::from_millis(10)).await;
+    }
+    *f.next_hop.lock().unwrap() = NextHop::Takes;
+    f.pass(Duration::from_secs(120)).await;
+    assert_eq!(order(&f), ["flash", "urgent", "first", "plain", "later", "bulk"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_window_yields_to_a_higher_priority() {
+    let f = Fixture::new(NextHop::Takes).await;
+    let link = Arc::new(link::Link::new("dns:default:dst.example".parse().unwrap(), false));
+    let now = f.queue.now();
+    let leased = |level: i8| {
+        let f = &f;
+        async move {
+            let mut draft = f.store.begin().unwrap();
+            draft.append(Bytes::from_static(b"x")).await.unwrap();
+            let id = draft.id();
+            let message = Message {
+                id,
+                received_at: now,
+                origin: Origin {
+                    protocol: Protocol::Esmtp,
+                    virtual_server: "default".parse().unwrap(),
+                    client: None,
+                    helo: None,
+                    account: None,
+                },
+                reverse_path: ReversePath::Null,
+                parameters: priority(level),
+                size: 1,
+                message_id_header: None,
+                frozen: false,
+                recipients: Vec::new(),
+            };
+            draft.commit(message).await.unwrap()
+        }
+    };
+    for _ in 0..link::WINDOW {
+        assert!(!matches!(link.offer(leased(0).await, now, 1), Offer::Refused(_)));
+    }
+    assert!(matches!(link.offer(leased(0).await, now, 1), Offer::Refused(_)), "full is full");
+    let urgent = leased(5).await;
+    let id = urgent.message.id;
+    match link.offer(urgent, now, 1) {
+        Offer::Refused(out) => assert_eq!(out.message.priority(), 0, "the last one gives way"),
+        other => panic!("{other:?}"),
+    }
+    let hand = Hand::new(link.clone(), Arc::default());
+    assert_eq!(hand.try_take().unwrap().message.id, id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_is_as_urgent_and_as_secret_as_what_it_is_about() {
+    let f = Fixture::new(NextHop::Refuses).await;
+    let parameters =
+        MailParameters { priority: Some(4), require_tls: true, ret: Some(Ret::Full), ..MailParameters::default() };
+    // the sender lives elsewhere and refuses too: the report becomes a dead letter, and can be looked at
+    f.send_with("s@src.example", "u@dst.example", None, parameters).await;
+    f.pass(Duration::from_secs(5)).await;
+    let messages = f.store.messages();
+    assert_eq!(messages.len(), 1);
+    assert_eq!((messages[0].priority(), messages[0].parameters.require_tls), (4, true));
+    let content = f.store.content_of(messages[0].id);
+    let text = String::from_utf8_lossy(&content).into_owned();
+    assert!(text.contains("text/rfc822-headers") && !text.contains("\r\nbody\r\n"), "only headers go back: {text}");
 }
 
 #[test]

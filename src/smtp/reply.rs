@@ -132,6 +132,12 @@ impl Reply {
         self.code < 400
     }
 
+    /// Octets of the wire form.
+    pub fn wire_len(&self, enhanced: bool) -> usize {
+        let status = self.status.filter(|_| enhanced).map_or(0, |status| status.to_string().len() + 1);
+        self.text.split('\n').map(|line| 4 + status + line.chars().count() + 2).sum()
+    }
+
     /// Appends the wire form, one line per line of text, each with CRLF (RFC 5321, 4.2; RFC 2034, section 4).
     ///
     /// With `enhanced` the status, if there is one, stands on each line. Whatever the text holds, a reply stays a
@@ -172,6 +178,7 @@ mod tests {
     fn a_reply_is_written_line_by_line() {
         let reply = Reply::new(550, EnhancedStatus::permanent(7, 1), "no\nnever");
         assert_eq!(wire(&reply, true), "550-5.7.1 no\r\n550 5.7.1 never\r\n");
+        assert_eq!((reply.wire_len(true), reply.wire_len(false)), (31, 19));
         assert_eq!(wire(&reply, false), "550-no\r\n550 never\r\n");
         assert_eq!(wire(&Reply::plain(354, "go"), true), "354 go\r\n");
     }

@@ -21,7 +21,8 @@ use bridgehead::model::time::Timestamp;
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
-use bridgehead::store::{ConfigStore, PageKey, StoreError};
+use bridgehead::status::{Running, Sessions};
+use bridgehead::store::{ConfigStore, ControlStore, PageKey, StoreError};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -33,6 +34,7 @@ pub struct House {
     pub server: Server,
     pub queue: Arc<Queue>,
     pub ready: Arc<AtomicBool>,
+    pub sessions: Arc<Sessions>,
     pub first_key: String,
     pub configuration: Arc<Configuration>,
     /// The secrets directory; it holds a pair `smtp/tls.crt` and `smtp/tls.key` for mail.example.com.
@@ -72,6 +74,7 @@ impl House {
         let first_key = configuration.make_first_key(false).await.unwrap().unwrap().to_string();
         let queue = Arc::new(Queue::default());
         let ready = Arc::new(AtomicBool::new(true));
+        let sessions = Arc::new(Sessions::default());
         let keys: Vec<Box<dyn Keys>> =
             vec![Box::new(FirstKey::new(configuration.clone())), Box::new(AdminKey::new(KEY))];
         let handles = Handles {
@@ -81,10 +84,13 @@ impl House {
             metrics: Arc::new(|| "# EOF\n".to_owned()),
             keys: Arc::new(keys),
             listeners: Arc::new(|name: &Name| (name.as_str() == "default").then(listening)),
+            sessions: sessions.clone(),
+            running: Arc::new(Running::new(Arc::new(Controls::default()))),
+            issuers: Arc::new(|_: &Name| None),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;
-        Ok(House { server, queue, ready, first_key, configuration, secrets })
+        Ok(House { server, queue, ready, sessions, first_key, configuration, secrets })
     }
 
     /// A request with the key.
@@ -224,6 +230,27 @@ impl Health for Probes {
     fn checks(&self, probe: Probe) -> Vec<Check> {
         let passed = probe != Probe::Ready || self.0.load(Ordering::Relaxed);
         vec![Check { name: "store".into(), passed, detail: "a secret reason".into() }]
+    }
+}
+
+/// Controls in memory.
+#[derive(Default)]
+struct Controls(Mutex<BTreeMap<String, Vec<u8>>>);
+
+#[async_trait]
+impl ControlStore for Controls {
+    async fn set(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        let mut controls = self.0.lock().unwrap();
+        match value {
+            Some(value) => controls.insert(key.to_owned(), value),
+            None => controls.remove(key),
+        };
+        Ok(())
+    }
+
+    fn all(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
+        let controls = self.0.lock().unwrap();
+        controls.iter().filter(|(key, _)| key.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect()
     }
 }
 

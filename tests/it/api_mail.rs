@@ -47,7 +47,7 @@ async fn messages_are_shown_with_the_state_of_each_recipient() {
         json!({
             "id": id.to_string(), "state": "queued", "receivedAt": "2026-11-18T11:06:40.000Z", "size": 0,
             "origin": {"protocol": "esmtp", "virtualServer": "default", "client": "192.0.2.7", "helo": "<img src=x>"},
-            "sender": "a@example.net", "messageId": "1@example.net",
+            "sender": "a@example.net", "messageId": "1@example.net", "priority": 0, "requireTls": false,
             "recipients": [{
                 "address": "b@example.com", "status": "pending", "queue": "dns:default:example.com",
                 "nextAttempt": "2026-11-18T11:06:40.000Z", "attempts": 1,

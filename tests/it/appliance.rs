@@ -26,6 +26,8 @@ use tempfile::TempDir;
 
 /// The owner key of every appliance.
 pub const KEY: &str = "test-key-of-the-owner";
+/// What the variable `BRIDGEHEAD_SECRET_TEST` of every appliance holds.
+pub const SECRET: &str = "a secret of the tests";
 /// How long anything may take.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Lines of a log that are shown when a test fails.
@@ -232,6 +234,7 @@ fn spawn(data: &Path) -> (Child, Arc<Log>) {
         .env("BRIDGEHEAD_API_LISTEN", "127.0.0.1:0")
         .env("BRIDGEHEAD_SMTP_LISTEN", "127.0.0.1:0")
         .env("BRIDGEHEAD_ADMIN_KEY", KEY)
+        .env("BRIDGEHEAD_SECRET_TEST", SECRET)
         .env("BRIDGEHEAD_LOG_FORMAT", "json")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -707,7 +710,7 @@ fn serve(stream: &TcpStream, ledger: &Ledger) -> Result<(), String> {
 }
 
 /// The next line without its CRLF; any other CR or LF is a fault. `None` at the end, also when the client is killed.
-fn next_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, String> {
+pub fn next_line(input: &mut impl BufRead) -> Result<Option<Vec<u8>>, String> {
     let mut line = Vec::new();
     match input.read_until(b'\n', &mut line) {
         Ok(_) if line.ends_with(b"\n") => {}

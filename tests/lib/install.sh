@@ -12,6 +12,9 @@ wanted=(
   /usr/sbin/smtp-source:postfix
   /usr/sbin/smtp-sink:postfix
   swaks:swaks
+  /usr/sbin/dovecot:dovecot-core
+  /usr/lib/dovecot/lmtp:dovecot-lmtpd
+  /usr/lib/dovecot/imap:dovecot-imapd
   strace:strace
   python3:python3
   curl:curl

@@ -20,7 +20,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub(super) fn check(objects: &Objects, name: &Name, spec: &VirtualServerSpec, found: &mut Findings) {
     bindings(name, spec, found);
     tls(objects, name, spec, found);
-    authentication(name, spec, found);
+    authentication(objects, name, spec, found);
     limits(name, spec, found);
     if spec.staging.as_ref().is_some_and(|staging| staging.redirect_to.is_none() && staging.allow.is_empty()) {
         let detail = "redirectTo or allow is needed; with neither, no mail at all could be sent";
@@ -103,7 +103,7 @@ pub(super) fn names(
     }
 }
 
-fn authentication(name: &Name, spec: &VirtualServerSpec, found: &mut Findings) {
+fn authentication(objects: &Objects, name: &Name, spec: &VirtualServerSpec, found: &mut Findings) {
     let of = (Collection::VirtualServers, name);
     let auth = &spec.authentication;
     let encrypts = spec.bindings.iter().any(|binding| binding.tls != BindingTls::None);
@@ -136,9 +136,10 @@ fn authentication(name: &Name, spec: &VirtualServerSpec, found: &mut Findings) {
         found.wrong(of, "/spec/relay/authenticated", ViolationCode::Conflict, detail);
     }
     for (index, provider) in auth.identity_providers.iter().enumerate() {
-        let detail = format!("there is no identity provider {provider}");
-        let pointer = format!("/spec/authentication/identityProviders/{index}");
-        found.wrong(of, pointer, ViolationCode::UnknownReference, detail);
+        if !objects.has_identity_provider(provider) {
+            let pointer = format!("/spec/authentication/identityProviders/{index}");
+            found.missing(of, pointer, Collection::IdentityProviders, provider);
+        }
     }
 }
 

@@ -20,9 +20,11 @@ pub mod recipient_policy;
 pub mod settings;
 pub mod virtual_server;
 
+pub use account::AccountSpec;
 pub use certificate::CertificateSpec;
 pub use connector::ConnectorSpec;
 pub use filter::FilterSpec;
+pub use identity_provider::IdentityProviderSpec;
 pub use mailbox_store::MailboxStoreSpec;
 pub use recipient::RecipientSpec;
 pub use recipient_policy::RecipientPolicySpec;
@@ -46,6 +48,10 @@ pub enum Collection {
     Connectors,
     /// `certificates`
     Certificates,
+    /// `accounts`
+    Accounts,
+    /// `identity-providers`
+    IdentityProviders,
     /// `filters`
     Filters,
     /// `settings`: one object, of that name.
@@ -54,7 +60,7 @@ pub enum Collection {
 
 impl Collection {
     /// All of them, in the order in which a document is read aloud.
-    pub const ALL: [Collection; 8] = [
+    pub const ALL: [Collection; 10] = [
         Collection::Settings,
         Collection::VirtualServers,
         Collection::RecipientPolicies,
@@ -62,6 +68,8 @@ impl Collection {
         Collection::Recipients,
         Collection::Connectors,
         Collection::Certificates,
+        Collection::Accounts,
+        Collection::IdentityProviders,
         Collection::Filters,
     ];
 
@@ -74,6 +82,8 @@ impl Collection {
             Collection::MailboxStores => "mailbox-stores",
             Collection::Connectors => "connectors",
             Collection::Certificates => "certificates",
+            Collection::Accounts => "accounts",
+            Collection::IdentityProviders => "identity-providers",
             Collection::Filters => "filters",
             Collection::Settings => "settings",
         }
@@ -88,6 +98,8 @@ impl Collection {
             Collection::MailboxStores => "mailboxStores",
             Collection::Connectors => "connectors",
             Collection::Certificates => "certificates",
+            Collection::Accounts => "accounts",
+            Collection::IdentityProviders => "identityProviders",
             Collection::Filters => "filters",
             Collection::Settings => "settings",
         }
@@ -102,6 +114,8 @@ impl Collection {
             Collection::MailboxStores => "mailbox store",
             Collection::Connectors => "connector",
             Collection::Certificates => "certificate",
+            Collection::Accounts => "account",
+            Collection::IdentityProviders => "identity provider",
             Collection::Filters => "filter",
             Collection::Settings => "settings",
         }
@@ -114,12 +128,15 @@ impl Collection {
 
     /// Whether a spec of it may have a [`crate::model::secret::Secret`].
     pub fn may_hold_secrets(self) -> bool {
-        self == Collection::Certificates
+        matches!(self, Collection::Certificates | Collection::Accounts | Collection::MailboxStores)
     }
 
     /// The longest name that an object of it may have.
     pub fn longest_name(self) -> usize {
-        if self == Collection::Recipients { MAX_LONG_NAME } else { MAX_NAME }
+        match self {
+            Collection::Recipients | Collection::Accounts => MAX_LONG_NAME,
+            _ => MAX_NAME,
+        }
     }
 }
 

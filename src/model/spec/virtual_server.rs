@@ -327,18 +327,56 @@ pub struct Delivery {
     pub delay_notification_after: Duration,
     /// When delivery is given up and the sender is told. At least 1s.
     pub expire_after: Duration,
+    /// The same for local mail, which waits for its mailbox store: these times are its own and follow nothing above.
+    pub local: LocalDelivery,
 }
 
 impl Default for Delivery {
     fn default() -> Self {
         Delivery {
             glitch_retry: GlitchRetry::default(),
-            retry_intervals: [900, 1_800, 3_600, 14_400].map(Duration::from_secs).into(),
-            delay_notification_after: Duration::from_secs(12 * 3_600),
-            expire_after: Duration::from_secs(48 * 3_600),
+            retry_intervals: RETRY_INTERVALS.into(),
+            delay_notification_after: DELAY_NOTIFICATION_AFTER,
+            expire_after: EXPIRE_AFTER,
+            local: LocalDelivery::default(),
         }
     }
 }
+
+/// What happens to local mail that its mailbox store did not take.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schema(as = VirtualServerLocalDelivery)]
+pub struct LocalDelivery {
+    /// Quick retries before `retryIntervals` begin.
+    pub glitch_retry: GlitchRetry,
+    /// How long to wait after each further failure; the last one repeats. Each at least 1s.
+    #[schema(min_items = 1, max_items = 100)]
+    pub retry_intervals: Vec<Duration>,
+    /// When the sender is told that mail is delayed; never when it is not shorter than `expireAfter`.
+    pub delay_notification_after: Duration,
+    /// When delivery is given up and the sender is told. At least 1s.
+    pub expire_after: Duration,
+}
+
+impl Default for LocalDelivery {
+    fn default() -> Self {
+        LocalDelivery {
+            glitch_retry: GlitchRetry::default(),
+            retry_intervals: RETRY_INTERVALS.into(),
+            delay_notification_after: DELAY_NOTIFICATION_AFTER,
+            expire_after: EXPIRE_AFTER,
+        }
+    }
+}
+
+/// Exchange 2000: 15 min, 30 min, 1 h, then every 4 h.
+const RETRY_INTERVALS: [Duration; 4] =
+    [Duration::from_secs(900), Duration::from_secs(1_800), Duration::from_secs(3_600), Duration::from_secs(14_400)];
+/// Exchange 2000: 12 h.
+const DELAY_NOTIFICATION_AFTER: Duration = Duration::from_secs(12 * 3_600);
+/// Exchange 2000: 2 d.
+const EXPIRE_AFTER: Duration = Duration::from_secs(48 * 3_600);
 
 /// Quick retries for what is only a glitch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

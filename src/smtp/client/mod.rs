@@ -9,6 +9,10 @@
 //!
 //! Content is sent by DATA, but binary content by BDAT (RFC 3030): the recipients' replies are waited for, then each chunk's.
 //!
+//! LMTP (RFC 2033) is the same session, opened by LHLO ([`Hello::Lhlo`]): behind the dot, or the last chunk, comes one reply
+//! for each recipient that was accepted, in their order, and DSN is never used: whoever speaks LMTP makes the last delivery
+//! and reports itself.
+//!
 //! Guarantees: each transaction comes out as `Finished` once, in order, with one result per recipient, whatever the
 //! peer sends and whenever it stops. A dot is sent only behind the whole content. Before it, a failure is
 //! `Broken`; from the moment it is handed to the driver on, `CutAfterDot`. A reply that is none, or that does not fit its
@@ -117,6 +121,8 @@ enum Expect {
     Chunk,
     /// The dot, or the last chunk.
     Dot,
+    /// LMTP: the dot, for one recipient.
+    DotFor(usize),
     /// The dot of a transaction without recipients, whose DATA was pipelined and answered with 354.
     LoneDot,
     Quit,
@@ -133,6 +139,7 @@ impl Expect {
             Expect::Data => Phase::Data,
             Expect::Chunk => Phase::Content,
             Expect::Dot | Expect::LoneDot => Phase::Dot,
+            Expect::DotFor(_) => Phase::Delivery,
             Expect::Quit => Phase::Quit,
         }
     }
@@ -213,10 +220,7 @@ impl Session {
             (State::BeforeDot, next) => {
                 let end = self.encoder.finish();
                 self.output.put(end);
-                self.expected.push_back(Expect::Dot);
-                if let Some(transfer) = self.transfers.front_mut() {
-                    transfer.dot_sent = true;
-                }
+                self.end_sent();
                 if let Some(transaction) = next {
                     self.begin(transaction);
                 }
@@ -264,11 +268,23 @@ impl Session {
         };
         self.output.put(format!("BDAT {}{}\r\n", chunk.len(), if last { " LAST" } else { "" }).as_bytes());
         self.output.put_chunk(chunk);
-        self.expected.push_back(if last { Expect::Dot } else { Expect::Chunk });
-        if let Some(transfer) = self.transfers.front_mut().filter(|_| last) {
-            transfer.dot_sent = true;
+        if last {
+            self.end_sent();
+        } else {
+            self.expected.push_back(Expect::Chunk);
         }
         self.state = State::Waiting;
+    }
+
+    /// The dot, or the last chunk, is handed to the driver.
+    fn end_sent(&mut self) {
+        let Some(transfer) = self.transfers.front_mut() else { return };
+        transfer.dot_sent = true;
+        if self.settings.hello == Hello::Lhlo {
+            self.expected.extend(transfer.open().map(Expect::DotFor));
+        } else {
+            self.expected.push_back(Expect::Dot);
+        }
     }
 
     /// The content cannot be had: the connection is given up before the dot.
@@ -295,8 +311,8 @@ impl Session {
     fn finished(&mut self) -> Option<Vec<RecipientResult>> {
         let transfer = self.transfers.front()?;
         let under_way = self.expected.iter().any(|e| {
-            use Expect::{Chunk, Data, Dot, LoneDot, Mail, Rcpt};
-            matches!(e, Mail | Rcpt(_) | Data | Chunk | Dot | LoneDot)
+            use Expect::{Chunk, Data, Dot, DotFor, LoneDot, Mail, Rcpt};
+            matches!(e, Mail | Rcpt(_) | Data | Chunk | Dot | DotFor(_) | LoneDot)
         });
         // a transfer behind the front one may be under way while this one is not: it then begins with MAIL
         let next_only = self.transfers.len() > 1 && self.expected.front() == Some(&Expect::Mail);
@@ -388,6 +404,7 @@ impl Session {
         if expect == Expect::Ehlo && (200..300).contains(&lines.code) {
             self.peer = PeerExtensions::parse(lines.lines.iter().skip(1).map(String::as_str));
             self.peer.require_tls &= self.settings.verified_tls;
+            self.peer.dsn &= self.settings.hello != Hello::Lhlo;
             self.state = State::Opened;
             return;
         }
@@ -398,7 +415,7 @@ impl Session {
             Expect::Quit => self.close(),
             Expect::Banner if reply.code == 220 => self.hello(),
             Expect::Helo if good => self.state = State::Opened,
-            Expect::Ehlo if reply.is_permanent() => self.say_helo(),
+            Expect::Ehlo if reply.is_permanent() && self.settings.hello == Hello::Ehlo => self.say_helo(),
             Expect::Banner | Expect::Ehlo | Expect::Helo if bad => {
                 self.close();
                 self.state = State::Failed(OpenError::Refused { phase, reply });
@@ -431,6 +448,14 @@ impl Session {
                     transfer.decide(&RecipientResult::Delivered(reply));
                 }
             }
+            Expect::DotFor(index) if good || bad => {
+                if let Some(transfer) = self.transfers.front_mut() {
+                    let refused = || RecipientResult::Refused { phase, reply: reply.clone() };
+                    transfer.results[index] =
+                        Some(if good { RecipientResult::Delivered(reply.clone()) } else { refused() });
+                }
+                self.end_at_421(phase, reply);
+            }
             Expect::LoneDot if good || bad => self.end_at_421(phase, reply),
             Expect::Rset if bad => {
                 if let Some(transfer) = self.transfers.front_mut() {
@@ -451,8 +476,9 @@ impl Session {
     fn hello(&mut self) {
         match self.settings.hello {
             Hello::Helo => self.say_helo(),
-            Hello::Ehlo => {
-                self.output.put(format!("EHLO {}\r\n", self.settings.fqdn).as_bytes());
+            Hello::Ehlo | Hello::Lhlo => {
+                let verb = if self.settings.hello == Hello::Lhlo { "LHLO" } else { "EHLO" };
+                self.output.put(format!("{verb} {}\r\n", self.settings.fqdn).as_bytes());
                 self.expected.push_back(Expect::Ehlo);
             }
         }
@@ -534,6 +560,9 @@ impl Session {
         self.encoder = Encoder::default();
         if self.transfers.front().is_some_and(|transfer| transfer.accepted > 0) {
             self.state = State::Content;
+        } else if self.settings.hello == Hello::Lhlo {
+            // 503 is due here (RFC 2033, 4.2), and a dot would be answered as often as there are recipients: never
+            self.fail_in(Phase::Data, Cause::Garbage, None);
         } else {
             self.output.put(b".\r\n");
             self.expected.push_back(Expect::LoneDot);

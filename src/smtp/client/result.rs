@@ -42,6 +42,8 @@ pub enum Phase {
     Content,
     /// After the dot.
     Dot,
+    /// LMTP: after the dot, for one recipient.
+    Delivery,
     /// QUIT.
     Quit,
 }
@@ -106,7 +108,7 @@ impl fmt::Display for RemoteReply {
 /// What came of one recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RecipientResult {
-    /// The peer took responsibility, with this reply after the dot.
+    /// The peer took responsibility, with this reply after the dot (LMTP: with the one for this recipient).
     Delivered(RemoteReply),
     /// The peer refused, with this 4xx or 5xx reply to the command of the phase.
     Refused {

@@ -44,6 +44,8 @@ pub enum Hello {
     Ehlo,
     /// HELO only: no extension is used.
     Helo,
+    /// LHLO, and a reply per recipient behind the dot (LMTP, RFC 2033).
+    Lhlo,
 }
 
 /// One deadline per phase: from the last reply (or the end of our writing) to the next complete reply.
@@ -123,7 +125,7 @@ impl Timeouts {
             Phase::Rcpt => self.rcpt,
             Phase::Data => self.data,
             Phase::Content => self.block,
-            Phase::Dot => self.dot,
+            Phase::Dot | Phase::Delivery => self.dot,
             Phase::Quit => self.quit,
         }
     }

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::smtp::parameters::MailParameters;
+use crate::smtp::parameters::{Body, MailParameters};
 use proptest::prelude::*;
 
 /// A driver without a socket: hands out transactions, keeps everything.
@@ -58,9 +58,13 @@ impl Bench {
 
     /// Past EHLO, the first envelope (or QUIT) sent.
     fn ready(ehlo: &[u8], work: Vec<Transaction>) -> Self {
-        let mut bench = Bench::with(work, |_| {});
+        Bench::opened(Hello::Ehlo, ehlo, work)
+    }
+
+    fn opened(hello: Hello, ehlo: &[u8], work: Vec<Transaction>) -> Self {
+        let mut bench = Bench::with(work, |settings| settings.hello = hello);
         bench.say(b"220 mx.example\r\n");
-        assert_eq!(bench.take(), "EHLO c.example\r\n");
+        assert_eq!(bench.take(), if hello == Hello::Lhlo { "LHLO c.example\r\n" } else { "EHLO c.example\r\n" });
         bench.say(ehlo);
         assert!(bench.opened);
         bench
@@ -194,6 +198,71 @@ fn content_without_accepted_recipients_is_a_lone_dot() {
     assert_eq!(bench.take(), "RSET\r\nMAIL FROM:<a@b.example> SIZE=7\r\nRCPT TO:<y@d.example>\r\nDATA\r\n");
     bench.say(b"250 ok\r\n550 no\r\n503 no\r\n503 no\r\n");
     assert_eq!(bench.told()[1], ["refused Mail 550"]);
+}
+
+/// LMTP past LHLO, the first envelope sent.
+fn lmtp(work: Vec<Transaction>) -> Bench {
+    let bench = Bench::opened(Hello::Lhlo, EHLO, work);
+    assert!(!bench.session.extensions().dsn, "whoever speaks LMTP reports itself");
+    bench
+}
+
+#[test]
+fn lmtp_answers_for_each_accepted_recipient_behind_the_dot() {
+    let three = transaction(&["x@d.example", "no@d.example", "y@d.example", "z@d.example"]);
+    let mut bench = lmtp(vec![three, transaction(&["w@d.example"])]);
+    bench.take();
+    bench.say(b"250 ok\r\n250 ok\r\n550 5.1.1 no\r\n250 ok\r\n250 ok\r\n354 go\r\n");
+    assert_eq!(
+        bench.take(),
+        "..text\r\n.\r\nMAIL FROM:<a@b.example> SIZE=7\r\nRCPT TO:<w@d.example>\r\nDATA\r\n",
+        "the next envelope follows the dot"
+    );
+    bench.say(b"250 2.0.0 in\r\n452 4.2.2 full\r\n");
+    assert!(bench.results.is_empty(), "one reply is missing");
+    bench.say(b"552 5.2.2 too much\r\n");
+    assert_eq!(bench.told(), [["delivered 250", "refused Rcpt 550", "refused Delivery 452", "refused Delivery 552"]]);
+    bench.say(b"250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
+    assert_eq!(bench.told()[1], ["delivered 250"]);
+    assert_eq!(bench.take(), "..text\r\n.\r\nQUIT\r\n");
+}
+
+#[test]
+fn lmtp_that_ends_between_the_replies_to_the_dot_leaves_the_rest_open() {
+    let begun = || {
+        let mut bench = lmtp(vec![transaction(&["x@d.example", "y@d.example", "z@d.example"])]);
+        bench.say(b"250 ok\r\n250 ok\r\n250 ok\r\n250 ok\r\n354 go\r\n250 in\r\n");
+        bench
+    };
+    let mut bench = begun();
+    bench.cut();
+    assert_eq!(bench.told(), [["delivered 250", "after dot Cut", "after dot Cut"]]);
+    let mut bench = begun();
+    bench.say(b"421 4.3.2 going down\r\n");
+    assert_eq!(bench.told(), [["delivered 250", "refused Delivery 421", "after dot Closing"]]);
+    let mut bench = begun();
+    bench.session.timeout();
+    bench.run();
+    assert_eq!(bench.told(), [["delivered 250", "after dot TimedOut", "after dot TimedOut"]]);
+    let mut bench = begun();
+    bench.say(b"250-half\r\n251 in\r\n");
+    assert_eq!(bench.told(), [["delivered 250", "after dot Garbage", "after dot Garbage"]]);
+}
+
+#[test]
+fn lmtp_has_no_helo_and_no_content_for_nobody() {
+    let mut bench = Bench::with(vec![], |settings| settings.hello = Hello::Lhlo);
+    bench.say(b"220 x\r\n");
+    assert_eq!(bench.take(), "LHLO c.example\r\n");
+    bench.say(b"500 what?\r\n");
+    assert_eq!(bench.take(), "");
+    assert!(matches!(bench.failed, Some(OpenError::Refused { phase: Phase::Hello, .. })) && bench.closed);
+
+    let mut bench = lmtp(vec![transaction(&["x@d.example"])]);
+    bench.take();
+    bench.say(b"250 ok\r\n550 no\r\n354 go\r\n");
+    assert_eq!((bench.take().as_str(), bench.closed), ("", true), "its replies to a dot could not be told apart");
+    assert_eq!(bench.told(), [["refused Rcpt 550"]]);
 }
 
 #[test]
@@ -426,6 +495,97 @@ fn large_chunks_are_passed_on_and_small_ones_gathered() {
     assert_eq!(sizes, [9, 40_000, 5]);
 }
 
+const BINARY: &[u8] = b"250-mx.example\r\n250-PIPELINING\r\n250-CHUNKING\r\n250 BINARYMIME\r\n";
+const BINARY_PLAIN: &[u8] = b"250-mx.example\r\n250-CHUNKING\r\n250 BINARYMIME\r\n";
+
+fn binary(recipients: &[&str]) -> Transaction {
+    let parameters = MailParameters { body: Body::Binary, ..MailParameters::default() };
+    Transaction { parameters, ..transaction(recipients) }
+}
+
+#[test]
+fn binary_content_goes_in_chunks_as_it_is() {
+    let mut bench = Bench::ready(BINARY, vec![binary(&["x@d.example", "y@d.example"]), transaction(&["z@d.example"])]);
+    bench.chunks = [Bytes::from_static(b".\n\r\0"), Bytes::new(), Bytes::from_static(b"\r\n.\r\nQUIT\r\n")].into();
+    assert_eq!(
+        bench.take(),
+        "MAIL FROM:<a@b.example> BODY=BINARYMIME\r\nRCPT TO:<x@d.example>\r\nRCPT TO:<y@d.example>\r\n"
+    );
+    bench.say(b"250 ok\r\n550 no\r\n");
+    assert_eq!(bench.take(), "", "the last recipient is not answered for");
+    bench.say(b"250 ok\r\n");
+    assert_eq!(bench.take(), "BDAT 4\r\n.\n\r\0");
+    assert_eq!(bench.until, Some(bench.now + Duration::from_secs(180)));
+    bench.say(b"250 4 octets\r\n");
+    assert_eq!(bench.take(), "BDAT 11 LAST\r\n\r\n.\r\nQUIT\r\n");
+    bench.say(b"250 taken\r\n");
+    assert_eq!(bench.told(), [["refused Rcpt 550", "delivered 250"]]);
+    assert_eq!(bench.take(), "MAIL FROM:<a@b.example>\r\nRCPT TO:<z@d.example>\r\nDATA\r\n", "no RSET");
+}
+
+#[test]
+fn binary_content_without_pipelining_without_octets_and_without_recipients() {
+    let mut bench = Bench::ready(BINARY_PLAIN, vec![binary(&["x@d.example"]), binary(&["y@d.example"])]);
+    bench.chunks.clear();
+    for (reply, command) in [
+        (&b""[..], "MAIL FROM:<a@b.example> BODY=BINARYMIME\r\n"),
+        (b"250 ok\r\n", "RCPT TO:<x@d.example>\r\n"),
+        (b"250 ok\r\n", "BDAT 0 LAST\r\n"),
+        (b"250 ok\r\n", "MAIL FROM:<a@b.example> BODY=BINARYMIME\r\n"),
+        (b"250 ok\r\n", "RCPT TO:<y@d.example>\r\n"),
+        (b"550 no\r\n", "QUIT\r\n"),
+    ] {
+        bench.say(reply);
+        assert_eq!(bench.take(), command);
+    }
+    assert_eq!(bench.told(), [["delivered 250"], ["refused Rcpt 550"]]);
+}
+
+#[test]
+fn a_refused_chunk_is_followed_by_rset_and_a_cut_tells_what_it_cut() {
+    let two = || {
+        let mut bench = Bench::ready(BINARY, vec![binary(&["x@d.example"]), transaction(&["y@d.example"])]);
+        bench.chunks = [Bytes::from_static(b"a"), Bytes::from_static(b"b")].into();
+        bench.say(b"250 ok\r\n250 ok\r\n");
+        bench.take();
+        bench
+    };
+    for last in [false, true] {
+        let mut bench = two();
+        if last {
+            bench.say(b"250 ok\r\n");
+            assert_eq!(bench.take(), "BDAT 1 LAST\r\nb");
+        }
+        bench.say(b"452 full\r\n");
+        let phase = if last { "refused Dot 452" } else { "refused Content 452" };
+        assert_eq!(bench.told(), [[phase]]);
+        assert!(bench.take().starts_with("RSET\r\nMAIL FROM:<a@b.example>\r\n"));
+        let mut bench = two();
+        if last {
+            bench.say(b"250 ok\r\n");
+        }
+        bench.cut();
+        assert_eq!(bench.told(), [[if last { "after dot Cut" } else { "broken Content Cut" }]]);
+    }
+}
+
+#[test]
+fn what_a_peer_does_not_carry_is_not_sent() {
+    let mut secret = transaction(&["x@d.example"]);
+    secret.parameters.require_tls = true;
+    let bench = Bench::ready(EHLO, vec![binary(&["x@d.example"]), secret.clone()]);
+    assert_eq!(bench.told(), [["unsupported 5.6.1"], ["unsupported 5.7.30"]]);
+    // REQUIRETLS counts only where TLS was verified
+    for (verified, expected) in [(false, ""), (true, "MAIL FROM:<a@b.example> REQUIRETLS\r\n")] {
+        let mut bench = Bench::with(vec![secret.clone()], |settings| settings.verified_tls = verified);
+        bench.say(b"220 x\r\n");
+        bench.take();
+        bench.say(b"250-x\r\n250 REQUIRETLS\r\n");
+        assert!(bench.take().starts_with(expected), "{verified}");
+        assert_eq!(bench.told().len(), usize::from(!verified));
+    }
+}
+
 fn peer() -> impl Strategy<Value = Vec<u8>> {
     let reply = prop_oneof![
         6 => Just(&b"250 ok\r\n"[..]), 3 => Just(&b"354 go\r\n"[..]), 2 => Just(&b"550 no\r\n"[..]),
@@ -443,10 +603,20 @@ proptest! {
         said in peer(),
         size in 1usize..40,
         pipelining in any::<bool>(),
+        in_chunks in any::<bool>(),
         cut in any::<bool>(),
+        speaks_lmtp in any::<bool>(),
     ) {
-        let work = vec![transaction(&["x@d.example", "y@d.example"]), transaction(&["z@d.example"]), transaction(&["ü@d.example"])];
-        let mut bench = Bench::ready(if pipelining { EHLO } else { PLAIN }, work);
+        let first = if in_chunks && !speaks_lmtp { binary } else { transaction };
+        let ehlo = match (in_chunks && !speaks_lmtp, pipelining) {
+            (false, true) => EHLO,
+            (false, false) => PLAIN,
+            (true, true) => BINARY,
+            (true, false) => BINARY_PLAIN,
+        };
+        let work = vec![first(&["x@d.example", "y@d.example"]), transaction(&["z@d.example"]), transaction(&["ü@d.example"])];
+        let hello = if speaks_lmtp { Hello::Lhlo } else { Hello::Ehlo };
+        let mut bench = Bench::opened(hello, ehlo, work);
         for chunk in said.chunks(size) {
             bench.say(chunk);
         }

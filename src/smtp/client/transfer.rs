@@ -58,6 +58,11 @@ impl Transfer {
         self.results.iter().all(Option::is_some)
     }
 
+    /// The recipients that are not decided, in order.
+    pub(super) fn open(&self) -> impl Iterator<Item = usize> {
+        (0..self.results.len()).filter(|index| self.results[*index].is_none())
+    }
+
     /// The next recipient from this one on that is to be tried.
     pub(super) fn next_recipient(&self, from: usize) -> Option<usize> {
         (from..self.results.len()).find(|index| self.results[*index].is_none())

@@ -480,7 +480,8 @@ impl Session {
     }
 
     fn note(&mut self, verb: Verb, argument: Bytes, reply: &Reply) {
-        self.note = Some(Note { verb, argument, code: reply.code, status: reply.status });
+        let sent = reply.wire_len(self.settings.extensions.enhanced_status_codes);
+        self.note = Some(Note { verb, argument, code: reply.code, status: reply.status, sent });
     }
 
     fn put(&mut self, reply: &Reply) {

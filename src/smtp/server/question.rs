@@ -131,6 +131,8 @@ pub struct Note {
     pub code: u16,
     /// The enhanced status code of the reply.
     pub status: Option<EnhancedStatus>,
+    /// Octets of the reply.
+    pub sent: usize,
 }
 
 impl Note {

@@ -55,6 +55,25 @@ fn a_newer_store_is_refused_with_words() {
 }
 
 #[test]
+fn a_journal_of_a_newer_format_is_refused_with_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = open(dir.path());
+    contract::run(async { contract::put(&store, b"x", 1, &["a"]).await });
+    drop(store);
+    let journal = dir.path().join("data/journal");
+    let is_segment = |path: &PathBuf| path.extension().is_some_and(|end| end == "seg");
+    let segment = fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path()).find(is_segment).unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    let at = super::journal::segment::SEGMENT_HEADER as usize - 32;
+    bytes[8] = 99;
+    let sum = *blake3::hash(&bytes[..at]).as_bytes();
+    bytes[at..at + 32].copy_from_slice(&sum);
+    fs::write(&segment, bytes).unwrap();
+    let refused = Embedded::open(Options::new(dir.path().join("data")), Arc::new(RealDisk)).err().unwrap();
+    assert!(refused.to_string().contains("has format 99; this program reads formats up to 2"), "{refused}");
+}
+
+#[test]
 fn files_are_ours_alone() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();

@@ -133,3 +133,17 @@ impl Mechanism {
         matches!(self, Mechanism::Oauthbearer | Mechanism::Xoauth2)
     }
 }
+
+/// The mechanism as the session knows it.
+impl From<Mechanism> for sasl::Mechanism {
+    fn from(mechanism: Mechanism) -> Self {
+        match mechanism {
+            Mechanism::Plain => sasl::Mechanism::Plain,
+            Mechanism::Login => sasl::Mechanism::Login,
+            Mechanism::ScramSha256 => sasl::Mechanism::ScramSha256,
+            Mechanism::ScramSha256Plus => sasl::Mechanism::ScramSha256Plus,
+            Mechanism::Oauthbearer => sasl::Mechanism::OauthBearer,
+            Mechanism::Xoauth2 => sasl::Mechanism::Xoauth2,
+        }
+    }
+}

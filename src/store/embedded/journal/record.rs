@@ -282,6 +282,35 @@ mod tests {
         }
     }
 
+    /// What version 1 wrote, octet for octet: a message to one recipient with SIZE=5, RET=HDRS and ENVID=e.
+    #[test]
+    fn mail_that_version_1_wrote_is_read() {
+        let mut message = crate::store::contract::message(MessageId(uuid::Uuid::from_u128(7)), 5, 9, &["a"]);
+        message.parameters.size = Some(5);
+        message.parameters.ret = Some(crate::smtp::parameters::Ret::Hdrs);
+        message.parameters.envid = Some("e".into());
+        let old = Accepted { message: v1::Message::from(message.clone()), large: true, lost: false, suspects: 3 };
+        let meta = encode(&old);
+        let hex: String = meta.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, include_str!("v1.hex").trim(), "the old form never changes");
+        let header = Header { version: 1, ..header() };
+        let read = Accepted::read(&header, &meta).unwrap();
+        assert_eq!((read.message, read.large, read.lost, read.suspects), (message.clone(), true, false, 3));
+        // and each version only by its own
+        let new = encode(&Accepted { message: message.clone(), large: true, lost: false, suspects: 3 });
+        assert_ne!(new, meta);
+        assert_eq!(Accepted::read(&Header { version: VERSION, ..header }, &new).unwrap().message, message);
+    }
+
+    #[test]
+    fn a_header_of_another_version_is_read_only_when_it_is_older() {
+        for (version, readable) in [(0, false), (1, true), (VERSION, true), (VERSION + 1, false)] {
+            let mut bytes = Vec::new();
+            Header { version, ..header() }.write(&[7; 32], 640, b"metas", &mut bytes);
+            assert_eq!(Header::read(&[7; 32], 640, &bytes).is_some(), readable, "{version}");
+        }
+    }
+
     #[test]
     fn a_header_comes_back() {
         let mut bytes = Vec::new();

@@ -3,6 +3,8 @@
 //! The session asks for the next message while the last one's final reply is still on its way; so several may be under way,
 //! and results come in the order in which messages were taken. A message that the session never got to is given back
 //! untouched: that it waited for a dying session is no attempt.
+//!
+//! `outbound` carries with it to next hops, `local` to mailbox stores that speak LMTP.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -10,14 +12,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::Outbound;
+use super::{Attempt, AttemptResult, Hand, PassedOn, Queue};
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Message, MessageId};
 use crate::model::name::Name;
 use crate::model::time::Timestamp;
 use crate::net::client_driver::{ContentUnavailable, Work};
-use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
+use crate::net::clock::Clock;
+use crate::smtp::address::{ForwardPath, Mailbox};
 use crate::smtp::client::{Cause, Phase, RecipientResult, Transaction};
 use crate::store::{ContentReader, Leased, StoreError};
 
@@ -25,10 +28,11 @@ use crate::store::{ContentReader, Leased, StoreError};
 const IDLE: Duration = Duration::from_secs(5);
 
 /// One session's supply of messages.
-pub(super) struct Carrier<'a> {
-    outbound: &'a Outbound,
+pub struct Carrier<'a> {
+    queue: &'a Queue,
+    clock: &'a dyn Clock,
     hand: &'a Hand,
-    session: Session,
+    session: Session<'a>,
     /// A message that was taken for this queue, but not for this session.
     held: Option<Leased>,
     began: bool,
@@ -43,44 +47,40 @@ pub(super) struct Carrier<'a> {
 }
 
 /// What a session is.
-pub(super) struct Session {
-    /// The settings that it was opened with.
-    pub(super) opened_with: OpenedWith,
+pub struct Session<'a> {
+    /// Whether the settings that it was opened with still hold; when not, it takes no more messages.
+    pub holds: &'a (dyn Fn(&Snapshot) -> bool + Send + Sync),
     /// Only messages that this server took go over it; `None`: any.
-    pub(super) only_from: Option<Name>,
+    pub only_from: Option<Name>,
     /// The host, for logs and reports.
-    pub(super) next_hop: String,
-    /// What the host is told of the sender's wishes.
-    pub(super) passed_on: PassedOn,
+    pub next_hop: String,
+    /// What it means when the host takes a message.
+    pub taken: Taken,
     /// The most recipients that the host takes in a transaction (RFC 9422).
-    pub(super) max_recipients: usize,
+    pub max_recipients: usize,
+    /// Whom the host is told for `<postmaster>`, if it cannot know whose postmaster that is.
+    pub postmaster: Option<Mailbox>,
     /// How many messages it may carry yet.
-    pub(super) budget: u32,
+    pub budget: u32,
 }
 
-/// The connector and the virtual server of a session; when either changes, the session takes no more messages.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct OpenedWith {
-    pub(super) connector: (Name, u64),
-    pub(super) server: (Name, u64),
-}
-
-impl OpenedWith {
-    fn holds(&self, snapshot: &Snapshot) -> bool {
-        let connector = snapshot.routes.connector(&self.connector.0).map(|connector| connector.generation);
-        let server = snapshot.virtual_servers.get(&self.server.0).map(|server| server.generation);
-        connector == Some(self.connector.1) && server == Some(self.server.1)
-    }
+/// What it means that the host took a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// It is on its way; the host was told so much of the sender's wishes.
+    Relayed(PassedOn),
+    /// It is in its mailbox.
+    Delivered,
 }
 
 /// What a session leaves behind.
-pub(super) struct Left {
+pub struct Left {
     /// A message that it never came to.
-    pub(super) first: Option<Leased>,
+    pub first: Option<Leased>,
     /// The next hop answered for at least one message.
-    pub(super) answered: bool,
+    pub answered: bool,
     /// The failure of the host, if there was one.
-    pub(super) host_failure: Option<Failure>,
+    pub host_failure: Option<Failure>,
 }
 
 struct UnderWay {
@@ -99,9 +99,16 @@ enum Content {
 
 impl<'a> Carrier<'a> {
     /// For a session; `held` is the message for which it was opened.
-    pub(super) fn new(outbound: &'a Outbound, hand: &'a Hand, session: Session, held: Option<Leased>) -> Self {
+    pub fn new(
+        queue: &'a Queue,
+        clock: &'a dyn Clock,
+        hand: &'a Hand,
+        session: Session<'a>,
+        held: Option<Leased>,
+    ) -> Self {
         Carrier {
-            outbound,
+            queue,
+            clock,
             hand,
             session,
             held,
@@ -128,12 +135,12 @@ impl<'a> Carrier<'a> {
     /// A transaction for the recipients that wait in this queue and are due. Never waits: the session may drop the question
     /// for the next message at any moment, and a message that is in hand must not be lost by that.
     fn begin(&mut self, leased: Leased) -> Option<Transaction> {
-        let now = Timestamp::from_millis(self.outbound.clock.unix_millis());
+        let now = Timestamp::from_millis(self.clock.unix_millis());
         let mut indexes = due_here(&leased.message, self.hand, now);
         // the others stay due, and go with the next transaction
         indexes.truncate(self.session.max_recipients);
         if indexes.is_empty() {
-            self.outbound.queue.give_back(leased);
+            self.queue.give_back(leased);
             return None;
         }
         self.content = match &leased.content {
@@ -147,26 +154,34 @@ impl<'a> Carrier<'a> {
             recipients: indexes
                 .iter()
                 .filter_map(|index| message.recipients.get(*index as usize))
-                .map(|recipient| (recipient.forward_path.clone(), recipient.parameters.clone()))
+                .map(|recipient| (self.path(&recipient.forward_path), recipient.parameters.clone()))
                 .collect(),
             size: message.size,
         };
         for lease in &leased.leases {
-            self.outbound.queue.store().attempt(lease);
+            self.queue.store().attempt(lease);
         }
-        self.under_way.push_back(UnderWay { leased, indexes, since: self.outbound.clock.now() });
+        self.under_way.push_back(UnderWay { leased, indexes, since: self.clock.now() });
         Some(transaction)
     }
 
+    /// A forward-path as this host is told it.
+    fn path(&self, path: &ForwardPath) -> ForwardPath {
+        match (path, &self.session.postmaster) {
+            (ForwardPath::Postmaster, Some(postmaster)) => ForwardPath::Mailbox(postmaster.clone()),
+            _ => path.clone(),
+        }
+    }
+
     /// What the session leaves: messages that it never came to, the first of them for whoever comes next.
-    pub(super) fn leave(mut self) -> Left {
+    pub fn leave(mut self) -> Left {
         let mut messages = self.untouched;
         messages.extend(self.under_way.drain(..).map(|under_way| under_way.leased));
         messages.extend(self.held.take());
         let mut messages = messages.into_iter();
         let first = messages.next();
         for leased in messages {
-            self.outbound.queue.give_back(leased);
+            self.queue.give_back(leased);
         }
         Left { first, answered: self.answered > 0, host_failure: self.host_failure }
     }
@@ -206,7 +221,7 @@ impl Work for Carrier<'_> {
     async fn next(&mut self, wait: bool) -> Option<Transaction> {
         loop {
             // the first message goes in any case: settings that change often must not keep it
-            let fresh = !self.began || self.session.opened_with.holds(&self.outbound.queue.snapshot());
+            let fresh = !self.began || (self.session.holds)(&self.queue.snapshot());
             if self.session.budget == 0 || !fresh {
                 return None;
             }
@@ -229,7 +244,7 @@ impl Work for Carrier<'_> {
             Content::Nothing => return Ok(None),
             Content::Memory(content) => return Ok(Some(content)),
             Content::Stored(reader) => next_chunk(reader).await,
-            Content::Unopened(id) => match self.outbound.queue.store().content(id).await {
+            Content::Unopened(id) => match self.queue.store().content(id).await {
                 Ok(reader) => next_chunk(reader).await,
                 Err(error) => Err(error),
             },
@@ -263,18 +278,21 @@ impl Work for Carrier<'_> {
         let results = indexes
             .into_iter()
             .zip(results.iter().zip(failures))
-            .map(|(index, (result, failure))| (index, attempt_result(result, failure, self.session.passed_on)))
+            .map(|(index, (result, failure))| (index, attempt_result(result, failure, self.session.taken)))
             .collect();
-        let duration = self.outbound.clock.now().saturating_duration_since(since);
+        let duration = self.clock.now().saturating_duration_since(since);
         let attempt = Attempt { leased, results, next_hop: Some(self.session.next_hop.clone()), duration };
-        self.outbound.queue.settle(attempt).await;
+        self.queue.settle(attempt).await;
     }
 }
 
-fn attempt_result(result: &RecipientResult, failure: Option<Failure>, passed_on: PassedOn) -> AttemptResult {
-    match (failure, result) {
-        (Some(failure), _) => AttemptResult::Failed(failure),
-        (None, RecipientResult::Delivered(reply)) => AttemptResult::Relayed { reply: reply.to_string(), passed_on },
-        (None, _) => AttemptResult::Relayed { reply: String::new(), passed_on },
+fn attempt_result(result: &RecipientResult, failure: Option<Failure>, taken: Taken) -> AttemptResult {
+    match (failure, taken, result) {
+        (Some(failure), ..) => AttemptResult::Failed(failure),
+        (None, Taken::Delivered, _) => AttemptResult::Delivered,
+        (None, Taken::Relayed(passed_on), RecipientResult::Delivered(reply)) => {
+            AttemptResult::Relayed { reply: reply.to_string(), passed_on }
+        }
+        (None, Taken::Relayed(passed_on), _) => AttemptResult::Relayed { reply: String::new(), passed_on },
     }
 }
