@@ -571,8 +571,8 @@ mod tests {
         let account = Account {
             name: "ada".parse().unwrap(),
             username: "ada".into(),
-            labels: Labels::default(),
             generation: 1,
+            labels: Labels::default(),
             verifier: Ok(None),
             may_relay: false,
             send_as: None,
