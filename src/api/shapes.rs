@@ -42,7 +42,8 @@ pub enum ConditionType {
     Listening,
     /// Whether the certificate, or those of the virtual server, can be used and are valid now.
     CertificateValid,
-    /// Whether the whole world may relay. Only there when it may.
+    /// Whether the whole world may relay. Only there when it may, or when it is unknown because one address that may relay
+    /// hides many clients.
     OpenRelay,
     /// An operator has paused or stopped it. Only there when one has.
     Overridden,

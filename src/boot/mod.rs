@@ -34,7 +34,7 @@ use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::queue::{Hand, Operator, Queue, Workforce};
-use crate::status::{Drain, Listeners, Running, Sessions};
+use crate::status::{Drain, Listeners, Masks, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
@@ -105,6 +105,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
     let listeners = Arc::new(Listeners::default());
     let sessions = Arc::new(Sessions::default());
+    let masks = Arc::new(Masks::default());
     let running = Arc::new(Running::new(store.clone()));
     let drain = Arc::new(Drain::default());
 
@@ -137,6 +138,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
+        masks: masks.clone(),
         authenticator: authenticator.clone(),
         resolvers,
         listeners: listeners.clone(),
@@ -158,7 +160,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         }),
         metrics: status::exposition(registry, queue.clone(), store.clone()),
         keys: Arc::new(keys),
-        listeners: status::of_servers(live.clone(), listeners.clone(), running.clone()),
+        listeners: status::of_servers(live.clone(), listeners.clone(), running.clone(), masks),
         sessions: sessions.clone(),
         running,
         issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),

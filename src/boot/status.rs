@@ -18,7 +18,7 @@ use crate::cli::Serve;
 use crate::config::{Configuration, Live, VirtualServer};
 use crate::model::name::Name;
 use crate::queue::Queue;
-use crate::status::{Drain, Halt, Listeners, Running};
+use crate::status::{Drain, Halt, Listeners, Masks, Running};
 use crate::store::Store;
 
 /// Longest key file that is read.
@@ -211,7 +211,12 @@ pub(super) fn exposition(
 }
 
 /// What the listeners of a virtual server do.
-pub(super) fn of_servers(live: Live, listeners: Arc<Listeners>, running: Arc<Running>) -> Arc<dyn api::Listeners> {
+pub(super) fn of_servers(
+    live: Live,
+    listeners: Arc<Listeners>,
+    running: Arc<Running>,
+    masks: Arc<Masks>,
+) -> Arc<dyn api::Listeners> {
     Arc::new(move |name: &Name| {
         let snapshot = live.current();
         let server = snapshot.virtual_servers.get(name)?;
@@ -254,6 +259,18 @@ pub(super) fn of_servers(live: Live, listeners: Arc<Listeners>, running: Arc<Run
             last_transition_time: None,
             observed_generation: Some(server.generation),
         };
-        Some(VirtualServerStatus { state, listeners, conditions: iter::once(condition).chain(overridden).collect() })
+        let masked = masks.of(name).filter(|address| server.may_relay(*address)).map(|address| Condition {
+            kind: ConditionType::OpenRelay,
+            status: ConditionStatus::Unknown,
+            reason: "oneAddressForAll".to_owned(),
+            message: format!(
+                "nearly all clients come from {address}, under many names, and relay.allow trusts it: whoever is behind it \
+                 may relay; a proxy should speak the PROXY protocol"
+            ),
+            last_transition_time: None,
+            observed_generation: Some(server.generation),
+        });
+        let conditions = iter::once(condition).chain(overridden).chain(masked).collect();
+        Some(VirtualServerStatus { state, listeners, conditions })
     })
 }

@@ -217,6 +217,7 @@ impl Answers for Conversation {
             }
             Question::Helo { name, extended } => {
                 self.session.set_helo(&name);
+                self.look_behind(&name);
                 self.session.set_state(SessionState::Idle);
                 self.sender.helo = name;
                 self.sender.extended = extended;
@@ -377,6 +378,22 @@ impl Conversation {
             },
             taken: asked.map_or(Duration::ZERO, |asked| clock.now().saturating_duration_since(asked)),
         });
+    }
+
+    /// Says it loudly when a relay rule trusts an address that hides many clients.
+    fn look_behind(&self, helo: &str) {
+        let client = &self.sender.client;
+        let trusted = client.account.is_none() && client.server.may_relay(client.address);
+        if trusted && self.inbound.masks.note(&client.server.name, client.address, helo) {
+            tracing::error!(
+                virtualServer = %client.server.name,
+                peer.addr = %client.address,
+                "nearly all clients come from this one address, under many names, and relay.allow trusts it: whoever is \
+                 behind it may relay. Is it a proxy or load balancer? Then let it speak the PROXY protocol \
+                 (bindings[].proxyProtocol), or keep the clients' addresses (externalTrafficPolicy: Local), or take it \
+                 out of relay.allow"
+            );
+        }
     }
 
     /// Where somebody wants to know it, and at most [`NAME_LIMIT`]: who has no name by then has none.

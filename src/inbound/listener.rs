@@ -25,7 +25,7 @@ use crate::model::spec::virtual_server::{Binding, ProxyProtocol};
 use crate::model::time::Timestamp;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::ByName;
-use crate::status::{Drain, Limits, Listeners, Listening, Opening, Running, Sessions, TooMany};
+use crate::status::{Drain, Limits, Listeners, Listening, Masks, Opening, Running, Sessions, TooMany};
 
 /// Connections that wait in the kernel.
 const BACKLOG: i32 = 1024;
@@ -43,6 +43,8 @@ pub struct Inbound {
     pub intake: Intake,
     /// The configuration.
     pub live: Live,
+    /// Whether one address hides many clients.
+    pub masks: Arc<Masks>,
     /// Checks logins.
     pub authenticator: Arc<Authenticator>,
     /// Looks up the names of clients.

@@ -3,6 +3,7 @@
 //!
 //! Running state, not configuration. Only what an operator did ([`Running`]) is stored, to hold over a restart.
 
+mod masks;
 mod rates;
 mod running;
 mod sessions;
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use crate::model::name::Name;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
+pub use masks::Masks;
 pub use running::{Halt, Halted, Running};
 pub use sessions::{
     Limits, Opening, Session, SessionFilter, SessionGuard, SessionId, SessionState, SessionView, Sessions, TooMany,
