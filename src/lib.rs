@@ -14,7 +14,8 @@
 //!                          │ answers its questions                                     ▲ drives
 //!                          ▼                                                           │
 //!                     intake::admission   who may: named rules               outbound::worker
-//!                          │   └─ directory  who is meant                  local  (mailbox stores)
+//!                          │   ├─ accounts   who it is                      local  (mailbox stores)
+//!                          │   └─ directory  who is meant                              │
 //!                          ▼                                                           ▲
 //!                     intake::accept      content streams in                           │
 //!                          │                                                           │
@@ -32,8 +33,9 @@
 //!
 //! *Walk along.* A client connects; `inbound::listener` counts it against the limits of its virtual server and starts
 //! `inbound::connection`. That drives `smtp::server::Session`, which knows the protocol and nothing else: it asks one
-//! question at a time (may this one connect, send, send to this one?), and [`intake`] answers by the rules of
-//! `intake::admission`, with the snapshot of the configuration that was in force at MAIL. For each recipient the
+//! question at a time (may this one connect, is it who it says, may it send, send to this one?), and [`intake`] answers by
+//! the rules of `intake::admission`, with the snapshot of the configuration that was in force at MAIL; who a client has
+//! authenticated as [`accounts`] says. For each recipient the
 //! [`directory`] says who is meant and [`routing`] which connector carries it, so the queue it will wait in is known at
 //! RCPT. Content streams through `intake::accept` into a draft of the [`store`]; at the final dot the draft is
 //! committed, with the envelope and a state per recipient, and when that is synced the client gets its 250. The
