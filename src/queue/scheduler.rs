@@ -269,7 +269,8 @@ impl Walk {
             return;
         }
         // listings are complete only when the database has caught up
-        if !self.under_way && !(queue.store.health().ready && queue.deadlines.take_walk()) {
+        let begins = || queue.store.health().ready && queue.deadlines.take_walk();
+        if !(self.under_way || begins()) {
             self.next = Some(now + Duration::from_secs(1));
             return;
         }
