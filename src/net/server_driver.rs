@@ -42,7 +42,7 @@ pub trait Answers: Send {
     fn tls_started(&mut self, secured: Secured);
 
     /// The domain that completes addresses without one, if this client is trusted that far; asked after
-    /// [`Question::Connect`] and [`Question::Auth`].
+    /// [`Question::Connect`] and [`Question::Auth`], and when TLS has begun.
     fn completion(&self) -> Option<Domain>;
 }
 
@@ -128,6 +128,8 @@ where
                 Ok(Ok(secured)) => {
                     session.tls_started();
                     answers.tls_started(secured);
+                    // who is trusted by address is so still
+                    session.complete_with(answers.completion());
                 }
                 failed => {
                     let error = failed.map_or_else(

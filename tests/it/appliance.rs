@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, Stream};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
@@ -370,10 +370,31 @@ impl Smtp {
         Smtp { stream, tls: None, input: Vec::new(), ended: false }
     }
 
+    /// Connects from an address of this machine.
+    pub fn connect_from(source: [u8; 4], address: SocketAddr) -> Smtp {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Smtp { stream, tls: None, input: Vec::new(), ended: false }
+    }
+
     /// Begins TLS; whatever certificate the server has will do. False when the handshake fails.
     pub fn start_tls(&mut self, server_name: &str) -> bool {
+        self.start_tls_as(server_name, tls_client(None), b"")
+    }
+
+    /// Begins TLS as this client ([`tls_client`]), with some octets in front of its hello, in one write with it.
+    pub fn start_tls_as(&mut self, server_name: &str, client: Arc<ClientConfig>, front: &[u8]) -> bool {
         let name = ServerName::try_from(server_name.to_owned()).unwrap();
-        let mut connection = ClientConnection::new(tls_client(), name).unwrap();
+        let mut connection = ClientConnection::new(client, name).unwrap();
+        let mut hello = front.to_vec();
+        while connection.wants_write() {
+            connection.write_tls(&mut hello).unwrap();
+        }
+        self.send(&hello);
         self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
         while connection.is_handshaking() {
             if connection.complete_io(&mut self.stream).is_err() {
@@ -394,11 +415,16 @@ impl Smtp {
     /// Connects, reads the greeting, and says EHLO.
     #[track_caller]
     pub fn open(address: SocketAddr) -> Smtp {
-        let mut smtp = Smtp::connect(address);
-        let greeting = smtp.reply();
+        Smtp::connect(address).greeted()
+    }
+
+    /// Reads the greeting, and says EHLO.
+    #[track_caller]
+    pub fn greeted(mut self) -> Smtp {
+        let greeting = self.reply();
         assert!(greeting.as_ref().is_some_and(|lines| lines[0].starts_with("220 ")), "{greeting:?}");
-        smtp.expect("EHLO client.example", "250");
-        smtp
+        self.expect("EHLO client.example", "250");
+        self
     }
 
     /// Sends octets as they are. That nobody reads them any more shows in the replies.
@@ -491,6 +517,8 @@ impl Smtp {
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => {
                 self.ended = true;
             }
+            // an alert
+            Err(error) if self.tls.is_some() && error.kind() == ErrorKind::InvalidData => self.ended = true,
             Err(error) if error.kind() == ErrorKind::Interrupted => return true,
             Err(error) => assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}"),
         }
@@ -498,8 +526,8 @@ impl Smtp {
     }
 }
 
-/// A client that believes every certificate.
-fn tls_client() -> Arc<ClientConfig> {
+/// A client that believes every certificate, and shows this one when it is asked for one.
+pub fn tls_client(own: Option<(CertificateDer<'static>, PrivateKeyDer<'static>)>) -> Arc<ClientConfig> {
     #[derive(Debug)]
     struct Credulous(Arc<rustls::crypto::CryptoProvider>);
 
@@ -543,7 +571,10 @@ fn tls_client() -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
     let config = builder.dangerous().with_custom_certificate_verifier(Arc::new(Credulous(provider)));
-    Arc::new(config.with_no_client_auth())
+    Arc::new(match own {
+        Some((certificate, key)) => config.with_client_auth_cert(vec![certificate], key).unwrap(),
+        None => config.with_no_client_auth(),
+    })
 }
 
 /// The first complete reply and its length.

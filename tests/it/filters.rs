@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::{Arc, Mutex};
-use std::thread;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use serde_json::{Value, json};
 
 use super::appliance::{Appliance, Smtp, eventually};
+use super::name_server::{Dns, Says};
 
 const MESSAGE: &[u8] = b"Subject: x\r\n\r\ntext\r\n";
 
@@ -131,7 +130,7 @@ fn what_is_archived_is_seen_and_can_be_let_go_and_what_is_accepted_silently_is_g
 fn a_client_on_a_dns_list_is_told_so_at_rcpt() {
     let appliance = appliance();
     let dns = Dns::start(&[
-        ("1.0.0.127.bl.example", Says::Listed([127, 0, 0, 2])),
+        ("1.0.0.127.bl.example", Says::Address([127, 0, 0, 2])),
         ("1.0.0.127.lame.example", Says::ServFail),
     ]);
     let list = json!([
@@ -167,66 +166,4 @@ fn a_client_on_a_dns_list_is_told_so_at_rcpt() {
     smtp.expect("RSET", "250");
     appliance.patch("virtual-servers/default", json!({ "relay": { "allow": ["127.0.0.1"] } }));
     smtp.mail("a@b.example", &["ada@local.example"], MESSAGE);
-}
-
-/// What a name server says of a name.
-#[derive(Clone, Copy)]
-enum Says {
-    Listed([u8; 4]),
-    ServFail,
-}
-
-/// A name server that knows a few names and says NXDOMAIN to the rest. Its thread lasts as long as the test run.
-struct Dns {
-    address: SocketAddr,
-    asked: Arc<Mutex<Vec<String>>>,
-}
-
-impl Dns {
-    fn start(names: &[(&str, Says)]) -> Dns {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = socket.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let names: Vec<(String, Says)> = names.iter().map(|(name, says)| ((*name).to_owned(), *says)).collect();
-        let log = asked.clone();
-        thread::spawn(move || {
-            let mut octets = [0; 2048];
-            while let Ok((length, client)) = socket.recv_from(&mut octets) {
-                let (name, end) = question(&octets[..length]);
-                let says = names.iter().find(|(known, _)| *known == name).map(|(_, says)| *says);
-                log.lock().unwrap().push(name);
-                // id, flags and counts, then the question as it came (RFC 1035, 4.1)
-                let (code, answers) = match says {
-                    Some(Says::Listed(_)) => (0, 1),
-                    Some(Says::ServFail) => (2, 0),
-                    None => (3, 0),
-                };
-                let mut reply = octets[..2].to_vec();
-                reply.extend([0x81, 0x80 | code, 0, 1, 0, answers, 0, 0, 0, 0]);
-                reply.extend_from_slice(&octets[12..end]);
-                if let Some(Says::Listed(answer)) = says {
-                    reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4]);
-                    reply.extend(answer);
-                }
-                let _ = socket.send_to(&reply, client);
-            }
-        });
-        Dns { address, asked }
-    }
-
-    /// How often a name was asked for.
-    fn asked(&self, name: &str) -> usize {
-        self.asked.lock().unwrap().iter().filter(|asked| *asked == name).count()
-    }
-}
-
-/// The name that is asked for, and where the question ends.
-fn question(octets: &[u8]) -> (String, usize) {
-    let (mut labels, mut at) = (Vec::new(), 12);
-    while octets[at] != 0 {
-        let end = at + 1 + usize::from(octets[at]);
-        labels.push(String::from_utf8_lossy(&octets[at + 1..end]).to_lowercase());
-        at = end;
-    }
-    (labels.join("."), at + 5)
 }
