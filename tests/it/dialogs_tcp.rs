@@ -171,6 +171,7 @@ fn spec_of(dialog: &Dialog) -> Result<Value, Why> {
                 let mechanisms = value.split(' ').map(|word| match word {
                     "PLAIN" => "plain",
                     "LOGIN" => "login",
+                    "SCRAM-SHA-256" => "scramSha256",
                     "SCRAM-SHA-256-PLUS" => "scramSha256Plus",
                     other => panic!("{}: {other} is no mechanism", dialog.name),
                 });

@@ -143,7 +143,9 @@ impl Session {
     fn greeted(&self, extended: bool, reply: Option<Reply>) -> Reply {
         let mut text = reply.map_or_else(|| self.settings.fqdn.clone(), |reply| reply.text.into_owned());
         if extended {
-            let auth: Vec<&str> = self.settings.auth.offered(self.tls).collect();
+            // where nothing goes in clear, AUTH does not either
+            let here = self.tls || !self.settings.require_tls;
+            let auth: Vec<&str> = self.settings.auth.offered(self.tls).filter(|_| here).collect();
             let offer = Offer {
                 max_size: self.settings.max_size,
                 max_recipients: self.settings.max_recipients,
