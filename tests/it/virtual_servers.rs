@@ -135,7 +135,7 @@ fn who_a_trusted_proxy_speaks_for_is_the_client() {
         has(&received(&sink.wait(number + 1)[number].content), traced);
         open.push(smtp);
     }
-    assert_eq!(sessions(&appliance, "").len(), 3);
+    eventually("those alone", || (sessions(&appliance, "").len() == 3).then_some(()));
     let strangers: [&[u8]; 2] = [b"PROXY TCP4 192.0.2.2 127.0.0.1 1 25\r\n", &second_version(1, [192, 0, 2, 4])];
     for header in strangers {
         let mut smtp = behind_proxy(&appliance, header).greeted();
@@ -316,7 +316,10 @@ fn who_has_logged_in_relays_when_server_and_account_let_it() {
     ada.expect(&plain("ada", "secret"), "235 2.7.0");
     assert_eq!(sessions(&appliance, "account=ada").len(), 1);
     ada.mail("ada@local.example", &["u@far.example"], MESSAGE);
-    let messages = appliance.get("/api/v1/messages?recipient=u@far.example")["items"].as_array().unwrap().clone();
+    let messages = eventually("the message", || {
+        let messages = appliance.get("/api/v1/messages?recipient=u@far.example")["items"].as_array().unwrap().clone();
+        (!messages.is_empty()).then_some(messages)
+    });
     assert_eq!(messages.len(), 1, "{messages:?}");
     assert_eq!(messages[0]["origin"]["account"], "ada");
     sink.open();
@@ -565,8 +568,8 @@ fn what_a_binding_offers_changes_with_the_next_connection() {
     let waiting = Smtp::open(address);
 
     let second = certificate(&appliance);
-    assert_ne!(first, second);
-    assert_eq!(over_tls(&appliance).peer_certificate(), second);
+    assert!(first != second);
+    assert!(over_tls(&appliance).peer_certificate() == second, "the next handshake shows the new one");
     old.expect("RCPT TO:<ada@local.example>", "250");
     old.expect("DATA", "354");
     old.send(MESSAGE);
@@ -613,10 +616,16 @@ fn lmtp_answers_for_each_recipient_and_says_so_in_the_trace() {
 }
 
 #[test]
-fn single_octets_do_not_keep_a_command_open() {
+fn who_takes_too_long_within_a_command_or_a_message_is_cut() {
     let appliance = appliance(&Sink::down());
-    appliance.patch(SERVER, json!({ "connections": { "commandTimeout": "1s" } }));
+    appliance.patch(SERVER, json!({ "connections": { "commandTimeout": "1s", "dataTimeout": "1s" } }));
     let mut smtp = Smtp::open(appliance.smtp());
+    let mut silent = Smtp::open(appliance.smtp());
+    silent.expect("MAIL FROM:<a@b.example>", "250");
+    silent.expect("RCPT TO:<ada@local.example>", "250");
+    silent.expect("DATA", "354");
+    silent.send(MESSAGE);
+    // single octets do not keep a command open
     let deadline = Instant::now() + PATIENCE;
     let reply = loop {
         smtp.send(b"N");
@@ -627,4 +636,7 @@ fn single_octets_do_not_keep_a_command_open() {
     };
     assert!(reply[0].starts_with("421 4.4.2"), "{reply:?}");
     assert!(smtp.closed());
+    silent.expect_reply("421 4.4.2");
+    assert!(silent.closed());
+    assert_eq!((appliance.waiting(), appliance.mailbox("ada").len()), (0, 0));
 }

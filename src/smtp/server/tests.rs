@@ -426,6 +426,24 @@ fn an_idle_client_and_a_slow_one_are_cut() {
 }
 
 #[test]
+fn content_that_keeps_to_the_least_rate_may_take_its_time() {
+    let cut_after = |rate: u64, octets: usize| {
+        let mut bench = Bench::in_data(|settings| settings.timeouts.data_least_rate = rate);
+        let piece = [vec![b'x'; octets - 2], b"\r\n".to_vec()].concat();
+        // half an hour
+        (0..180).find(|_| {
+            bench.feed(&piece);
+            bench.pass(Duration::from_secs(10));
+            bench.closed
+        })
+    };
+    assert_eq!(cut_after(256, 2_560), None);
+    // 300 s and one more for each so many octets: half of the time beyond the first 300 s is granted
+    assert_eq!(cut_after(256, 1_280), Some(59));
+    assert_eq!(cut_after(0, 3), None);
+}
+
+#[test]
 fn a_stopped_session_ends_what_is_complete() {
     let reply = || Reply::new(421, EnhancedStatus::transient(3, 2), "Going down");
     let mut bench = Bench::in_data(|_| {});
