@@ -13,6 +13,7 @@ mod dialogs;
 mod dialogs_tcp;
 mod directory;
 mod filters;
+mod lettre_client;
 mod mailbox_stores;
 mod name_server;
 mod openapi;
