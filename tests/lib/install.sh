@@ -3,7 +3,8 @@
 #
 # No service is started: the package scripts are told so by a policy-rc.d of ours for the time of
 # the installation, and Postfix is given no configuration of its own ("No configuration").
-# Prints what it installed; ends non-zero when something is missing and cannot be installed.
+# Prints what it installed; ends non-zero when something is missing and cannot be installed. The mail clients are another matter:
+# install_clients.sh.
 set -euo pipefail
 
 # command:package
@@ -30,8 +31,9 @@ missing=()
 for entry in "${wanted[@]}"; do
   command -v "${entry%%:*}" >/dev/null 2>&1 || missing+=("${entry##*:}")
 done
+here=$(dirname "${BASH_SOURCE[0]}")
 if [ ${#missing[@]} -eq 0 ]; then
-  exit 0
+  exec "$here/install_clients.sh"
 fi
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 
@@ -76,3 +78,4 @@ rm -f "$log"
 for entry in "${wanted[@]}"; do
   command -v "${entry%%:*}" >/dev/null 2>&1 || { echo "install: still no ${entry%%:*}" >&2; exit 1; }
 done
+"$here/install_clients.sh"

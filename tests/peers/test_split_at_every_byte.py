@@ -22,8 +22,8 @@ from load import Smtp, new_id
 from sink import Sink
 
 PASSES = ("clear", "starttls", "implicit")
-ACCOUNTS = False
-"""True as soon as REST has accounts; the dialogs about AUTH then come too, and the relay table from those who authenticate."""
+ACCOUNTS = True
+"""Plays the dialogs about AUTH too, and the relay table from those who authenticate. False for a binary without accounts."""
 
 SPLITS = int(os.environ.get("SPLITS", "150"))
 SEED = int(os.environ.get("SEED", str(random.randrange(1 << 32))))
@@ -39,13 +39,15 @@ BARE = re.compile(rb"\r(?!\n)|(?<!\r)\n")
 
 
 def certificate(it):
-    """A certificate that nobody trusts, named `test`."""
+    """A certificate of our own, named `test`; gives the file that a client would have to trust."""
     key, chain = os.path.join(it.dir, "key.pem"), os.path.join(it.dir, "chain.pem")
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-                    "-subj", "/CN=mx.local.example", "-addext", "subjectAltName=DNS:mx.local.example", "-keyout", key, "-out", chain],
+                    "-subj", "/CN=mx.local.example", "-addext", "subjectAltName=DNS:mx.local.example,DNS:localhost,IP:127.0.0.1",
+                    "-keyout", key, "-out", chain],
                    check=True, capture_output=True)
     with open(key) as k, open(chain) as c:
         it.rest.ok("PUT", "/api/v1/certificates/test", {"spec": {"chain": {"value": c.read()}, "privateKey": {"value": k.read()}}})
+    return chain
 
 
 def bound(tls):

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Installs the mail clients of tests/peers/test_clients.py, and nothing that is there already.
+#
+# From Debian what can stand beside Postfix. Exim cannot (Debian has one mail-transport-agent at a time): its package is unpacked into
+# a directory of ours, its libraries are installed, and its user is made as its package would. aiosmtplib (PyPI) and nodemailer
+# (npm) go there too. The directory is BRIDGEHEAD_TEST_CACHE, else ~/.cache/bridgehead-tests.
+# A client that cannot be had is named, and no failure here: its test is skipped aloud, and fails in CI.
+set -uo pipefail
+export PATH="$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
+
+cache=${BRIDGEHEAD_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bridgehead-tests}
+aiosmtplib=5.1.3
+nodemailer=6.10.1
+mkdir -p "$cache"
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  as_root=(sudo -n --preserve-env=DEBIAN_FRONTEND)
+fi
+
+# Runs it quietly; names what it was for when it fails.
+try() {
+  local what=$1
+  shift
+  if ! "$@" </dev/null >"$log" 2>&1; then
+    tail -10 "$log" >&2
+    echo "install: no $what" >&2
+    return 1
+  fi
+}
+
+refreshed=no
+packages() {
+  echo "install: $*"
+  if "${as_root[@]}" apt-get install -y --no-install-recommends "$@" </dev/null >"$log" 2>&1; then return 0; fi
+  [ "$refreshed" = yes ] || "${as_root[@]}" apt-get update </dev/null >"$log" 2>&1
+  refreshed=yes
+  try "$*" "${as_root[@]}" apt-get install -y --no-install-recommends "$@"
+}
+
+# what swaks needs for TLS, and Postfix for a login
+perl -MNet::SSLeay -e 1 2>/dev/null || packages libnet-ssleay-perl
+compgen -G '/usr/lib/*/sasl2/liblogin.so' >/dev/null || packages libsasl2-modules
+command -v msmtp >/dev/null || packages msmtp
+command -v openssl >/dev/null || packages openssl
+
+exim=$cache/exim/usr/sbin/exim4
+runs() { [ -x "$exim" ] && "$exim" -bV -C /dev/null >/dev/null 2>&1; }
+
+exim() {
+  id Debian-exim >/dev/null 2>&1 || try "Exim: its user cannot be made" "${as_root[@]}" useradd --system --no-create-home \
+    --home-dir /var/spool/exim4 --shell /usr/sbin/nologin Debian-exim || return
+  runs && return
+  packages libdb5.3 libgnutls-dane0 libidn12 libidn2-0 libnsl2 libpcre2-8-0 || return
+  local from
+  from=$(mktemp -d)
+  chmod 0755 "$from"
+  # as root the download is done by a user of its own, who writes here
+  if (cd "$from" && { try "Exim" apt-get download exim4-daemon-light || { [ "$refreshed" = no ] &&
+    "${as_root[@]}" apt-get update >"$log" 2>&1 && try "Exim" apt-get download exim4-daemon-light; }; }); then
+    echo "install: exim4-daemon-light, unpacked into $cache/exim"
+    try "Exim" dpkg-deb -x "$from"/exim4-daemon-light_*.deb "$cache/exim" && try "Exim" runs
+  fi
+  rm -rf "$from"
+}
+runs || exim
+
+# of this version, or anew
+if [ ! -d "$cache/python/aiosmtplib-$aiosmtplib.dist-info" ]; then
+  python3 -m pip --version >/dev/null 2>&1 || packages python3-pip
+  echo "install: aiosmtplib $aiosmtplib, into $cache/python"
+  rm -rf "$cache/python"
+  try aiosmtplib python3 -m pip install --quiet --no-deps --target "$cache/python" "aiosmtplib==$aiosmtplib"
+fi
+
+if ! grep -qs "\"version\": \"$nodemailer\"" "$cache/node/node_modules/nodemailer/package.json"; then
+  command -v node >/dev/null || packages nodejs
+  command -v npm >/dev/null || packages npm
+  echo "install: nodemailer $nodemailer, into $cache/node"
+  mkdir -p "$cache/node"
+  try nodemailer npm install --no-audit --no-fund --ignore-scripts --no-save --prefix "$cache/node" "nodemailer@$nodemailer"
+fi
+exit 0
