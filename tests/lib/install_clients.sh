@@ -3,12 +3,16 @@
 #
 # From Debian what can stand beside Postfix. Exim cannot (Debian has one mail-transport-agent at a time): its package is unpacked into
 # a directory of ours, its libraries are installed, and its user is made as its package would. aiosmtplib (PyPI) and nodemailer
-# (npm) go there too. The directory is BRIDGEHEAD_TEST_CACHE, else ~/.cache/bridgehead-tests.
+# (npm) go there too. The directory is BRIDGEHEAD_TEST_CACHE, else bridgehead-tests in /var/cache, or in ~/.cache without root. Exim
+# goes on as a user of its own, who must be able to get in.
 # A client that cannot be had is named, and no failure here: its test is skipped aloud, and fails in CI.
 set -uo pipefail
+umask 022
 export PATH="$PATH:/usr/sbin:/sbin" DEBIAN_FRONTEND=noninteractive
 
-cache=${BRIDGEHEAD_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/bridgehead-tests}
+caches=/var/cache
+[ "$(id -u)" -eq 0 ] || caches=$HOME/.cache
+cache=${BRIDGEHEAD_TEST_CACHE:-$caches/bridgehead-tests}
 aiosmtplib=5.1.3
 nodemailer=6.10.1
 mkdir -p "$cache"
