@@ -203,7 +203,7 @@ async fn scram(
     let salted = password.map_or([0; 32], |_| {
         let salt = STANDARD.decode(server.split(",s=").nth(1).unwrap().split(',').next().unwrap()).unwrap();
         let mut salted = [0; 32];
-        let iterations = NonZeroU32::new(600_000).unwrap();
+        let iterations = NonZeroU32::new(65_536).unwrap();
         aws_lc_rs::pbkdf2::derive(aws_lc_rs::pbkdf2::PBKDF2_HMAC_SHA256, iterations, &salt, b"secret", &mut salted);
         salted
     });

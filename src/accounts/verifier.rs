@@ -171,7 +171,7 @@ mod tests {
         assert!(verifier.verify("correct horse battery"), "prepared");
         assert!(!verifier.verify("correct horse battery "));
         let keys = verifier.scram().unwrap();
-        let again = ScramKeys::derive("correct horse battery", &keys.salt, NonZeroU32::new(600_000).unwrap());
+        let again = ScramKeys::derive("correct horse battery", &keys.salt, NonZeroU32::new(scram::ITERATIONS).unwrap());
         assert_eq!(keys, &again);
 
         let stored = serde_json::to_string(&verifier).unwrap();

@@ -14,7 +14,7 @@ use super::address::{AddressError, Domain, ForwardPath, MAX_PATH, Mailbox, Rever
 use super::extension::Extensions;
 use super::parameters::{
     Body, ByMode, DeliverBy, Hold, MAX_ENVID, MAX_ORCPT, MailParameters, Notify, OriginalRecipient, RcptParameters,
-    Ret, decode_utf8_xtext, decode_xtext, is_address_type,
+    Ret, decode_utf8_xtext, decode_xtext, decode_xtext_of_utf8, is_address_type,
 };
 use super::reply::{EnhancedStatus, Reply};
 
@@ -642,9 +642,14 @@ fn original_recipient(value: &str) -> Option<OriginalRecipient> {
     if address.is_empty() || !is_address_type(address_type) {
         return None;
     }
-    let address =
-        if address_type.eq_ignore_ascii_case("utf-8") { decode_utf8_xtext(address)? } else { decode_xtext(address)? };
-    Some(OriginalRecipient { address_type: address_type.to_owned(), address })
+    if address_type.eq_ignore_ascii_case("utf-8") {
+        return Some(OriginalRecipient { address_type: address_type.to_owned(), address: decode_utf8_xtext(address)? });
+    }
+    let address = decode_xtext_of_utf8(address)?;
+    // what is beyond ASCII has a type of its own (RFC 6533, 3), which Postfix does not use
+    let beyond = address_type.eq_ignore_ascii_case("rfc822") && !address.is_ascii();
+    (beyond || address.is_ascii())
+        .then(|| OriginalRecipient { address_type: if beyond { "utf-8" } else { address_type }.to_owned(), address })
 }
 
 #[cfg(test)]
@@ -864,6 +869,10 @@ mod tests {
             ("NOTIFY=DELAY NOTIFY=DELAY", "555 5.5.4"),
             ("ORCPT=u@d", "501 5.5.4"),
             ("ORCPT=rfc822;a+0D+0ARCPT", "501 5.5.4"),
+            ("ORCPT=rfc822;gr+C3+BC+C3+9Fe@x", "ok"),
+            ("ORCPT=x400;gr+C3+BC", "501 5.5.4"),
+            ("ORCPT=rfc822;gr+C3+28@x", "501 5.5.4"),
+            ("ORCPT=rfc822;a+C2+85b@x", "501 5.5.4"),
             ("ORCPT=utf-8;\\x{FC}@d", "ok"),
             ("ORCPT=utf-8;\\x{D800}@d", "501 5.5.4"),
             ("SIZE=1", "555 5.5.4"),

@@ -255,18 +255,23 @@ pub fn encode_xtext(text: &str, out: &mut String) {
 
 /// Reads `xtext` (RFC 3461, section 4); `None` if it is none, or holds anything but printable ASCII.
 pub fn decode_xtext(text: &str) -> Option<String> {
-    let mut decoded = String::with_capacity(text.len());
+    decode_octets(text)?.into_iter().map(|byte| (b' '..=b'~').contains(&byte).then(|| char::from(byte))).collect()
+}
+
+/// The same for text beyond ASCII, whose UTF-8 octets Postfix writes as `xtext`; no control characters come out.
+pub fn decode_xtext_of_utf8(text: &str) -> Option<String> {
+    String::from_utf8(decode_octets(text)?).ok().filter(|decoded| !decoded.chars().any(char::is_control))
+}
+
+fn decode_octets(text: &str) -> Option<Vec<u8>> {
+    let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
     while let Some(byte) = bytes.next() {
-        let byte = match byte {
+        decoded.push(match byte {
             b'+' => hex(bytes.next()?)? << 4 | hex(bytes.next()?)?,
-            b'=' | b' ' => return None,
-            other => other,
-        };
-        if !(b' '..=b'~').contains(&byte) {
-            return None;
-        }
-        decoded.push(char::from(byte));
+            b'!'..=b'~' if byte != b'=' => byte,
+            _ => return None,
+        });
     }
     Some(decoded)
 }

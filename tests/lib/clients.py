@@ -294,7 +294,7 @@ class PostfixClient(Client):
     """
 
     command = "postfix"
-    mechanisms = (PLAIN, LOGIN)
+    mechanisms = (PLAIN, LOGIN, SCRAM)
     utf8 = dsn = True
     hops = 2
 
@@ -323,10 +323,6 @@ class PostfixClient(Client):
 
     def send(self, case):
         mail, rcpt = esmtp_parameters(case)
-        if case.utf8:
-            # else it writes one of type rfc822 with the octets of UTF-8 in xtext
-            address = "".join(ch if ch.isascii() else f"\\x{{{ord(ch):X}}}" for ch in case.recipient)
-            rcpt.append(f"ORCPT=utf-8;{address}")
         with Smtp(self.postfix.port) as c:
             c.transaction(case.sender, [case.recipient], case.raw, mail=" ".join(mail), rcpt=" ".join(rcpt))
 

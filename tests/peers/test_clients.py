@@ -197,7 +197,6 @@ class Clients(unittest.TestCase):
 
     # What clients are known to stumble over here. Each of these turns red when it is mended; then Postfix gets its SCRAM back.
 
-    @unittest.expectedFailure
     def test_the_orcpt_that_postfix_writes_for_an_utf8_address(self):
         """It says rfc822, and has the octets of UTF-8 in xtext; Postfix returns the mail when that is refused."""
         with Smtp(self.ports["clear", None]) as c:
@@ -205,7 +204,6 @@ class Clients(unittest.TestCase):
             code, text = c.command(f"RCPT TO:<grüße@{L}> ORCPT=rfc822;gr+C3+BC+C3+9Fe@{L}")
         self.assertEqual(code, 250, text)
 
-    @unittest.expectedFailure
     def test_scram_asks_for_no_more_iterations_than_cyrus_sasl_does(self):
         """Its limit is 65,536; Postfix and whatever else logs in by it cannot do so over that."""
         with Smtp(self.ports["clear", SCRAM]) as c:
