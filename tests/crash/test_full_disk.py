@@ -41,10 +41,13 @@ class FullDisk(unittest.TestCase):
     def ballast(self, leave):
         """A file that leaves this many bytes free."""
         fd = os.open(os.path.join(self.mount, "ballast"), os.O_CREAT | os.O_WRONLY)
-        size = self.free() - leave
-        if size > 0:
-            os.posix_fallocate(fd, os.fstat(fd).st_size, size)
-        os.close(fd)
+        try:
+            size = self.free() - leave
+            if size > 0:
+                os.posix_fallocate(fd, os.fstat(fd).st_size, size)
+        finally:
+            # one that stays open keeps the space when the file is gone
+            os.close(fd)
 
     def mail_reply(self):
         with Smtp(self.it.smtp_port) as c:
