@@ -136,16 +136,20 @@ impl Client {
     /// # Errors
     /// 452 or 451 when the store takes nothing new; 550 or 452 for an account that may not.
     pub fn admit_sender(&self, intake: &Intake, snapshot: &Snapshot, sender: &ReversePath) -> Result<(), Refusal> {
+        if let Some(account) = &self.account
+            && !account.may_send_as(sender, |domain| snapshot.domains.find(domain).is_some())
+        {
+            let reply = Reply::new(550, EnhancedStatus::permanent(7, 1), "You may not send under this address");
+            let detail = format!("account {} may not send as {sender}", account.name);
+            return Err(Refusal::new("sendAs", reply, detail));
+        }
+        intake.store.has_room().map_err(|error| Refusal::of_store(&error))?;
+        // last, so that what is refused for another reason uses nothing up
         if let Some(account) = &self.account {
-            if !account.may_send_as(sender, |domain| snapshot.domains.find(domain).is_some()) {
-                let reply = Reply::new(550, EnhancedStatus::permanent(7, 1), "You may not send under this address");
-                let detail = format!("account {} may not send as {sender}", account.name);
-                return Err(Refusal::new("sendAs", reply, detail));
-            }
             let counted = intake.quotas.message(account, intake.clock.now());
             counted.map_err(|over| Refusal::of_quota(account, &over))?;
         }
-        intake.store.has_room().map_err(|error| Refusal::of_store(&error))
+        Ok(())
     }
 
     /// May it have the queue tried for a domain?

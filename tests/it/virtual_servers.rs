@@ -640,3 +640,26 @@ fn who_takes_too_long_within_a_command_or_a_message_is_cut() {
     assert!(silent.closed());
     assert_eq!((appliance.waiting(), appliance.mailbox("ada").len()), (0, 0));
 }
+
+/// A load balancer that hides its clients, and a relay rule that trusts it.
+#[test]
+fn an_address_that_may_relay_and_hides_many_clients_is_told() {
+    let sink = Sink::up();
+    let appliance = appliance(&sink);
+    let conditions = || appliance.get(&format!("/api/v1/{SERVER}"))["status"]["conditions"].to_string();
+    let crowd = || {
+        for n in 0..60 {
+            let mut smtp = Smtp::connect(appliance.smtp());
+            smtp.expect_reply("220");
+            smtp.expect(&format!("EHLO host{}.example", n % 6), "250");
+            smtp.expect("QUIT", "221");
+        }
+    };
+    crowd();
+    assert!(!conditions().contains("oneAddressForAll"), "who may not relay hides nobody: {}", conditions());
+    appliance.patch(SERVER, json!({ "relay": { "allow": ["127.0.0.0/8"] } }));
+    crowd();
+    assert!(conditions().contains("oneAddressForAll"), "{}", conditions());
+    appliance.patch(SERVER, json!({ "relay": { "allow": [] } }));
+    assert!(!conditions().contains("oneAddressForAll"), "{}", conditions());
+}
