@@ -13,3 +13,4 @@ pub mod parameters;
 pub mod reply;
 pub mod sasl;
 pub mod server;
+pub mod verb;
