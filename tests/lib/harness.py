@@ -9,6 +9,7 @@ import atexit
 import http.client
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -69,12 +70,25 @@ def wait_for(what, condition, timeout=20.0, step=0.05):
         time.sleep(step)
 
 
-def free_port(host="127.0.0.1"):
-    s = socket.socket()
-    s.bind((host, 0))
-    port = s.getsockname()[1]
-    s.close()
-    return port
+_next_port = random.randrange(12_000, 30_000)
+
+
+def free_port():
+    """A port on which nobody listens, at any address, and which was not given out before.
+
+    It lies below the range from which the kernel takes ports for outgoing connections: one of those, even in TIME_WAIT,
+    would keep a server from listening on all addresses a moment later.
+    """
+    global _next_port
+    for _ in range(10_000):
+        _next_port = _next_port + 1 if _next_port < 32_000 else 12_000
+        with socket.socket() as s:
+            try:
+                s.bind(("0.0.0.0", _next_port))
+            except OSError:
+                continue
+            return _next_port
+    raise RuntimeError("no free port between 12000 and 32000")
 
 
 class Answer:

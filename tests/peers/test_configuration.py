@@ -171,7 +171,7 @@ class Configuration(unittest.TestCase):
 
     def test_a_port_in_use_is_named_and_the_others_serve(self):
         taken = socket.socket()
-        taken.bind(("127.0.0.1", 0))
+        taken.bind(("127.0.0.1", free_port()))
         taken.listen(1)
         self.addCleanup(taken.close)
         port, free = taken.getsockname()[1], free_port()
