@@ -123,6 +123,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local, queue: queue.clone() })));
 
     configuration.register(Arc::new(BindCheck));
+    configuration.tell_of_mail(queue.clone());
     let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
     let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
     let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;

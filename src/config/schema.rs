@@ -184,6 +184,8 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-service-url", parse::<crate::model::web::ServiceUrl>),
     ("bridgehead-size", parse::<crate::model::size::Size>),
     ("bridgehead-socket-path", parse::<crate::model::path::SocketPath>),
+    ("bridgehead-time-of-day", parse::<crate::model::schedule::TimeOfDay>),
+    ("bridgehead-time-zone", parse::<crate::model::schedule::ZoneName>),
     ("bridgehead-username", parse::<crate::model::username::Username>),
 ];
 

@@ -124,7 +124,9 @@ async fn carry(
         let holds = |now: &Snapshot| {
             let same_connector = now.routes.connector(&connector.name).map(|now| now.generation);
             let same_server = now.virtual_servers.get(&server.name).map(|now| now.generation);
-            same_connector == Some(connector.generation) && same_server == Some(server.generation)
+            same_connector == Some(connector.generation)
+                && same_server == Some(server.generation)
+                && outbound.queue.carries_now(hand.link())
         };
         let peer = connection.extensions();
         let session = Session {

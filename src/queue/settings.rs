@@ -1,7 +1,7 @@
 //! The delivery settings in force: of the virtual server that took the message, else of the default one, else built in.
 //! Where a connector says something, it goes first. Mail that waits for a mailbox store has times of its own.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::config::{Snapshot, VirtualServer};
@@ -12,6 +12,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::RouteSpec;
 use crate::model::spec::virtual_server::{Delivery, GlitchRetry, Outbound};
 use crate::model::time::Timestamp;
+use crate::routing::Connector;
 use crate::smtp::parameters::ByMode;
 
 static DELIVERY: LazyLock<Delivery> = LazyLock::new(Delivery::default);
@@ -47,7 +48,7 @@ pub(super) fn terms<'a>(snapshot: &'a Snapshot, server: &Name, queue: &QueueName
     if let QueueName::Local(_) = queue {
         return local(delivery);
     }
-    let connector = queue.connector().and_then(|name| snapshot.routes.connector(name));
+    let connector = connector(snapshot, queue);
     let own = connector.map(|connector| connector.spec.retry_intervals.as_slice()).filter(|own| !own.is_empty());
     Terms { intervals: own.unwrap_or(&delivery.retry_intervals), ..remote(delivery) }
 }
@@ -90,6 +91,11 @@ pub(super) fn ends(snapshot: &Snapshot, message: &Message, queue: &QueueName) ->
         Some((deadline, ByMode::Notify)) if deadline > from => Ends { late: deadline, ..ends },
         Some((_, ByMode::Notify)) | None => ends,
     }
+}
+
+/// The connector that carries this queue.
+pub(super) fn connector<'a>(snapshot: &'a Snapshot, queue: &QueueName) -> Option<&'a Arc<Connector>> {
+    snapshot.routes.connector(queue.connector()?)
 }
 
 /// Outbound limits of this server.

@@ -172,7 +172,9 @@ impl Fixture {
         let snapshot = self.configuration.live().current();
         let recipients = StoredRecipients(Arc::new(self.store.clone()));
         let server = "default".parse().unwrap();
-        let sending = Sending { sender: &sender, size: 10, virtual_server: &server, spread: 1 };
+        let down = self.queue.down();
+        let sending =
+            Sending { sender: &sender, size: 10, priority: 0, virtual_server: &server, spread: 1, down: &down };
         let Assignment::Queue(queue, directory_name) = assign(&snapshot, &recipients, &path, sending) else {
             panic!("no queue for {to}");
         };

@@ -421,6 +421,14 @@ pub struct Outbound {
     /// The TCP port of hosts that are found by MX.
     #[schema(minimum = 1, maximum = 65535)]
     pub port: u16,
+    /// Where mail goes that no connector carries, `host` or `host:port`; no MX is looked up. It must not be this server.
+    /// Default: such mail waits in the queue `unrouted`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub smart_host: Option<HostAndPort>,
+    /// Try the hosts that DNS names for the domain first, and `smartHost` only when none of them can be reached, or DNS
+    /// names none.
+    pub direct_before_smart_host: bool,
     /// Received fields that a message may have before it counts as a loop (RFC 5321, 6.3).
     #[schema(minimum = 10, maximum = 1_000)]
     pub max_hop_count: u32,
@@ -434,6 +442,8 @@ impl Default for Outbound {
             messages_per_connection: 1_000,
             timeout: Duration::from_secs(600),
             port: 25,
+            smart_host: None,
+            direct_before_smart_host: false,
             max_hop_count: 100,
         }
     }
