@@ -11,6 +11,7 @@ use super::Outbound;
 use super::hosts::{self, NextHop};
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, Scope};
+use crate::model::name::Name;
 use crate::model::spec::connector;
 use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::{Stream, Target};
@@ -166,11 +167,21 @@ fn label(hop: &NextHop) -> String {
 /// The server under whose name and limits the session runs: the connector's bridgehead, else the one that took the message, else
 /// the default one.
 fn sender(snapshot: &Snapshot, connector: &Connector, first: &Leased) -> Option<Arc<VirtualServer>> {
+    sender_for(snapshot, connector, &first.message.origin.virtual_server, first.message.id.spread())
+}
+
+/// The same for any message that this server took; `spread` picks among bridgeheads.
+pub(super) fn sender_for(
+    snapshot: &Snapshot,
+    connector: &Connector,
+    took: &Name,
+    spread: u64,
+) -> Option<Arc<VirtualServer>> {
     let there: Vec<_> =
         connector.spec.bridgeheads.iter().filter_map(|name| snapshot.virtual_servers.get(name)).collect();
-    let turn = first.message.id.spread() % there.len().max(1) as u64;
+    let turn = spread % there.len().max(1) as u64;
     let bridgehead = there.get(usize::try_from(turn).unwrap_or_default()).copied();
-    bridgehead.or_else(|| snapshot.delivery_server(&first.message.origin.virtual_server)).cloned()
+    bridgehead.or_else(|| snapshot.delivery_server(took)).cloned()
 }
 
 /// A session with the first host that gives one, and which one that is.

@@ -71,6 +71,7 @@ pub use operate::{
 };
 pub use operator::Operator;
 pub use outcome::{Attempt, AttemptResult, PassedOn};
+pub use settings::{Effective, effective};
 
 /// Who does the work of a link queue: `outbound` and `local` implement it, `boot` wires them.
 pub trait Workforce: Send + Sync {

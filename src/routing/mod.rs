@@ -13,6 +13,7 @@
 
 pub mod mx;
 pub mod next_hop;
+pub mod probe;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
