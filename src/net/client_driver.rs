@@ -1,7 +1,8 @@
 //! Carries octets between a stream and a client session core, and mail from a [`Work`] to it.
 //!
 //! Guarantees: each transaction that [`Work::next`] hands out gets exactly one [`Work::finished`], in order,
-//! also when the connection breaks or never carried it. Every wait has the deadline of its phase.
+//! also when the connection breaks or never carried it. Every wait has the deadline of its phase, a TLS handshake
+//! [`HANDSHAKE_LIMIT`] at most.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -12,6 +13,9 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::clock::Clock;
+use super::server_driver::HANDSHAKE_LIMIT;
+use super::stream::MaybeTls;
+use super::tls::client::{Agreed, Handshake};
 use crate::smtp::client::{
     Cause, OpenError, Phase, RecipientResult, RemoteReply, Session, Settings, Step, Transaction,
 };
@@ -56,35 +60,72 @@ pub enum Ended {
     },
 }
 
-/// A connection that has passed EHLO.
-#[derive(Debug)]
+/// A connection that is ready for mail.
 pub struct Connection<S> {
-    stream: S,
+    stream: MaybeTls<S>,
     session: Session,
+    /// How to begin TLS, until it was.
+    handshake: Option<Handshake>,
+    agreed: Option<Agreed>,
 }
 
 /// How long to look for the reply that explains why the peer takes nothing more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
-    /// Reads the greeting and says EHLO.
+    /// Reads the greeting and says EHLO; encrypts and logs in as the settings say, with `handshake` if it comes to that.
     ///
     /// # Errors
     /// When the peer refuses us or the connection breaks before it is ready for mail.
-    pub async fn open(stream: S, settings: Settings, clock: &dyn Clock) -> Result<Self, OpenError> {
-        let mut connection = Connection { stream, session: Session::new(settings) };
+    pub async fn open(
+        stream: S,
+        settings: Settings,
+        handshake: Option<Handshake>,
+        clock: &dyn Clock,
+    ) -> Result<Self, OpenError> {
+        let session = Session::new(settings);
+        let mut connection = Connection { stream: MaybeTls::Clear(stream), session, handshake, agreed: None };
         loop {
             match connection.session.next(clock.now()) {
                 Step::Opened => return Ok(connection),
                 Step::OpenFailed(error) => return Err(error),
                 Step::Send(octets) => connection.write(octets).await,
+                Step::SendSecret(octets) => connection.write(octets.reveal()).await,
                 Step::NeedInput { until } => connection.read(until, clock).await,
+                Step::StartTls => connection.start_tls().await,
+                Step::Derive(derivation) => match tokio::task::spawn_blocking(move || derivation.run()).await {
+                    Ok(keys) => connection.session.derived(&keys),
+                    // the runtime ends
+                    Err(_) => connection.session.timeout(),
+                },
                 // these do not come before one of the first two
                 Step::NeedTransaction { .. } | Step::Content | Step::Finished(_) | Step::Close => {
                     return Err(OpenError::Broken { phase: Phase::Hello, cause: Cause::Cut });
                 }
             }
         }
+    }
+
+    async fn start_tls(&mut self) {
+        let limit = HANDSHAKE_LIMIT.min(self.session.timeouts().hello);
+        let (stream, handshake) = (self.stream.take_clear(), self.handshake.take());
+        let (Ok(stream), Some(handshake)) = (stream, handshake) else {
+            return self.session.tls_failed("it was not prepared");
+        };
+        match tokio::time::timeout(limit, handshake.run(stream)).await {
+            Ok(Ok((stream, agreed))) => {
+                self.stream = MaybeTls::Tls(Box::new(stream.into()));
+                self.agreed = Some(agreed);
+                self.session.tls_started();
+            }
+            Ok(Err(why)) => self.session.tls_failed(why),
+            Err(_) => self.session.tls_failed("the server did not answer in time"),
+        }
+    }
+
+    /// What was agreed on TLS; `None` in clear.
+    pub fn agreed(&self) -> Option<&Agreed> {
+        self.agreed.as_ref()
     }
 
     /// What the peer offers.
@@ -108,7 +149,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     Err(ContentUnavailable) => self.session.content_failed(),
                 },
                 Step::Finished(results) => work.finished(results).await,
-                Step::Opened | Step::OpenFailed(_) => {}
+                // these come before
+                Step::Opened | Step::OpenFailed(_) | Step::SendSecret(_) | Step::StartTls | Step::Derive(_) => {}
                 Step::Close => break,
             }
         }
@@ -121,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Waits for a transaction and watches the peer meanwhile.
     async fn wait_for<W: Work>(&mut self, work: &mut W) {
-        let Connection { stream, session } = self;
+        let Connection { stream, session, .. } = self;
         let mut next = std::pin::pin!(work.next(true));
         let taken = poll_fn(|cx| {
             if let Poll::Ready(next) = next.as_mut().poll(cx) {
@@ -136,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     async fn read(&mut self, until: Instant, clock: &dyn Clock) {
-        let Connection { stream, session } = self;
+        let Connection { stream, session, .. } = self;
         if poll_fn(|cx| Poll::Ready(poll_read(stream, session, cx))).await.is_ready() {
             return;
         }
@@ -151,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// Writes, and reads meanwhile what the peer has to say, so that neither waits for the other for ever.
     async fn write(&mut self, octets: Bytes) {
         let limit = self.session.timeouts().block;
-        let Connection { stream, session } = self;
+        let Connection { stream, session, .. } = self;
         let mut rest = octets;
         let written = tokio::time::timeout(
             limit,
@@ -214,7 +256,7 @@ fn poll_read<S: AsyncRead + Unpin + Send>(stream: &mut S, session: &mut Session,
     }
 }
 
-/// [`Connection::open`], then [`Connection::run`].
+/// [`Connection::open`] in clear, then [`Connection::run`].
 ///
 /// # Errors
 /// Those of `open`; then no transaction was taken from `work`.
@@ -223,7 +265,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     W: Work,
 {
-    let connection = Connection::open(stream, settings, clock).await?;
+    let connection = Connection::open(stream, settings, None, clock).await?;
     Ok(connection.run(work, clock).await)
 }
 

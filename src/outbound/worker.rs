@@ -187,9 +187,9 @@ async fn open(
             Err(error) => Failure::of_connect(&error, &label),
             Ok(connected) => {
                 let settings = settings(server, connector, timeout);
-                match Connection::open(connected.stream, settings, &*outbound.clock).await {
+                match Connection::open(connected.stream, settings, None, &*outbound.clock).await {
                     Ok(connection) => return Ok((connection, at)),
-                    Err(error) => Failure::of_open(&error, &label),
+                    Err(error) => Failure::of_open(&error, &label, &format!("connector {}", connector.name)),
                 }
             }
         };
