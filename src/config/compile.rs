@@ -4,6 +4,7 @@
 //! contradictions. Recipients are not among the objects: what concerns them is judged where they are written.
 
 mod accounts;
+mod connectors;
 mod filters;
 mod servers;
 
@@ -170,7 +171,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     expiry(&certificates, around.now, &mut found);
     let default_store = default_store(objects, &mut found);
     virtual_servers(objects, &certificates, around.host_name, &mut found);
-    connectors(objects, &mut found);
+    check_connectors(objects, &mut found);
     let accounts = accounts::accounts(objects, previous, around.vault, &mut found);
     let identity_providers = accounts::identity_providers(objects, previous, &mut found);
     filters::check(objects, &mut found);
@@ -191,9 +192,9 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     Ok(Snapshot {
         revision: previous.revision,
         virtual_servers: build_servers(objects, &certificates, previous, around),
+        routes: build_routes(objects, &certificates, previous, around.vault),
         certificates,
         filters: filters::build(objects, previous),
-        routes: build_routes(objects, previous),
         stores: build_stores(objects, previous, around.vault),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),
         postmaster: postmaster(&settings, &domains),
@@ -339,7 +340,7 @@ fn clashes(a: IpAddr, b: IpAddr) -> bool {
     a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified())
 }
 
-fn connectors(objects: &Objects, found: &mut Findings) {
+fn check_connectors(objects: &Objects, found: &mut Findings) {
     let mut shared: HashMap<(AddressPattern, u8), Vec<&Name>> = HashMap::new();
     for (name, (_, spec)) in &objects.connectors {
         let of = (Collection::Connectors, name);
@@ -366,6 +367,7 @@ fn connectors(objects: &Objects, found: &mut Findings) {
         for (index, interval) in spec.retry_intervals.iter().enumerate() {
             found.at_least(of, format!("/spec/retryIntervals/{index}"), *interval, Duration::from_secs(1));
         }
+        connectors::check(objects, name, spec, found);
         if spec.allow_relay && spec.address_spaces.iter().any(|space| space.pattern == AddressPattern::Any) {
             if spec.acknowledge_open_relay {
                 found.warn(
@@ -591,7 +593,12 @@ fn build_servers(
     objects.virtual_servers.iter().map(build).collect()
 }
 
-fn build_routes(objects: &Objects, previous: &Snapshot) -> Arc<Table> {
+fn build_routes(
+    objects: &Objects,
+    certificates: &BTreeMap<Name, Arc<Certificate>>,
+    previous: &Snapshot,
+    vault: &Vault,
+) -> Arc<Table> {
     // what `forwardUnresolvedTo` asks for is a connector without an address space
     let unresolved: Vec<(Name, (u64, Arc<ConnectorSpec>))> = objects
         .virtual_servers
@@ -604,17 +611,22 @@ fn build_routes(objects: &Objects, previous: &Snapshot) -> Arc<Table> {
         .collect();
     let unresolved = || unresolved.iter().map(|(name, of)| (name, of));
     let enabled = || objects.connectors.iter().filter(|(_, (_, spec))| spec.enabled).chain(unresolved());
-    let same = |name: &Name, generation: u64, spec: &ConnectorSpec| {
-        previous.routes.connector(name).filter(|known| known.generation == generation && known.spec == *spec)
-    };
-    let unchanged = enabled().all(|(name, (generation, spec))| same(name, *generation, spec).is_some());
-    if unchanged && enabled().count() == previous.routes.connectors().count() {
+    let mut unchanged = true;
+    let connectors: Vec<Arc<Connector>> = enabled()
+        .map(|(name, (generation, spec))| {
+            let known = previous.routes.connector(name);
+            let access = connectors::access(objects, name, spec, certificates, known.map(|known| &**known), vault);
+            let same = known.filter(|known| {
+                known.generation == *generation && known.access == access && known.spec == **spec
+            });
+            unchanged &= same.is_some();
+            let fresh = || Connector { name: name.clone(), generation: *generation, spec: (**spec).clone(), access };
+            same.cloned().unwrap_or_else(|| Arc::new(fresh()))
+        })
+        .collect();
+    if unchanged && connectors.len() == previous.routes.connectors().count() {
         return previous.routes.clone();
     }
-    let connectors = enabled().map(|(name, (generation, spec))| {
-        let fresh = || Arc::new(Connector { name: name.clone(), generation: *generation, spec: (**spec).clone() });
-        same(name, *generation, spec).cloned().unwrap_or_else(fresh)
-    });
     Arc::new(Table::build(connectors))
 }
 

@@ -7,8 +7,10 @@
 //! Pure: the table is built from connectors, answers come from the table and the arguments alone. One hash look-up per
 //! label of the domain, so that 100,000 address spaces cost what ten do.
 
+pub mod access;
 pub mod mx;
 pub mod next_hop;
+pub mod security;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +22,8 @@ use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::{ConnectorSpec, RouteSpec};
 use crate::smtp::address::{Domain, ReversePath};
 
+use access::Access;
+
 /// A connector that carries mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connector {
@@ -29,6 +33,8 @@ pub struct Connector {
     pub generation: u64,
     /// Its settings.
     pub spec: ConnectorSpec,
+    /// What it encrypts and logs in with.
+    pub access: Access,
 }
 
 impl Connector {
