@@ -616,9 +616,8 @@ fn build_routes(
         .map(|(name, (generation, spec))| {
             let known = previous.routes.connector(name);
             let access = connectors::access(objects, name, spec, certificates, known.map(|known| &**known), vault);
-            let same = known.filter(|known| {
-                known.generation == *generation && known.access == access && known.spec == **spec
-            });
+            let same =
+                known.filter(|known| known.generation == *generation && known.access == access && known.spec == **spec);
             unchanged &= same.is_some();
             let fresh = || Connector { name: name.clone(), generation: *generation, spec: (**spec).clone(), access };
             same.cloned().unwrap_or_else(|| Arc::new(fresh()))

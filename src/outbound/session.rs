@@ -48,7 +48,8 @@ pub(super) async fn open(
     };
     let to = Hop { host: &hop.name, port: hop.address.port(), domain };
     let security = security::in_force(&connector.spec, &server.spec.outbound, to);
-    let plan = Plan::new(connector, server, hop, &security).map_err(|why| Failure::of_setup(&why, &whose).by(&label))?;
+    let plan =
+        Plan::new(connector, server, hop, &security).map_err(|why| Failure::of_setup(&why, &whose).by(&label))?;
     let first = plan.attempt(outbound, hop, plan.encryption).await;
     let result = match first {
         Err(Attempt::Open(error)) if plan.may_go_in_clear && is_about_tls(&error) => {
@@ -95,12 +96,7 @@ struct Plan {
 impl Plan {
     /// # Errors
     /// In words, when what the connector needs for it cannot be had.
-    fn new(
-        connector: &Connector,
-        server: &VirtualServer,
-        hop: &NextHop,
-        security: &Security,
-    ) -> Result<Self, String> {
+    fn new(connector: &Connector, server: &VirtualServer, hop: &NextHop, security: &Security) -> Result<Self, String> {
         let fault = || {
             let fault = connector.access.fault.as_ref();
             fault.map_or("what it needs to be let in cannot be read".to_owned(), |fault| fault.message.clone())
@@ -109,11 +105,9 @@ impl Plan {
         let login = match (connector.spec.authentication.mechanism, &connector.access.credentials) {
             (LoginMechanism::None, _) => None,
             (_, None) => return Err(fault()),
-            (_, Some(credentials)) => Some(Login {
-                credentials: credentials.clone(),
-                nonce: String::new(),
-                in_clear: near,
-            }),
+            (_, Some(credentials)) => {
+                Some(Login { credentials: credentials.clone(), nonce: String::new(), in_clear: near })
+            }
         };
         let encryption = match (security.tls, security.begins) {
             (_, SmartHostTls::Implicit) => Encryption::Implicit,

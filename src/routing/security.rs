@@ -139,7 +139,8 @@ mod tests {
             ("d.example", Some("mx.d.example"), "mx.d.example"),
             ("[192.0.2.1]", None, "192.0.2.1"),
         ] {
-            let security = name.map_or(json!({"tls": "verified"}), |name| json!({"tls": "verified", "serverName": name}));
+            let security =
+                name.map_or(json!({"tls": "verified"}), |name| json!({"tls": "verified", "serverName": name}));
             let domain: Domain = domain.parse().unwrap();
             let hop = Hop { host: "mx.elsewhere.example", port: 25, domain: Some(&domain) };
             assert_eq!(in_force(&of(security), &Outbound::default(), hop).verifies.as_deref(), Some(verifies));

@@ -10,7 +10,7 @@ use crate::config::{Kept, Vault};
 use crate::model::host::Host;
 use crate::model::name::Name;
 use crate::model::spec::connector::security::{LoginMechanism, SmartHostTls, TlsLevel};
-use crate::model::spec::connector::{RouteSpec, SmartHost};
+use crate::model::spec::connector::{Hello, RouteSpec, SmartHost};
 use crate::model::spec::{Collection, ConnectorSpec};
 use crate::net::tls::client::ClientTls;
 use crate::routing::access::{Access, AccessFault, AccessFaultKind};
@@ -43,6 +43,12 @@ fn tls(objects: &Objects, name: &Name, spec: &ConnectorSpec, found: &mut Finding
         } else if !objects.has_certificate(certificate) {
             found.missing(of, CLIENT_CERTIFICATE, Collection::Certificates, certificate);
         }
+    }
+    let by_starttls = |host: &SmartHost| host.tls == SmartHostTls::Starttls;
+    let starttls = matches!(spec.route, RouteSpec::Dns(_)) || smart_hosts(spec).iter().any(by_starttls);
+    if spec.hello == Hello::Helo && starttls && own.tls.is_some_and(|tls| tls >= TlsLevel::Required) {
+        let detail = "STARTTLS needs EHLO, and security.tls requires it";
+        found.wrong(of, "/spec/hello", ViolationCode::Conflict, detail);
     }
     for (index, host) in smart_hosts(spec).iter().enumerate() {
         let pointer = format!("/spec/route/smartHosts/{index}/tls");
@@ -77,6 +83,10 @@ fn authentication(objects: &Objects, name: &Name, spec: &ConnectorSpec, found: &
     if matches!(spec.route, RouteSpec::Dns(_)) {
         let detail = "credentials are for smart hosts: by DNS they would go to whichever host a domain names";
         return found.wrong(of, "/spec/authentication", ViolationCode::Conflict, detail);
+    }
+    if spec.hello == Hello::Helo {
+        let detail = "credentials need EHLO, and with it AUTH";
+        found.wrong(of, "/spec/hello", ViolationCode::Conflict, detail);
     }
     let exposed = |host: &&SmartHost| host.tls == SmartHostTls::Starttls && !is_loopback(&host.host);
     if let Some(host) = hosts.iter().find(exposed)
