@@ -279,7 +279,11 @@ mod tests {
 
     use super::*;
     use crate::net::clock::SystemClock;
-    use crate::net::server_driver::{Answers, serve};
+    use crate::net::server_driver::{Answers, ServerStream as _, serve};
+    use crate::net::stream::Accepted;
+    use crate::net::tls::client::{Check, ClientTls, server_name};
+    use crate::net::tls::{AskClients, Identity, Oldest, ServerTls};
+    use crate::smtp::client::Encryption;
     use crate::smtp::reply::Reply;
     use crate::smtp::server;
 
@@ -380,6 +384,70 @@ mod tests {
                 assert!(results.len() == 300 && results.iter().all(|r| matches!(r, RecipientResult::Delivered(_))));
             }
         }
+    }
+
+    /// The same in TLS, from the beginning and by STARTTLS.
+    #[tokio::test]
+    async fn what_is_sent_arrives_in_tls_even_through_a_narrow_pipe() {
+        let made = rcgen::generate_simple_self_signed(vec!["mx.example".to_owned()]).unwrap();
+        let identity = Identity::load(&made.cert.pem(), &made.signing_key.serialize_pem()).unwrap();
+        let server_tls = Arc::new(ServerTls::new(&[Arc::new(identity)], Oldest::Tls12, AskClients::No).unwrap());
+        let client_tls = Arc::new(ClientTls::new(Some(&made.cert.pem()), None).unwrap());
+        for (width, encryption) in
+            [(1 << 16, Encryption::Required), (60, Encryption::Required), (60, Encryption::Implicit)]
+        {
+            let content = "Subject: x\r\n\r\n.\r\n..dots\r\n".repeat(2_000).into_bytes();
+            let mut queue = Queue { waiting: [(transaction(30), content.clone())].into(), ..Queue::default() };
+            let (client, server) = tokio::io::duplex(width);
+            let server_tls = server_tls.clone();
+            let task = tokio::spawn(async move {
+                let mut stream = Accepted::new(server, Some(server_tls));
+                let mut settings = server::Settings::new("mx.example");
+                if encryption == Encryption::Implicit {
+                    stream.start_tls().await.unwrap();
+                } else {
+                    settings.start_tls = true;
+                }
+                let session = server::Session::new(Arc::new(settings), SystemClock.now());
+                let (_stop, stopped) = watch::channel(None);
+                let mut sink = Sink::default();
+                serve(&mut stream, session, &mut sink, &SystemClock, stopped).await;
+                sink
+            });
+            let settings = Settings { encryption, verified_tls: true, ..Settings::new("c.example") };
+            let name = server_name("mx.example").unwrap();
+            let handshake = Handshake { tls: client_tls.clone(), name, check: Check::Name };
+            let connection = Connection::open(client, settings, Some(handshake), &SystemClock).await.unwrap();
+            assert!(connection.agreed().is_some_and(|agreed| agreed.verified && agreed.chain.len() == 1));
+            assert_eq!(connection.run(&mut queue, &SystemClock).await, Ended::Quit);
+            assert_eq!(task.await.unwrap().messages, [content]);
+            assert!(queue.results[0].iter().all(|result| matches!(result, RecipientResult::Delivered(_))));
+        }
+    }
+
+    /// hostile.md, next hops: no handshake behind injected text, and none that lasts for ever.
+    #[tokio::test(start_paused = true)]
+    async fn starttls_that_is_not_what_it_seems() {
+        let tls = Arc::new(ClientTls::default());
+        let open = |last: &'static str| {
+            let (client, peer) = tokio::io::duplex(4096);
+            let task = scripted(peer, vec!["220 x\r\n", "250-x\r\n250 STARTTLS\r\n", last]);
+            let handshake =
+                Handshake { tls: tls.clone(), name: server_name("x.example").unwrap(), check: Check::Nothing };
+            let settings = Settings { encryption: Encryption::Required, ..Settings::new("c.example") };
+            async move {
+                let opened = Connection::open(client, settings, Some(handshake), &SystemClock).await;
+                let mut said = Vec::new();
+                task.await.unwrap().read_to_end(&mut said).await.unwrap();
+                (opened.err().unwrap(), said)
+            }
+        };
+        let (error, said) = open("220 go\r\n250 AUTH PLAIN\r\n").await;
+        assert_eq!(error, OpenError::Broken { phase: Phase::StartTls, cause: Cause::Garbage });
+        assert!(said.is_empty(), "no hello of TLS");
+        let (error, said) = open("220 go\r\n").await;
+        assert_eq!(error, OpenError::Handshake("the server did not answer in time".to_owned()));
+        assert_eq!(said[0], 22, "a hello of TLS");
     }
 
     /// A peer by script: says the first, then after each read the next.

@@ -73,19 +73,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for MaybeTls<S> {
 }
 
 /// A stream that a client opened.
-pub struct Accepted {
-    stream: MaybeTls<TcpStream>,
+pub struct Accepted<S = TcpStream> {
+    stream: MaybeTls<S>,
     tls: Option<Arc<ServerTls>>,
 }
 
-impl Accepted {
+impl<S> Accepted<S> {
     /// In clear; `tls` is what TLS is begun with, if it is.
-    pub fn new(stream: TcpStream, tls: Option<Arc<ServerTls>>) -> Self {
+    pub fn new(stream: S, tls: Option<Arc<ServerTls>>) -> Self {
         Accepted { stream: MaybeTls::Clear(stream), tls }
     }
 }
 
-impl ServerStream for Accepted {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ServerStream for Accepted<S> {
     async fn start_tls(&mut self) -> io::Result<Secured> {
         let tls = self.tls.clone().ok_or(io::ErrorKind::Unsupported)?;
         let (stream, secured) = tls.accept(self.stream.take_clear()?).await?;
@@ -94,13 +94,13 @@ impl ServerStream for Accepted {
     }
 }
 
-impl AsyncRead for Accepted {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Accepted<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for Accepted {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Accepted<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, octets)
     }

@@ -159,3 +159,101 @@ impl Plan {
         opened.map_err(Attempt::Open)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::ClientList;
+    use crate::routing::access::{Access, AccessFault, AccessFaultKind};
+    use crate::smtp::sasl::client::{Credentials, Mechanism};
+
+    fn plan(tls: &str, logs_in: bool, address: &str, access: impl FnOnce(&mut Access)) -> Result<Plan, String> {
+        let mut spec = json!({
+            "addressSpaces": [], "route": {"smartHosts": [{"host": "hop.example"}]}, "security": {"tls": tls}
+        });
+        if logs_in {
+            spec["authentication"] = json!({
+                "mechanism": "plain", "username": "user", "password": {"env": "BRIDGEHEAD_SECRET_X"}
+            });
+        }
+        let credentials = logs_in.then(|| Credentials::new(Mechanism::Plain, "user", "pencil").unwrap());
+        let mut connector = Connector {
+            name: "hub".parse().unwrap(),
+            generation: 1,
+            spec: serde_json::from_value(spec).unwrap(),
+            access: Access { credentials, ..Access::default() },
+        };
+        access(&mut connector.access);
+        let server = VirtualServer {
+            name: "default".parse().unwrap(),
+            generation: 1,
+            spec: serde_json::from_value::<crate::model::spec::VirtualServerSpec>(Value::Object(Default::default()))
+                .unwrap(),
+            fqdn: "mx.example".parse().unwrap(),
+            relay: ClientList::new(&[], &[]),
+            connection_control: ClientList::new(&[], &[]),
+            tls: None,
+            tls_fault: None,
+        };
+        let hop = NextHop { name: "hop.example".to_owned(), address: address.parse().unwrap() };
+        let to = Hop { host: &hop.name, port: hop.address.port(), domain: None };
+        let security = security::in_force(&connector.spec, &server.spec.outbound, to);
+        Plan::new(&connector, &server, &hop, &security)
+    }
+
+    #[test]
+    fn credentials_go_in_clear_to_ourselves_only() {
+        for (address, near) in [
+            ("192.0.2.1:25", false),
+            ("127.0.0.1:25", true),
+            ("127.1.2.3:25", true),
+            ("[::1]:25", true),
+            ("[::ffff:127.0.0.1]:25", true),
+            ("[2001:db8::1]:25", false),
+            ("0.0.0.0:25", false),
+        ] {
+            for tls in ["none", "opportunistic", "required", "verified"] {
+                let with = plan(tls, true, address, |_| {}).unwrap();
+                assert_eq!(with.settings.login.unwrap().in_clear, near, "{address}");
+                assert_eq!(with.may_go_in_clear, near && tls == "opportunistic", "{address} {tls}");
+                let without = plan(tls, false, address, |_| {}).unwrap();
+                assert_eq!(without.may_go_in_clear, tls == "opportunistic");
+                assert!(without.settings.login.is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_checked_and_what_counts_as_verified() {
+        for (tls, encryption, check) in [
+            ("none", Encryption::None, None),
+            ("opportunistic", Encryption::Opportunistic, Some(Check::Nothing)),
+            ("required", Encryption::Required, Some(Check::Nothing)),
+            ("verified", Encryption::Required, Some(Check::Name)),
+        ] {
+            let plan = plan(tls, false, "192.0.2.1:25", |_| {}).unwrap();
+            assert_eq!(plan.encryption, encryption);
+            assert_eq!(plan.handshake.as_ref().map(|handshake| handshake.check), check);
+            assert_eq!(plan.settings.verified_tls, check == Some(Check::Name), "REQUIRETLS");
+            let name = plan.handshake.map(|handshake| handshake.name.to_str().into_owned());
+            assert_eq!(name.as_deref(), check.map(|_| "hop.example"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_and_nothing_is_tried() {
+        let broken = |access: &mut Access| {
+            let message = "the file password cannot be read".to_owned();
+            let pointer = "/spec/authentication/password";
+            let fault = Some(AccessFault { pointer, kind: AccessFaultKind::Unreadable, message });
+            *access = Access { tls: None, credentials: None, fault };
+        };
+        for (tls, logs_in) in [("none", true), ("opportunistic", false), ("verified", true)] {
+            let why = plan(tls, logs_in, "127.0.0.1:25", broken).err().unwrap();
+            assert!(why.contains("cannot be read"), "{why}");
+        }
+        assert!(plan("none", false, "127.0.0.1:25", broken).is_ok(), "it needs nothing");
+    }
+}

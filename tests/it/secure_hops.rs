@@ -307,6 +307,9 @@ fn what_each_level_makes_of_each_peer() {
         let count = |seen: &Seen| (Seen::taken(&seen.clear), Seen::taken(&seen.secret));
         eventually(&format!("{name}: {comes:?}"), || (count(&hop.seen()) == expected).then_some(()));
         let seen = hop.seen();
+        if name.ends_with("injects") && !name.starts_with("none") {
+            assert!(seen.secret.is_empty(), "{name}: no handshake behind injected text: {seen:?}");
+        }
         if let Comes::Clear(connections) = comes {
             assert_eq!(seen.connections, *connections, "{name}");
         } else {

@@ -217,6 +217,9 @@ impl Agreed {
     }
 }
 
+#[cfg(test)]
+mod tests;
+
 /// Takes everybody.
 #[derive(Debug)]
 struct Unchecked;

@@ -80,6 +80,7 @@ impl Bench {
                 Step::Send(octets) => self.sent.push(octets.to_vec()),
                 Step::SendSecret(octets) => self.sent.push(octets.reveal().to_vec()),
                 Step::StartTls => {
+                    assert!(self.session.buffer().is_empty(), "text before TLS would be read inside of it");
                     self.sent.push(b"<TLS>".to_vec());
                     match self.no_tls {
                         Some(why) => self.session.tls_failed(why),
