@@ -322,6 +322,7 @@ proptest! {
     fn whatever_a_peer_says_nothing_is_sent_too_early(
         said in peer(),
         size in 1usize..60,
+        offered_first in any::<bool>(),
         encryption in prop_oneof![
             Just(Encryption::None), Just(Encryption::Opportunistic), Just(Encryption::Required), Just(Encryption::Implicit)
         ],
@@ -332,6 +333,9 @@ proptest! {
             settings.login = mechanism.map(login);
         });
         bench.say(b"220 x\r\n");
+        if offered_first {
+            bench.say(OFFERS);
+        }
         for chunk in said.chunks(size) {
             bench.say(chunk);
         }
