@@ -92,7 +92,7 @@ pub(super) fn certificate(object: &Object, state: &State) -> CertificateStatus {
 }
 
 /// A connector.
-pub(super) fn connector(object: &Object, _: &State) -> ObjectStatus {
+pub(super) fn connector(object: &Object, state: &State) -> ObjectStatus {
     let enabled = object.spec["enabled"] != Value::Bool(false);
     let patterns = object.spec["addressSpaces"].as_array().into_iter().flatten();
     let everywhere = patterns.map(|space| &space["pattern"]).any(|pattern| pattern == "*");
@@ -100,8 +100,22 @@ pub(super) fn connector(object: &Object, _: &State) -> ObjectStatus {
     let condition = open.then(|| open_relay(object, "every client may send to every domain through this connector"));
     ObjectStatus {
         state: if enabled { ObjectState::Active } else { ObjectState::Disabled },
-        conditions: condition.into_iter().collect(),
+        conditions: condition.into_iter().chain(access(object, state)).collect(),
     }
+}
+
+/// That what a connector encrypts or logs in with cannot be used now.
+fn access(object: &Object, state: &State) -> Option<Condition> {
+    let current = state.handles.configuration.live().current();
+    let fault = current.routes.connector(&object.name)?.access.fault.as_ref()?;
+    Some(Condition {
+        kind: ConditionType::ConfigAccepted,
+        status: ConditionStatus::False,
+        reason: fault.kind.reason().to_owned(),
+        message: fault.message.clone(),
+        last_transition_time: None,
+        observed_generation: Some(object.generation),
+    })
 }
 
 /// A recipient, with the addresses it has.

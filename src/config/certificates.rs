@@ -159,6 +159,18 @@ pub(super) fn tell(before: &Snapshot, after: &Snapshot) {
             _ => {}
         }
     }
+    for connector in after.routes.connectors() {
+        let name = &connector.name;
+        let old = before.routes.connector(name).and_then(|known| known.access.fault.as_ref());
+        match &connector.access.fault {
+            Some(fault) if old != Some(fault) => {
+                tracing::error!(connector = %name, reason = fault.kind.reason(), error = fault.message,
+                    "what the connector encrypts or logs in with cannot be used as it is now");
+            }
+            None if old.is_some() => tracing::info!(connector = %name, "the connector can encrypt and log in again"),
+            _ => {}
+        }
+    }
     for (name, server) in &after.virtual_servers {
         let old = before.virtual_servers.get(name).and_then(|known| known.tls_fault.as_ref());
         match &server.tls_fault {

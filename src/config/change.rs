@@ -23,6 +23,7 @@ use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::spec::{Collection, DEFAULT, SETTINGS};
 use crate::model::time::Timestamp;
+use crate::routing::access::{AccessFault, AccessFaultKind};
 use crate::store::{ConfigDraft, ConfigStore, StoreError};
 
 /// How often a change is tried when others commit first.
@@ -573,9 +574,22 @@ fn faults(compiled: &Snapshot, collection: Collection, name: &Name) -> Vec<Viola
             let fault = compiled.virtual_servers.get(name).and_then(|server| server.tls_fault.as_ref());
             fault.filter(|fault| fault.pointer == certificates::CLIENT_CA)
         }
+        Collection::Connectors => {
+            let fault = compiled.routes.connector(name).and_then(|connector| connector.access.fault.as_ref());
+            return fault.map(access_violation).into_iter().collect();
+        }
         _ => None,
     };
     fault.map(|fault| Violation::new(fault.pointer, fault.code, fault.message.clone())).into_iter().collect()
+}
+
+fn access_violation(fault: &AccessFault) -> Violation {
+    let code = match fault.kind {
+        AccessFaultKind::Unreadable => ViolationCode::SecretUnreadable,
+        AccessFaultKind::Certificate => ViolationCode::InvalidCertificate,
+        AccessFaultKind::Password => ViolationCode::InvalidValue,
+    };
+    Violation::new(fault.pointer, code, fault.message.clone())
 }
 
 fn references(found: Vec<Violation>) -> Vec<Reference> {

@@ -3,6 +3,7 @@
 //! Shape was judged before ([`super::schema`]); here it is what needs more than one value to see: references, clashes,
 //! contradictions. Recipients are not among the objects: what concerns them is judged where they are written.
 
+mod access;
 mod accounts;
 mod filters;
 mod hosts;
@@ -194,9 +195,9 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     Ok(Snapshot {
         revision: previous.revision,
         virtual_servers: build_servers(objects, &certificates, previous, around),
+        routes: routes::build(objects, &certificates, previous, around.vault),
         certificates,
         filters: filters::build(objects, previous),
-        routes: routes::build(objects, previous),
         stores: build_stores(objects, previous, around.vault),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),
         postmaster: postmaster(&settings, &domains),

@@ -147,10 +147,13 @@ impl Spec {
                 MailboxStoreSpec::Webhook(hook) => vec![("/secret".to_owned(), &mut hook.secret)],
                 MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Drop(_) => Vec::new(),
             },
+            Spec::Connector(spec) => {
+                let password = &mut Arc::make_mut(spec).authentication.password;
+                password.iter_mut().map(|secret| ("/authentication/password".to_owned(), secret)).collect()
+            }
             Spec::VirtualServer(_)
             | Spec::RecipientPolicy(_)
             | Spec::Recipient(_)
-            | Spec::Connector(_)
             | Spec::IdentityProvider(_)
             | Spec::Filter(_)
             | Spec::Settings(_) => Vec::new(),

@@ -115,6 +115,8 @@ pub enum WarningCode {
     NameNotCovered,
     /// A certificate is expired, or will soon be.
     CertificateExpires,
+    /// A connector shows its password to smart hosts whose certificate nothing checks.
+    PasswordToUnverified,
 }
 
 /// Something that is allowed but may not be meant.

@@ -124,8 +124,8 @@ async fn greet(
     settings: &Settings,
     label: &str,
 ) -> Result<Connection<Box<dyn Stream>>, Failure> {
-    let opened = Connection::open(stream, settings.clone(), &*local.clock).await;
-    opened.map_err(|error| Failure::of_open(&error, label))
+    let opened = Connection::open(stream, settings.clone(), None, &*local.clock).await;
+    opened.map_err(|error| Failure::of_open(&error, label, label))
 }
 
 /// By the system, which knows the names of this machine and its neighbours. An operator wrote the name: one that does not exist is a

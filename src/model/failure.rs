@@ -13,6 +13,10 @@
 //! | cut, silence or garbage in a transaction | session | transient |
 //! | cut after the dot before the reply | session | transient, may become a duplicate |
 //! | no connection, bad banner, bad EHLO (also 5xx: the next host may do better) | host | transient |
+//! | TLS is required and not offered, or STARTTLS is refused (also 5xx) | host | transient |
+//! | a TLS handshake that fails, a certificate that is not good | host | transient |
+//! | we cannot log in: refused (also 5xx), not offered, not proven, in clear | host | transient: the operator mends it |
+//! | a secret or certificate that a session needs cannot be read | host | transient: the operator mends it |
 //! | a webhook answers 4xx, but 408, 425, 429 | message | permanent |
 //! | a webhook answers 408, 425, 5xx but 502, 503, 504 | message | transient |
 //! | a webhook answers 429, 502, 503, 504, a redirect | host | transient |
@@ -23,7 +27,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::smtp::client::{Cause, OpenError, Phase, RecipientResult, RemoteReply};
+use crate::smtp::client::{Cause, LoginError, OpenError, Phase, RecipientResult, RemoteReply};
 use crate::smtp::reply::{EnhancedStatus, StatusClass};
 
 /// Longest diagnostic that is kept, in octets.
@@ -128,17 +132,35 @@ impl Failure {
         Some(failure.by(remote_mta))
     }
 
-    /// What it means that a session could not be opened. Another host of the next hop may do.
-    pub fn of_open(error: &OpenError, remote_mta: &str) -> Failure {
+    /// What it means that a session could not be opened, which `whose` (`connector hub`) wanted. Another host of the next hop may
+    /// do. Never permanent: what is wrong with TLS or a login, an operator mends, here or there.
+    pub fn of_open(error: &OpenError, remote_mta: &str, whose: &str) -> Failure {
+        let own = |detail, words: String| Failure::new(Scope::Host, EnhancedStatus::transient(7, detail), words);
         match error {
-            OpenError::Refused { phase, reply } => {
-                let refused = of_reply(Scope::Host, *phase, reply);
-                let status = EnhancedStatus { class: StatusClass::PersistentTransient, ..refused.status };
-                Failure { status, ..refused }
-            }
+            OpenError::Refused { phase, reply } => refused_for_now(*phase, reply),
             OpenError::Broken { phase, cause } => broken(Scope::Host, *phase, *cause),
+            OpenError::NoStartTls => own(4, format!("{whose} requires TLS, and the server does not offer STARTTLS")),
+            OpenError::Handshake(why) => own(5, format!("no TLS session could be made for {whose}: {}", clean(why))),
+            OpenError::Login { mechanism, why } => {
+                let login = format!("{whose} cannot log in by {mechanism}");
+                match why {
+                    LoginError::InClear => own(11, format!("{login}: the session is not encrypted")),
+                    LoginError::NotOffered => own(4, format!("{login}: the server does not offer it")),
+                    LoginError::Fault(fault) => own(8, format!("{login}: {fault}")),
+                    LoginError::Refused(reply) => Failure {
+                        status: refused_for_now(Phase::Auth, reply).status,
+                        ..own(8, format!("{login}: the server refused with {reply}"))
+                    },
+                }
+            }
         }
         .by(remote_mta)
+    }
+
+    /// What a session needs cannot be read: a secret, a certificate. Nothing was tried.
+    pub fn of_setup(why: &str, whose: &str) -> Failure {
+        let words = format!("{whose} cannot be used as it is set up: {why}");
+        Failure::new(Scope::Host, EnhancedStatus::transient(3, 5), words)
     }
 
     /// What the answer of a webhook means, with the words in it; `None` when it took the message.
@@ -205,10 +227,24 @@ fn of_reply(scope: Scope, phase: Phase, reply: &RemoteReply) -> Failure {
     Failure { remote_code: Some(reply.code), ..Failure::new(scope, status, reply.to_string()) }
 }
 
+/// A host that refuses us now may not tomorrow, and another one may not at all.
+fn refused_for_now(phase: Phase, reply: &RemoteReply) -> Failure {
+    let refused = of_reply(Scope::Host, phase, reply);
+    let status = EnhancedStatus { class: StatusClass::PersistentTransient, ..refused.status };
+    Failure { status, ..refused }
+}
+
+/// Words of a library about what a peer sent.
+fn clean(words: &str) -> String {
+    words.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn default_status(class: StatusClass, phase: Phase) -> EnhancedStatus {
     let (subject, detail) = match phase {
         Phase::Rcpt => (1, 0),
         Phase::Banner | Phase::Hello => (3, 2),
+        Phase::StartTls => (7, 4),
+        Phase::Auth => (7, 8),
         Phase::Data | Phase::Content | Phase::Dot => (6, 0),
         Phase::Delivery => (2, 0),
         Phase::Mail | Phase::Reset | Phase::Quit => (0, 0),
@@ -238,6 +274,8 @@ fn during(phase: Phase) -> &'static str {
     match phase {
         Phase::Banner => "before its greeting",
         Phase::Hello => "at EHLO",
+        Phase::StartTls => "at STARTTLS",
+        Phase::Auth => "at AUTH",
         Phase::Reset => "at RSET",
         Phase::Mail => "at MAIL",
         Phase::Rcpt => "at RCPT",
@@ -251,6 +289,7 @@ fn during(phase: Phase) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::sasl::client::{Fault, Mechanism};
 
     fn reply(code: u16, status: Option<&str>) -> RemoteReply {
         RemoteReply { code, status: status.map(|s| s.parse().unwrap()), text: "words".into() }
@@ -271,9 +310,35 @@ mod tests {
     #[test]
     fn a_refused_session_is_no_reason_to_bounce() {
         let error = OpenError::Refused { phase: Phase::Banner, reply: reply(554, Some("5.7.1")) };
-        let failure = Failure::of_open(&error, "mx");
+        let failure = Failure::of_open(&error, "mx", "connector hub");
         assert!(!failure.is_permanent());
         assert_eq!((failure.scope, failure.remote_code), (Scope::Host, Some(554)));
+    }
+
+    #[test]
+    fn what_is_wrong_with_tls_or_a_login_waits_for_an_operator() {
+        let login = |why| OpenError::Login { mechanism: Mechanism::Plain, why };
+        let refused = |code, status| login(LoginError::Refused(reply(code, status)));
+        let at_tls = |code, status| OpenError::Refused { phase: Phase::StartTls, reply: reply(code, status) };
+        for (error, status, words) in [
+            (OpenError::NoStartTls, "4.7.4", "connector hub requires TLS"),
+            (OpenError::Handshake("a\r\nb".into()), "4.7.5", "for connector hub: a  b"),
+            (at_tls(554, None), "4.7.4", "554 words"),
+            (at_tls(454, Some("4.7.0")), "4.7.0", "454 4.7.0 words"),
+            (OpenError::Broken { phase: Phase::Auth, cause: Cause::Cut }, "4.4.2", "at AUTH"),
+            (refused(535, Some("5.7.8")), "4.7.8", "connector hub cannot log in by PLAIN: the server refused with 535"),
+            (refused(535, None), "4.7.8", "connector hub"),
+            (refused(454, Some("4.7.0")), "4.7.0", "454"),
+            (login(LoginError::NotOffered), "4.7.4", "connector hub cannot log in by PLAIN"),
+            (login(LoginError::InClear), "4.7.11", "not encrypted"),
+            (login(LoginError::Fault(Fault::NotProven)), "4.7.8", "did not prove"),
+        ] {
+            let failure = Failure::of_open(&error, "mx", "connector hub");
+            assert_eq!((failure.scope, failure.status.to_string().as_str()), (Scope::Host, status), "{error:?}");
+            assert!(failure.diagnostic.contains(words), "{failure}");
+        }
+        let setup = Failure::of_setup("the file ca cannot be read", "connector hub");
+        assert_eq!((setup.scope, setup.status.to_string().as_str()), (Scope::Host, "4.3.5"));
     }
 
     #[test]

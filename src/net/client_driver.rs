@@ -1,7 +1,8 @@
 //! Carries octets between a stream and a client session core, and mail from a [`Work`] to it.
 //!
 //! Guarantees: each transaction that [`Work::next`] hands out gets exactly one [`Work::finished`], in order,
-//! also when the connection breaks or never carried it. Every wait has the deadline of its phase.
+//! also when the connection breaks or never carried it. Every wait has the deadline of its phase, a TLS handshake
+//! [`HANDSHAKE_LIMIT`] at most.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -12,6 +13,9 @@ use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::clock::Clock;
+use super::server_driver::HANDSHAKE_LIMIT;
+use super::stream::MaybeTls;
+use super::tls::client::{Agreed, Handshake};
 use crate::smtp::client::{
     Cause, OpenError, Phase, RecipientResult, RemoteReply, Session, Settings, Step, Transaction,
 };
@@ -56,35 +60,72 @@ pub enum Ended {
     },
 }
 
-/// A connection that has passed EHLO.
-#[derive(Debug)]
+/// A connection that is ready for mail.
 pub struct Connection<S> {
-    stream: S,
+    stream: MaybeTls<S>,
     session: Session,
+    /// How to begin TLS, until it was.
+    handshake: Option<Handshake>,
+    agreed: Option<Agreed>,
 }
 
 /// How long to look for the reply that explains why the peer takes nothing more.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
-    /// Reads the greeting and says EHLO.
+    /// Reads the greeting and says EHLO; encrypts and logs in as the settings say, with `handshake` if it comes to that.
     ///
     /// # Errors
     /// When the peer refuses us or the connection breaks before it is ready for mail.
-    pub async fn open(stream: S, settings: Settings, clock: &dyn Clock) -> Result<Self, OpenError> {
-        let mut connection = Connection { stream, session: Session::new(settings) };
+    pub async fn open(
+        stream: S,
+        settings: Settings,
+        handshake: Option<Handshake>,
+        clock: &dyn Clock,
+    ) -> Result<Self, OpenError> {
+        let session = Session::new(settings);
+        let mut connection = Connection { stream: MaybeTls::Clear(stream), session, handshake, agreed: None };
         loop {
             match connection.session.next(clock.now()) {
                 Step::Opened => return Ok(connection),
                 Step::OpenFailed(error) => return Err(error),
                 Step::Send(octets) => connection.write(octets).await,
+                Step::SendSecret(octets) => connection.write(octets.reveal()).await,
                 Step::NeedInput { until } => connection.read(until, clock).await,
+                Step::StartTls => connection.start_tls().await,
+                Step::Derive(derivation) => match tokio::task::spawn_blocking(move || derivation.run()).await {
+                    Ok(keys) => connection.session.derived(&keys),
+                    // the runtime ends
+                    Err(_) => connection.session.timeout(),
+                },
                 // these do not come before one of the first two
                 Step::NeedTransaction { .. } | Step::Content | Step::Finished(_) | Step::Close => {
                     return Err(OpenError::Broken { phase: Phase::Hello, cause: Cause::Cut });
                 }
             }
         }
+    }
+
+    async fn start_tls(&mut self) {
+        let limit = HANDSHAKE_LIMIT.min(self.session.timeouts().hello);
+        let (stream, handshake) = (self.stream.take_clear(), self.handshake.take());
+        let (Ok(stream), Some(handshake)) = (stream, handshake) else {
+            return self.session.tls_failed("it was not prepared");
+        };
+        match tokio::time::timeout(limit, handshake.run(stream)).await {
+            Ok(Ok((stream, agreed))) => {
+                self.stream = MaybeTls::Tls(Box::new(stream.into()));
+                self.agreed = Some(agreed);
+                self.session.tls_started();
+            }
+            Ok(Err(why)) => self.session.tls_failed(why),
+            Err(_) => self.session.tls_failed("the server did not answer in time"),
+        }
+    }
+
+    /// What was agreed on TLS; `None` in clear.
+    pub fn agreed(&self) -> Option<&Agreed> {
+        self.agreed.as_ref()
     }
 
     /// What the peer offers.
@@ -108,7 +149,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     Err(ContentUnavailable) => self.session.content_failed(),
                 },
                 Step::Finished(results) => work.finished(results).await,
-                Step::Opened | Step::OpenFailed(_) => {}
+                // these come before
+                Step::Opened | Step::OpenFailed(_) | Step::SendSecret(_) | Step::StartTls | Step::Derive(_) => {}
                 Step::Close => break,
             }
         }
@@ -121,7 +163,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     /// Waits for a transaction and watches the peer meanwhile.
     async fn wait_for<W: Work>(&mut self, work: &mut W) {
-        let Connection { stream, session } = self;
+        let Connection { stream, session, .. } = self;
         let mut next = std::pin::pin!(work.next(true));
         let taken = poll_fn(|cx| {
             if let Poll::Ready(next) = next.as_mut().poll(cx) {
@@ -136,7 +178,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     async fn read(&mut self, until: Instant, clock: &dyn Clock) {
-        let Connection { stream, session } = self;
+        let Connection { stream, session, .. } = self;
         if poll_fn(|cx| Poll::Ready(poll_read(stream, session, cx))).await.is_ready() {
             return;
         }
@@ -151,7 +193,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// Writes, and reads meanwhile what the peer has to say, so that neither waits for the other for ever.
     async fn write(&mut self, octets: Bytes) {
         let limit = self.session.timeouts().block;
-        let Connection { stream, session } = self;
+        let Connection { stream, session, .. } = self;
         let mut rest = octets;
         let written = tokio::time::timeout(
             limit,
@@ -214,7 +256,7 @@ fn poll_read<S: AsyncRead + Unpin + Send>(stream: &mut S, session: &mut Session,
     }
 }
 
-/// [`Connection::open`], then [`Connection::run`].
+/// [`Connection::open`] in clear, then [`Connection::run`].
 ///
 /// # Errors
 /// Those of `open`; then no transaction was taken from `work`.
@@ -223,7 +265,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send,
     W: Work,
 {
-    let connection = Connection::open(stream, settings, clock).await?;
+    let connection = Connection::open(stream, settings, None, clock).await?;
     Ok(connection.run(work, clock).await)
 }
 
@@ -237,7 +279,11 @@ mod tests {
 
     use super::*;
     use crate::net::clock::SystemClock;
-    use crate::net::server_driver::{Answers, serve};
+    use crate::net::server_driver::{Answers, ServerStream as _, serve};
+    use crate::net::stream::Accepted;
+    use crate::net::tls::client::{Check, ClientTls, server_name};
+    use crate::net::tls::{AskClients, Identity, Oldest, ServerTls};
+    use crate::smtp::client::Encryption;
     use crate::smtp::reply::Reply;
     use crate::smtp::server;
 
@@ -338,6 +384,70 @@ mod tests {
                 assert!(results.len() == 300 && results.iter().all(|r| matches!(r, RecipientResult::Delivered(_))));
             }
         }
+    }
+
+    /// The same in TLS, from the beginning and by STARTTLS.
+    #[tokio::test]
+    async fn what_is_sent_arrives_in_tls_even_through_a_narrow_pipe() {
+        let made = rcgen::generate_simple_self_signed(vec!["mx.example".to_owned()]).unwrap();
+        let identity = Identity::load(&made.cert.pem(), &made.signing_key.serialize_pem()).unwrap();
+        let server_tls = Arc::new(ServerTls::new(&[Arc::new(identity)], Oldest::Tls12, AskClients::No).unwrap());
+        let client_tls = Arc::new(ClientTls::new(Some(&made.cert.pem()), None).unwrap());
+        for (width, encryption) in
+            [(1 << 16, Encryption::Required), (60, Encryption::Required), (60, Encryption::Implicit)]
+        {
+            let content = "Subject: x\r\n\r\n.\r\n..dots\r\n".repeat(2_000).into_bytes();
+            let mut queue = Queue { waiting: [(transaction(30), content.clone())].into(), ..Queue::default() };
+            let (client, server) = tokio::io::duplex(width);
+            let server_tls = server_tls.clone();
+            let task = tokio::spawn(async move {
+                let mut stream = Accepted::new(server, Some(server_tls));
+                let mut settings = server::Settings::new("mx.example");
+                if encryption == Encryption::Implicit {
+                    stream.start_tls().await.unwrap();
+                } else {
+                    settings.start_tls = true;
+                }
+                let session = server::Session::new(Arc::new(settings), SystemClock.now());
+                let (_stop, stopped) = watch::channel(None);
+                let mut sink = Sink::default();
+                serve(&mut stream, session, &mut sink, &SystemClock, stopped).await;
+                sink
+            });
+            let settings = Settings { encryption, verified_tls: true, ..Settings::new("c.example") };
+            let name = server_name("mx.example").unwrap();
+            let handshake = Handshake { tls: client_tls.clone(), name, check: Check::Name };
+            let connection = Connection::open(client, settings, Some(handshake), &SystemClock).await.unwrap();
+            assert!(connection.agreed().is_some_and(|agreed| agreed.verified && agreed.chain.len() == 1));
+            assert_eq!(connection.run(&mut queue, &SystemClock).await, Ended::Quit);
+            assert_eq!(task.await.unwrap().messages, [content]);
+            assert!(queue.results[0].iter().all(|result| matches!(result, RecipientResult::Delivered(_))));
+        }
+    }
+
+    /// hostile.md, next hops: no handshake behind injected text, and none that lasts for ever.
+    #[tokio::test(start_paused = true)]
+    async fn starttls_that_is_not_what_it_seems() {
+        let tls = Arc::new(ClientTls::default());
+        let open = |last: &'static str| {
+            let (client, peer) = tokio::io::duplex(4096);
+            let task = scripted(peer, vec!["220 x\r\n", "250-x\r\n250 STARTTLS\r\n", last]);
+            let handshake =
+                Handshake { tls: tls.clone(), name: server_name("x.example").unwrap(), check: Check::Nothing };
+            let settings = Settings { encryption: Encryption::Required, ..Settings::new("c.example") };
+            async move {
+                let opened = Connection::open(client, settings, Some(handshake), &SystemClock).await;
+                let mut said = Vec::new();
+                task.await.unwrap().read_to_end(&mut said).await.unwrap();
+                (opened.err().unwrap(), said)
+            }
+        };
+        let (error, said) = open("220 go\r\n250 AUTH PLAIN\r\n").await;
+        assert_eq!(error, OpenError::Broken { phase: Phase::StartTls, cause: Cause::Garbage });
+        assert!(said.is_empty(), "no hello of TLS");
+        let (error, said) = open("220 go\r\n").await;
+        assert_eq!(error, OpenError::Handshake("the server did not answer in time".to_owned()));
+        assert_eq!(said[0], 22, "a hello of TLS");
     }
 
     /// A peer by script: says the first, then after each read the next.

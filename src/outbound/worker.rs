@@ -9,21 +9,18 @@ use std::time::Duration;
 
 use super::Outbound;
 use super::hosts::{self, NextHop};
+use super::session::{self, label};
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, Scope};
 use crate::model::name::Name;
-use crate::model::spec::connector;
+use crate::model::queue_name::QueueName;
 use crate::net::client_driver::{Connection, Ended};
-use crate::net::connect::{Stream, Target};
+use crate::net::connect::Stream;
 use crate::queue::carrier::{Carrier, Left, Session, Taken};
 use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
 use crate::routing::Connector;
-use crate::smtp::client::{Hello, Settings, Timeouts};
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::Leased;
-
-/// Longest wait for a TCP connection.
-const CONNECT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Works until the queue has nothing more for this hand.
 pub(super) async fn work(outbound: Arc<Outbound>, hand: Hand) {
@@ -105,7 +102,7 @@ async fn carry(
     let mut first = Some(first);
     let mut rest = hops;
     loop {
-        let (connection, at) = match open(outbound, server, connector, rest).await {
+        let (connection, at) = match open(outbound, server, connector, &hand.link().name, rest).await {
             Ok(opened) => opened,
             Err(failure) => {
                 outbound.queue.next_hop_failed(hand, &server.name, failure);
@@ -160,10 +157,6 @@ async fn carry(
     }
 }
 
-fn label(hop: &NextHop) -> String {
-    format!("{} ({})", hop.name, hop.address)
-}
-
 /// The server under whose name and limits the session runs: the connector's bridgehead, else the one that took the message, else
 /// the default one.
 fn sender(snapshot: &Snapshot, connector: &Connector, first: &Leased) -> Option<Arc<VirtualServer>> {
@@ -189,38 +182,21 @@ async fn open(
     outbound: &Outbound,
     server: &VirtualServer,
     connector: &Connector,
+    queue: &QueueName,
     hops: &[NextHop],
 ) -> Result<(Connection<Box<dyn Stream>>, usize), Failure> {
-    let timeout = server.spec.outbound.timeout.std();
     let mut last = None;
     for (at, hop) in hops.iter().enumerate() {
-        let target = Target { address: hop.address, source: None, timeout: timeout.min(CONNECT_LIMIT) };
-        let label = label(hop);
-        let failure = match outbound.connect.connect(&target).await {
-            Err(error) => Failure::of_connect(&error, &label),
-            Ok(connected) => {
-                let settings = settings(server, connector, timeout);
-                match Connection::open(connected.stream, settings, &*outbound.clock).await {
-                    Ok(connection) => return Ok((connection, at)),
-                    Err(error) => Failure::of_open(&error, &label),
-                }
+        match session::open(outbound, server, connector, queue, hop).await {
+            Ok(connection) => return Ok((connection, at)),
+            Err(failure) => {
+                let label = label(hop);
+                tracing::info!(connector = %connector.name, next_hop = %label, failure = %failure, "no session");
+                last = Some(failure);
             }
-        };
-        tracing::info!(connector = %connector.name, next_hop = %label, failure = %failure, "no session");
-        last = Some(failure);
+        }
     }
     Err(last.unwrap_or_else(|| Failure::new(Scope::Host, EnhancedStatus::transient(4, 4), "no host to try")))
-}
-
-fn settings(server: &VirtualServer, connector: &Connector, timeout: Duration) -> Settings {
-    Settings {
-        hello: match connector.spec.hello {
-            connector::Hello::Ehlo => Hello::Ehlo,
-            connector::Hello::Helo => Hello::Helo,
-        },
-        timeouts: Timeouts::default().at_most(timeout),
-        ..Settings::new(server.fqdn.as_str())
-    }
 }
 
 /// DNS says that nothing will ever take this mail. It is the DNS of one server: a message that another one would send

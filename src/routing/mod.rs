@@ -11,9 +11,11 @@
 //! Pure: the table is built from connectors, answers come from the table and the arguments alone. One hash look-up per
 //! label of the domain, so that 100,000 address spaces cost what ten do.
 
+pub mod access;
 pub mod mx;
 pub mod next_hop;
 pub mod probe;
+pub mod security;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -28,6 +30,8 @@ use crate::model::spec::connector::{ConnectorSpec, Fallback, PriorityClass, Rout
 use crate::model::time::Timestamp;
 use crate::smtp::address::{Domain, Mailbox, ReversePath};
 
+use access::Access;
+
 /// A connector that carries mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connector {
@@ -37,6 +41,8 @@ pub struct Connector {
     pub generation: u64,
     /// Its settings.
     pub spec: ConnectorSpec,
+    /// What it encrypts and logs in with.
+    pub access: Access,
 }
 
 impl Connector {

@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     fn host(name: &str, priority: u16, weight: u16) -> SmartHost {
-        SmartHost { host: name.parse().unwrap(), port: 25, priority, weight }
+        SmartHost { host: name.parse().unwrap(), port: 25, tls: Default::default(), priority, weight }
     }
 
     #[test]

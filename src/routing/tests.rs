@@ -9,7 +9,8 @@ fn connector(name: &str, spaces: &[(&str, u8)], more: serde_json::Value) -> Arc<
     for (key, value) in more.as_object().unwrap() {
         spec[key] = value.clone();
     }
-    Arc::new(Connector { name: name.parse().unwrap(), generation: 1, spec: serde_json::from_value(spec).unwrap() })
+    let spec = serde_json::from_value(spec).unwrap();
+    Arc::new(Connector { name: name.parse().unwrap(), generation: 1, spec, access: Access::default() })
 }
 
 /// Knows `ada@b.example` as a member of `staff`, and nothing of `broken`.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parameters::{Body, ByMode, MailParameters};
 use super::reply::EnhancedStatus;
+use super::sasl::Mechanism;
 
 /// The EHLO keywords that a server offers. Everything is on by default but ATRN, which needs somebody who has mail to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -174,6 +175,10 @@ pub struct PeerExtensions {
     pub deliver_by: Option<i64>,
     /// MT-PRIORITY.
     pub mt_priority: bool,
+    /// STARTTLS.
+    pub starttls: bool,
+    /// AUTH: those of its mechanisms that we know.
+    pub auth: Vec<Mechanism>,
 }
 
 /// Why a message must not be given to a peer.
@@ -205,6 +210,8 @@ impl PeerExtensions {
                 "REQUIRETLS" => peer.require_tls = true,
                 "DELIVERBY" => peer.deliver_by = Some(words.next().and_then(|n| n.parse().ok()).unwrap_or(1).max(1)),
                 "MT-PRIORITY" => peer.mt_priority = true,
+                "STARTTLS" => peer.starttls = true,
+                "AUTH" => peer.auth = words.filter_map(|word| word.parse().ok()).collect(),
                 _ => {}
             }
         }
@@ -281,6 +288,8 @@ impl PeerExtensions {
             require_tls: true,
             deliver_by: Some(1),
             mt_priority: true,
+            starttls: true,
+            auth: Vec::new(),
         }
     }
 }
@@ -314,6 +323,9 @@ mod tests {
             size: Some(Some(1000)),
             max_recipients: Some(7),
             max_transactions: Some(9),
+            // it is a session inside TLS
+            starttls: false,
+            auth: vec![Mechanism::Plain, Mechanism::Login],
             ..PeerExtensions::everything()
         };
         assert_eq!(peer, expected);
@@ -349,6 +361,8 @@ mod tests {
     fn nonsense_is_not_offered() {
         assert_eq!(PeerExtensions::parse(["", "  ", "SIZE x", "size 0", "PIPELININGX"]).size, Some(None));
         assert!(!PeerExtensions::parse(["PIPELININGX"]).pipelining);
+        let auth = PeerExtensions::parse(["AUTH login GSSAPI SCRAM-SHA-256", "starttls"]);
+        assert_eq!((auth.starttls, &auth.auth[..]), (true, &[Mechanism::Login, Mechanism::ScramSha256][..]));
         let limits = PeerExtensions::parse(["LIMITS RCPTMAX=0 MAILMAX=x FOO=1 RCPTMAX"]);
         assert_eq!((limits.max_recipients, limits.max_transactions), (None, None));
         assert_eq!(PeerExtensions::parse(["DELIVERBY"]).deliver_by, Some(1));

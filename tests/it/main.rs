@@ -19,6 +19,7 @@ mod mailbox_stores;
 mod name_server;
 mod openapi;
 mod scale;
+mod secure_hops;
 mod shape;
 mod virtual_servers;
 mod way_of_a_message;

@@ -1,4 +1,4 @@
-"""A Dovecot of our own: LMTP by TCP and by a unix socket, IMAP to read back, on loopback only.
+"""A Dovecot of our own: LMTP by TCP and by a unix socket, IMAP to read back, on loopback only; the logins of a Postfix (`auth`).
 
 It needs root, as Dovecot does to become other users. Its configuration (2.3), its mail and its log lie in a directory that
 goes away with the test. Users are the ones that are given; everybody else is unknown to it (550 5.1.1 at RCPT).
@@ -34,6 +34,7 @@ class Dovecot:
         self.users, self.quotas = users, dict(quotas or {})
         self.lmtp_port, self.imap_port = free_port(), free_port()
         self.socket = os.path.join(self.dir, "lmtp")
+        self.auth = os.path.join(self.dir, "auth")
         self.log = os.path.join(self.dir, "log")
         self.process = None
         mail = os.path.join(self.dir, "mail")
@@ -53,6 +54,7 @@ listen = 127.0.0.1
 ssl = no
 disable_plaintext_auth = no
 auth_username_format = %Lu
+auth_mechanisms = plain login scram-sha-256
 mail_location = maildir:{mail}/%n
 mail_uid = nobody
 mail_gid = nogroup
@@ -75,6 +77,11 @@ service lmtp {{
     port = {self.lmtp_port}
   }}
   unix_listener {self.socket} {{
+    mode = 0666
+  }}
+}}
+service auth {{
+  unix_listener {self.auth} {{
     mode = 0666
   }}
 }}

@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::super::snapshot::{Snapshot, smart_host_connector, unresolved_connector};
 use super::super::violation::{ViolationCode, WarningCode};
-use super::{Findings, Objects, hosts};
+use super::{Findings, Objects, access, hosts};
+use crate::config::Vault;
+use crate::config::certificates::Certificate;
 use crate::model::duration::Duration;
 use crate::model::host::domain_key;
 use crate::model::name::Name;
 use crate::model::pattern::AddressPattern;
 use crate::model::schedule::Schedule;
-use crate::model::spec::connector::{DnsRoute, RouteSpec, SmartHost};
+use crate::model::spec::connector::{DnsRoute, RouteSpec, SmartHost, SmartHostTls};
 use crate::model::spec::{Collection, ConnectorSpec, VirtualServerSpec};
 use crate::routing::{Connector, Table};
 
@@ -43,6 +45,7 @@ pub(super) fn check(objects: &Objects, found: &mut Findings) {
         for (index, interval) in spec.retry_intervals.iter().enumerate() {
             found.at_least(of, format!("/spec/retryIntervals/{index}"), *interval, Duration::from_secs(1));
         }
+        access::check(objects, name, spec, found);
         for (at, schedule) in [
             ("/spec/schedule", spec.schedule.as_ref()),
             ("/spec/oversize/schedule", spec.oversize.as_ref().map(|oversize| &oversize.schedule)),
@@ -107,7 +110,12 @@ fn check_schedule(name: &Name, at: &str, schedule: &Schedule, found: &mut Findin
 }
 
 /// The table of all connectors that are enabled; what did not change is taken over.
-pub(super) fn build(objects: &Objects, previous: &Snapshot) -> Arc<Table> {
+pub(super) fn build(
+    objects: &Objects,
+    certificates: &BTreeMap<Name, Arc<Certificate>>,
+    previous: &Snapshot,
+    vault: &Vault,
+) -> Arc<Table> {
     let implied: Vec<(Name, (u64, Arc<ConnectorSpec>))> = objects
         .virtual_servers
         .iter()
@@ -117,17 +125,21 @@ pub(super) fn build(objects: &Objects, previous: &Snapshot) -> Arc<Table> {
         .collect();
     let implied = || implied.iter().map(|(name, of)| (name, of));
     let enabled = || objects.connectors.iter().filter(|(_, (_, spec))| spec.enabled).chain(implied());
-    let same = |name: &Name, generation: u64, spec: &ConnectorSpec| {
-        previous.routes.connector(name).filter(|known| known.generation == generation && known.spec == *spec)
-    };
-    let unchanged = enabled().all(|(name, (generation, spec))| same(name, *generation, spec).is_some());
-    if unchanged && enabled().count() == previous.routes.connectors().count() {
+    let mut unchanged = true;
+    let connectors: Vec<Arc<Connector>> = enabled()
+        .map(|(name, (generation, spec))| {
+            let known = previous.routes.connector(name);
+            let access = access::read(objects, name, spec, certificates, known.map(|known| &**known), vault);
+            let same =
+                known.filter(|known| known.generation == *generation && known.access == access && known.spec == **spec);
+            unchanged &= same.is_some();
+            let fresh = || Connector { name: name.clone(), generation: *generation, spec: (**spec).clone(), access };
+            same.cloned().unwrap_or_else(|| Arc::new(fresh()))
+        })
+        .collect();
+    if unchanged && connectors.len() == previous.routes.connectors().count() {
         return previous.routes.clone();
     }
-    let connectors = enabled().map(|(name, (generation, spec))| {
-        let fresh = || Arc::new(Connector { name: name.clone(), generation: *generation, spec: (**spec).clone() });
-        same(name, *generation, spec).cloned().unwrap_or_else(fresh)
-    });
     Arc::new(Table::build(connectors))
 }
 
@@ -142,7 +154,13 @@ fn implied(server: &Name, spec: &VirtualServerSpec) -> impl Iterator<Item = (Nam
     let smart_host = spec.outbound.smart_host.as_ref().and_then(|to| {
         let mut last = ConnectorSpec::to_host(&to.host, to.port);
         if spec.outbound.direct_before_smart_host {
-            let then = SmartHost { host: to.host.clone(), port: to.port, priority: 0, weight: 1 };
+            let then = SmartHost {
+                host: to.host.clone(),
+                port: to.port,
+                tls: SmartHostTls::default(),
+                priority: 0,
+                weight: 1,
+            };
             last.route = RouteSpec::Dns(DnsRoute { then: Some(then) });
         }
         Some((smart_host_connector(server)?, own(last)))

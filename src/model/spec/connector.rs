@@ -1,4 +1,6 @@
-//! `connectors`: how mail leaves (Exchange: SMTP connector).
+//! `connectors`: how mail leaves (Exchange: SMTP connector). How they encrypt and log in is in [`security`].
+
+pub mod security;
 
 use std::borrow::Cow;
 
@@ -14,6 +16,8 @@ use crate::model::pattern::AddressPattern;
 use crate::model::recipient_ref::SenderPattern;
 use crate::model::schedule::Schedule;
 use crate::model::size::Size;
+
+pub use security::{Authentication, Security, SmartHostTls};
 
 /// An SMTP connector: which domains it carries mail for, at what cost, and where it takes the mail. The most specific
 /// address space decides whatever its cost, then the lowest cost; connectors with an equal pattern and cost share the
@@ -62,6 +66,12 @@ pub struct ConnectorSpec {
     /// space.
     #[serde(default)]
     pub fallback: Fallback,
+    /// How it encrypts.
+    #[serde(default)]
+    pub security: Security,
+    /// How it logs in to smart hosts.
+    #[serde(default)]
+    pub authentication: Authentication,
     /// How it greets.
     #[serde(default)]
     pub hello: Hello,
@@ -178,6 +188,10 @@ pub struct SmartHost {
     #[serde(default = "smtp_port")]
     #[schema(minimum = 1, maximum = 65535, default = 25)]
     pub port: u16,
+    /// How TLS begins.
+    #[serde(default)]
+    #[schema(default = "starttls")]
+    pub tls: SmartHostTls,
     /// The lowest is tried first.
     #[serde(default)]
     #[schema(minimum = 0, maximum = 65535, default = 0)]

@@ -128,7 +128,10 @@ impl Collection {
 
     /// Whether a spec of it may have a [`crate::model::secret::Secret`].
     pub fn may_hold_secrets(self) -> bool {
-        matches!(self, Collection::Certificates | Collection::Accounts | Collection::MailboxStores)
+        matches!(
+            self,
+            Collection::Certificates | Collection::Accounts | Collection::MailboxStores | Collection::Connectors
+        )
     }
 
     /// The longest name that an object of it may have.

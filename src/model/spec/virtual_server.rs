@@ -16,7 +16,7 @@ use crate::model::rate::Rate;
 use crate::model::size::Size;
 
 pub use protocol::{Extensions, LogFields, LogFormat, LogRotation, ProtocolLog, Staging};
-pub use security::{Authentication, ClientCertificates, Mechanism, MinimumVersion, Tls};
+pub use security::{Authentication, ClientCertificates, Mechanism, MinimumVersion, OutboundSecurity, Tls};
 
 /// An SMTP virtual server: bindings where it listens, who may connect and relay, limits, and how mail that it took is
 /// delivered. Which domains are local follows from recipient policies, not from here.
@@ -418,6 +418,8 @@ pub struct Outbound {
     pub messages_per_connection: u32,
     /// How long the other side may be silent. At least 1s.
     pub timeout: Duration,
+    /// How its sessions with next hops are encrypted, where the connector does not say.
+    pub security: OutboundSecurity,
     /// The TCP port of hosts that are found by MX.
     #[schema(minimum = 1, maximum = 65535)]
     pub port: u16,
@@ -441,6 +443,7 @@ impl Default for Outbound {
             max_connections_per_domain: 100,
             messages_per_connection: 1_000,
             timeout: Duration::from_secs(600),
+            security: OutboundSecurity::default(),
             port: 25,
             smart_host: None,
             direct_before_smart_host: false,

@@ -63,6 +63,11 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Of a certificate; `None` when it is none.
+    pub(super) fn of(der: &CertificateDer<'_>) -> Option<Self> {
+        x509_parser::parse_x509_certificate(der).ok().map(|(_, parsed)| facts(der, &parsed))
+    }
+
     /// Whether it is for this host: by a name of its own or, with `wildcards`, by one that stands for one label.
     pub fn is_for(&self, host: &str, wildcards: bool) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! TLS of connections that come in: certificates, which of them a client gets, and what is known once it is agreed.
+//! TLS of connections that come in (those that go out: [`client`]): certificates, which of them a client gets, and what is known once it is agreed.
 //!
 //! [`Identity`] is a certificate chain with its key, checked to belong together. [`ServerTls`] is what a virtual server
 //! needs to encrypt: built once from its identities and settings, shared by its sessions, replaced as a whole when any of it
@@ -13,6 +13,7 @@
 //! TLS 1.2 and 1.3 as rustls does them, post-quantum key exchange preferred; sessions are resumed by tickets whose keys
 //! live in memory only. A failed handshake ends the connection: rustls sends the alert. Time limits are the caller's.
 
+pub mod client;
 mod identity;
 
 use std::fmt;
@@ -178,16 +179,19 @@ fn verifier(clients: AskClients<'_>) -> Result<Arc<dyn ClientCertVerifier>, Serv
         AskClients::Must(pem) => (pem, true),
     };
     let wrong = |why: &dyn fmt::Display| ServerTlsError::ClientCa(why.to_string());
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        roots.add(certificate.map_err(|error| wrong(&error))?).map_err(|error| wrong(&error))?;
-    }
-    if roots.is_empty() {
-        return Err(wrong(&"there is no PEM certificate in it"));
-    }
+    let roots = roots(pem).map_err(|error| wrong(&error))?;
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider().clone());
     let builder = if must { builder } else { builder.allow_unauthenticated() };
     builder.build().map(|verifier| verifier as Arc<dyn ClientCertVerifier>).map_err(|error| wrong(&error))
+}
+
+/// The issuers in a PEM text, which are trusted.
+fn roots(pem: &str) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        roots.add(certificate.map_err(|error| error.to_string())?).map_err(|error| error.to_string())?;
+    }
+    if roots.is_empty() { Err("there is no PEM certificate in it".to_owned()) } else { Ok(roots) }
 }
 
 fn digest(identities: &[Arc<Identity>], oldest: Oldest, clients: AskClients<'_>) -> [u8; 32] {
@@ -244,18 +248,19 @@ impl Secured {
         let exporter = || connection.export_keying_material(vec![0; 32], b"EXPORTER-Channel-Binding", None).ok();
         Secured {
             version: if tls13 { "TLSv1.3" } else { "TLSv1.2" },
-            cipher: connection
-                .negotiated_cipher_suite()
-                .and_then(|suite| suite.suite().as_str())
-                .unwrap_or_default()
-                // rustls puts the version into the names of those of TLS 1.3
-                .replacen("TLS13_", "TLS_", 1),
+            cipher: cipher(connection.negotiated_cipher_suite()),
             sni: connection.server_name().map(str::to_owned),
             client,
             end_point: identity.end_point().to_vec(),
             exporter: if tls13 { exporter() } else { None },
         }
     }
+}
+
+/// A cipher suite, as IANA names it.
+fn cipher(suite: Option<rustls::SupportedCipherSuite>) -> String {
+    // rustls puts the version into the names of those of TLS 1.3
+    suite.and_then(|suite| suite.suite().as_str()).unwrap_or_default().replacen("TLS13_", "TLS_", 1)
 }
 
 #[cfg(test)]

@@ -2,7 +2,8 @@
 //!
 //! A driver owns the socket. It calls [`Session::next`] and does what the [`Step`] says, until `Close`.
 //!
-//! The phases of a connection never go back: greeting, EHLO (or HELO), ready. Transactions repeat in the last one. With
+//! The phases of a connection never go back: greeting, EHLO (or HELO), STARTTLS and EHLO again (RFC 3207), AUTH (RFC 4954), ready;
+//! these are in `opening`. Transactions repeat in the last one. With
 //! PIPELINING an envelope goes out as one block, and the next envelope follows the dot (RFC 2920, 3.1), so that two
 //! transactions are open for a moment: one that waits for the reply to its dot, one that waits for its 354.
 //! The replies that are expected stand in a queue, in the order of the commands; the front one has the deadline.
@@ -16,8 +17,11 @@
 //! Guarantees: each transaction comes out as `Finished` once, in order, with one result per recipient, whatever the
 //! peer sends and whenever it stops. A dot is sent only behind the whole content. Before it, a failure is
 //! `Broken`; from the moment it is handed to the driver on, `CutAfterDot`. A reply that is none, or that does not fit its
-//! command, ends the connection. A 421 ends it too, after it has counted as the reply to its command.
+//! command, ends the connection. A 421 ends it too, after it has counted as the reply to its command. TLS begins only
+//! where nothing was read behind the 220, and what was known of the peer is forgotten then. Nothing of a login is sent in
+//! clear unless that was said, and none of it shows in `Debug`.
 
+mod opening;
 mod output;
 mod reply;
 mod result;
@@ -34,10 +38,12 @@ use bytes::{Bytes, BytesMut};
 
 use super::data::Encoder;
 use super::extension::PeerExtensions;
+use super::sasl::client::{Derivation, Exchange};
+pub use opening::SecretOctets;
 use output::Output;
 use reply::{Lines, ReplyReader};
-pub use result::{Cause, OpenError, Phase, RecipientResult, RemoteReply, Transaction};
-pub use settings::{Hello, Settings, Timeouts};
+pub use result::{Cause, LoginError, OpenError, Phase, RecipientResult, RemoteReply, Transaction};
+pub use settings::{Encryption, Hello, Login, Settings, Timeouts};
 use transfer::Transfer;
 
 /// What the driver of a session is to do next.
@@ -45,6 +51,12 @@ use transfer::Transfer;
 pub enum Step {
     /// Write these octets.
     Send(Bytes),
+    /// Write these too; they are no one's to see.
+    SendSecret(SecretOctets),
+    /// Do the handshake of a TLS client on the connection, then call `tls_started` or `tls_failed`. What was read is used up.
+    StartTls,
+    /// Run this where it may take a CPU for a while, then call `derived`.
+    Derive(Derivation),
     /// Read into [`Session::buffer`], or call `eof`; or, at this time, `timeout`.
     NeedInput {
         /// When to call `timeout`.
@@ -79,6 +91,11 @@ pub struct Session {
     /// Oldest first; replies to MAIL, RCPT, DATA and the dot belong to the front one.
     transfers: VecDeque<Transfer>,
     peer: PeerExtensions,
+    encrypted: bool,
+    /// The login that runs.
+    exchange: Option<Exchange>,
+    /// What of it is to be sent.
+    secret: Option<SecretOctets>,
     encoder: Encoder,
     /// The last chunk of binary content: it is held back until it is known whether it is the last of all.
     chunk: Option<Bytes>,
@@ -94,6 +111,10 @@ pub struct Session {
 enum State {
     /// Replies decide what comes next.
     Waiting,
+    /// The driver is to do the handshake.
+    StartTls,
+    /// The driver is to derive keys.
+    Derive(Derivation),
     /// To be told: the session is open.
     Opened,
     /// To be told: it will not be.
@@ -113,6 +134,8 @@ enum Expect {
     Banner,
     Ehlo,
     Helo,
+    StartTls,
+    Auth,
     Rset,
     Mail,
     Rcpt(usize),
@@ -133,6 +156,8 @@ impl Expect {
         match self {
             Expect::Banner => Phase::Banner,
             Expect::Ehlo | Expect::Helo => Phase::Hello,
+            Expect::StartTls => Phase::StartTls,
+            Expect::Auth => Phase::Auth,
             Expect::Rset => Phase::Reset,
             Expect::Mail => Phase::Mail,
             Expect::Rcpt(_) => Phase::Rcpt,
@@ -148,15 +173,19 @@ impl Expect {
 impl Session {
     /// A session on a connection that was just made.
     pub fn new(settings: Settings) -> Self {
+        let implicit = settings.encryption == Encryption::Implicit;
         Session {
             settings,
-            state: State::Waiting,
+            state: if implicit { State::StartTls } else { State::Waiting },
             input: BytesMut::new(),
             replies: ReplyReader::default(),
             output: Output::default(),
             expected: VecDeque::from([Expect::Banner]),
             transfers: VecDeque::new(),
             peer: PeerExtensions::default(),
+            encrypted: false,
+            exchange: None,
+            secret: None,
             encoder: Encoder::default(),
             chunk: None,
             since: None,
@@ -338,6 +367,8 @@ impl Session {
                 self.state = State::Closed;
                 Some(Step::OpenFailed(error))
             }
+            State::StartTls => Some(Step::StartTls),
+            State::Derive(derivation) => Some(Step::Derive(derivation.clone())),
             State::Closed => Some(Step::Close),
             State::Ready | State::Content if self.eof || (self.state == State::Ready && !self.input.is_empty()) => {
                 self.unsolicited()
@@ -405,6 +436,10 @@ impl Session {
                     self.since = None;
                     return None;
                 }
+                if let Some(secret) = self.secret.take() {
+                    self.since = None;
+                    return Some(Step::SendSecret(secret));
+                }
                 let since = *self.since.get_or_insert(now);
                 Some(Step::NeedInput { until: since + self.settings.timeouts.of(expect.phase()) })
             }
@@ -414,10 +449,12 @@ impl Session {
     fn replied(&mut self, expect: Expect, lines: Lines) {
         if expect == Expect::Ehlo && (200..300).contains(&lines.code) {
             self.peer = PeerExtensions::parse(lines.lines.iter().skip(1).map(String::as_str));
-            self.peer.require_tls &= self.settings.verified_tls;
+            self.peer.require_tls &= self.encrypted && self.settings.verified_tls;
             self.peer.dsn &= self.settings.hello != Hello::Lhlo;
-            self.state = State::Opened;
-            return;
+            return self.greeted();
+        }
+        if expect == Expect::Auth {
+            return self.auth_replied(lines);
         }
         let reply = lines.into_reply();
         let phase = expect.phase();
@@ -425,7 +462,9 @@ impl Session {
         match expect {
             Expect::Quit => self.close(),
             Expect::Banner if reply.code == 220 => self.hello(),
-            Expect::Helo if good => self.state = State::Opened,
+            Expect::Helo if good => self.greeted(),
+            Expect::StartTls if reply.code == 220 => self.begin_tls(),
+            Expect::StartTls if bad => self.starttls_refused(reply),
             Expect::Ehlo if reply.is_permanent() && self.settings.hello == Hello::Ehlo => self.say_helo(),
             Expect::Banner | Expect::Ehlo | Expect::Helo if bad => {
                 self.close();
@@ -482,22 +521,6 @@ impl Session {
         if reply.code == 421 {
             self.fail_in(phase, Cause::Closing, Some(reply));
         }
-    }
-
-    fn hello(&mut self) {
-        match self.settings.hello {
-            Hello::Helo => self.say_helo(),
-            Hello::Ehlo | Hello::Lhlo => {
-                let verb = if self.settings.hello == Hello::Lhlo { "LHLO" } else { "EHLO" };
-                self.output.put(format!("{verb} {}\r\n", self.settings.fqdn).as_bytes());
-                self.expected.push_back(Expect::Ehlo);
-            }
-        }
-    }
-
-    fn say_helo(&mut self) {
-        self.output.put(format!("HELO {}\r\n", self.settings.fqdn).as_bytes());
-        self.expected.push_back(Expect::Helo);
     }
 
     fn pipelines(&self) -> bool {
@@ -584,6 +607,8 @@ impl Session {
     fn fail(&mut self, cause: Cause, reply: Option<RemoteReply>) {
         let phase = match (&self.state, self.expected.front()) {
             (State::Content | State::BeforeDot, _) => Phase::Content,
+            (State::StartTls, _) => Phase::StartTls,
+            (State::Derive(_), _) => Phase::Auth,
             (_, Some(expect)) => expect.phase(),
             _ => Phase::Mail,
         };
@@ -595,7 +620,7 @@ impl Session {
         if matches!(self.state, State::Closed | State::Failed(_)) {
             return;
         }
-        let opening = matches!(phase, Phase::Banner | Phase::Hello);
+        let opening = matches!(phase, Phase::Banner | Phase::Hello | Phase::StartTls | Phase::Auth);
         for (index, transfer) in self.transfers.iter_mut().enumerate() {
             let result = if transfer.dot_sent {
                 RecipientResult::CutAfterDot { cause }
@@ -618,5 +643,7 @@ impl Session {
         self.state = State::Closed;
         self.expected.clear();
         self.output = Output::default();
+        self.exchange = None;
+        self.secret = None;
     }
 }

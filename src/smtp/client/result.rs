@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::parameters::{MailParameters, RcptParameters};
 use crate::smtp::reply::EnhancedStatus;
+use crate::smtp::sasl::client::{Fault, Mechanism};
 
 /// A message to send: the envelope; the content is asked for when its turn comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,10 @@ pub enum Phase {
     Delivery,
     /// QUIT.
     Quit,
+    /// STARTTLS and the handshake behind it; implicit TLS.
+    StartTls,
+    /// AUTH.
+    Auth,
 }
 
 /// Why a connection is of no more use.
@@ -145,7 +150,7 @@ pub enum OpenError {
     /// The peer refused us.
     #[error("refused: {reply}")]
     Refused {
-        /// Banner or hello.
+        /// Banner, hello or STARTTLS.
         phase: Phase,
         /// The reply.
         reply: RemoteReply,
@@ -153,9 +158,40 @@ pub enum OpenError {
     /// The connection broke.
     #[error("broken in phase {phase:?}: {cause:?}")]
     Broken {
-        /// Banner or hello.
+        /// Banner, hello, STARTTLS or AUTH.
         phase: Phase,
         /// Why.
         cause: Cause,
     },
+    /// TLS is required, and the peer does not offer STARTTLS.
+    #[error("STARTTLS is not offered")]
+    NoStartTls,
+    /// There was no agreement on TLS, or the peer's certificate is not good.
+    #[error("the TLS handshake failed: {0}")]
+    Handshake(String),
+    /// We could not log in.
+    #[error("no login by {mechanism}: {why}")]
+    Login {
+        /// By this mechanism.
+        mechanism: Mechanism,
+        /// Why.
+        why: LoginError,
+    },
+}
+
+/// Why we could not log in. Never holds what we logged in with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoginError {
+    /// The session is not encrypted, and nobody said that this is no matter.
+    #[error("the session is not encrypted")]
+    InClear,
+    /// The peer does not offer the mechanism.
+    #[error("the mechanism is not offered")]
+    NotOffered,
+    /// The peer refused.
+    #[error("{0}")]
+    Refused(RemoteReply),
+    /// The exchange was given up.
+    #[error("{0}")]
+    Fault(#[from] Fault),
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::result::Phase;
+use crate::smtp::sasl::client::Credentials;
 
 /// The settings of a client session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,9 +16,13 @@ pub struct Settings {
     pub pipelining: bool,
     /// Let the next envelope follow the dot (RFC 2920, 3.1), where PIPELINING is used.
     pub pipeline_transactions: bool,
-    /// The connection is encrypted, and the peer's certificate was found good for its name. Without it REQUIRETLS counts
-    /// as not offered, whatever the peer says (RFC 8689, 4.2.1).
+    /// Whether the session is encrypted, and from when on.
+    pub encryption: Encryption,
+    /// A handshake succeeds only when the peer's certificate is good for its name. Without that, and in clear, REQUIRETLS
+    /// counts as not offered, whatever the peer says (RFC 8689, 4.2.1).
     pub verified_tls: bool,
+    /// Log in before any mail is sent; when that fails, the session is not opened.
+    pub login: Option<Login>,
     /// Deadlines.
     pub timeouts: Timeouts,
 }
@@ -30,10 +35,37 @@ impl Settings {
             hello: Hello::Ehlo,
             pipelining: true,
             pipeline_transactions: true,
+            encryption: Encryption::None,
             verified_tls: false,
+            login: None,
             timeouts: Timeouts::default(),
         }
     }
+}
+
+/// Whether a session is encrypted, and from when on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Encryption {
+    /// Never: STARTTLS is not used.
+    #[default]
+    None,
+    /// By STARTTLS if it is offered (RFC 3207). A handshake that fails ends the session all the same.
+    Opportunistic,
+    /// By STARTTLS, or the session is not opened.
+    Required,
+    /// From the first octet (RFC 8314).
+    Implicit,
+}
+
+/// How to log in (RFC 4954).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// With what.
+    pub credentials: Credentials,
+    /// Printable ASCII without commas, new for each session.
+    pub nonce: String,
+    /// Log in also where the session is not encrypted. Else it is then not opened.
+    pub in_clear: bool,
 }
 
 /// How a session opens.
@@ -53,7 +85,7 @@ pub enum Hello {
 pub struct Timeouts {
     /// The 220 greeting.
     pub banner: Duration,
-    /// The response to EHLO or HELO.
+    /// The response to EHLO or HELO; also to STARTTLS and AUTH.
     pub hello: Duration,
     /// The reply to MAIL, and to RSET.
     pub mail: Duration,
@@ -120,7 +152,7 @@ impl Timeouts {
     pub fn of(&self, phase: Phase) -> Duration {
         match phase {
             Phase::Banner => self.banner,
-            Phase::Hello => self.hello,
+            Phase::Hello | Phase::StartTls | Phase::Auth => self.hello,
             Phase::Mail | Phase::Reset => self.mail,
             Phase::Rcpt => self.rcpt,
             Phase::Data => self.data,

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+mod secure;
+
 use super::*;
 use crate::smtp::parameters::{Body, MailParameters};
 use proptest::prelude::*;
@@ -13,6 +15,7 @@ struct Bench {
     chunks: VecDeque<Bytes>,
     content: Vec<Bytes>,
     content_fails: bool,
+    no_tls: Option<&'static str>,
     sent: Vec<Vec<u8>>,
     results: Vec<Vec<RecipientResult>>,
     opened: bool,
@@ -45,6 +48,7 @@ impl Bench {
             chunks: VecDeque::new(),
             content: vec![Bytes::from_static(b".text\r\n")],
             content_fails: false,
+            no_tls: None,
             sent: Vec::new(),
             results: Vec::new(),
             opened: false,
@@ -74,6 +78,16 @@ impl Bench {
         for _ in 0..100_000 {
             match self.session.next(self.now) {
                 Step::Send(octets) => self.sent.push(octets.to_vec()),
+                Step::SendSecret(octets) => self.sent.push(octets.reveal().to_vec()),
+                Step::StartTls => {
+                    assert!(self.session.buffer().is_empty(), "text before TLS would be read inside of it");
+                    self.sent.push(b"<TLS>".to_vec());
+                    match self.no_tls {
+                        Some(why) => self.session.tls_failed(why),
+                        None => self.session.tls_started(),
+                    }
+                }
+                Step::Derive(derivation) => self.session.derived(&derivation.run()),
                 Step::NeedInput { until } => {
                     self.until = Some(until);
                     return;
@@ -615,7 +629,10 @@ fn what_a_peer_does_not_carry_is_not_sent() {
     assert_eq!(bench.told(), [["unsupported 5.6.1"], ["unsupported 5.7.30"]]);
     // REQUIRETLS counts only where TLS was verified
     for (verified, expected) in [(false, ""), (true, "MAIL FROM:<a@b.example> REQUIRETLS\r\n")] {
-        let mut bench = Bench::with(vec![secret.clone()], |settings| settings.verified_tls = verified);
+        let mut bench = Bench::with(vec![secret.clone()], |settings| {
+            settings.encryption = Encryption::Implicit;
+            settings.verified_tls = verified;
+        });
         bench.say(b"220 x\r\n");
         bench.take();
         bench.say(b"250-x\r\n250 REQUIRETLS\r\n");

@@ -1,4 +1,5 @@
-//! SASL (RFC 4422): the server's side of the mechanisms that AUTH (RFC 4954) offers, as a machine without IO.
+//! SASL (RFC 4422): the server's side of the mechanisms that AUTH (RFC 4954) offers, as a machine without IO. The client's
+//! side is [`client`].
 //!
 //! [`Exchange`] takes what the client sent and says what to do next as a [`Step`]: send a challenge, check credentials,
 //! look up SCRAM keys, let in, refuse. Whoever drives it knows accounts and passwords; this module knows the messages:
@@ -9,6 +10,7 @@
 //! passwords are prepared by SASLprep (RFC 4013), so control characters refuse the login, NUL above all. What is
 //! malformed ends the exchange; nothing panics on any input, and no message is kept longer than its step.
 
+pub mod client;
 pub mod oauth;
 mod prepare;
 pub mod scram;

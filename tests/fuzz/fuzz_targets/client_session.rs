@@ -5,7 +5,8 @@
 
 use bridgehead_fuzz::client::{Work, play};
 use bridgehead_fuzz::input::{Input, chunks};
-use bridgehead_fuzz::smtp::client::{Hello, Settings, Transaction};
+use bridgehead_fuzz::smtp::client::{Encryption, Hello, Login, Settings, Transaction};
+use bridgehead_fuzz::smtp::sasl::client::{Credentials, Mechanism};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|octets: &[u8]| {
@@ -25,6 +26,23 @@ fuzz_target!(|octets: &[u8]| {
         size: 7,
     };
     let more = input.byte();
+    settings.encryption = match more >> 4 & 3 {
+        0 => Encryption::None,
+        1 => Encryption::Opportunistic,
+        2 => Encryption::Required,
+        _ => Encryption::Implicit,
+    };
+    let mechanism = match more >> 6 {
+        0 => None,
+        1 => Some(Mechanism::Plain),
+        2 => Some(Mechanism::Login),
+        _ => Some(Mechanism::ScramSha256),
+    };
+    settings.login = mechanism.map(|mechanism| Login {
+        credentials: Credentials::new(mechanism, "user", "pencil").expect("valid"),
+        nonce: "nonce".to_owned(),
+        in_clear: bits & 8 != 0,
+    });
     let length = usize::from(input.byte());
     let cuts = input.take(3);
     let work = Work {

@@ -34,6 +34,11 @@ pub fn play(settings: Settings, work: Work<'_>, chunks: &[&[u8]], silent: bool) 
                 assert!(!octets.is_empty());
                 out.extend_from_slice(&octets);
             }
+            Step::SendSecret(octets) => out.extend_from_slice(&octets.reveal()),
+            // what was said in clear must not count from here on
+            Step::StartTls if session.buffer().is_empty() => session.tls_started(),
+            Step::StartTls => panic!("text before TLS would be read inside of it"),
+            Step::Derive(derivation) => session.derived(&derivation.run()),
             Step::NeedInput { .. } => match server.next() {
                 Some(chunk) => session.buffer().extend_from_slice(chunk),
                 None if silent => session.timeout(),

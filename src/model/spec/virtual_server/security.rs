@@ -6,6 +6,7 @@ use utoipa::ToSchema;
 use crate::model::labels::LabelSelector;
 use crate::model::name::Name;
 use crate::model::secret::Source;
+use crate::model::spec::connector::security::TlsLevel;
 use crate::smtp::address::Domain;
 use crate::smtp::sasl;
 
@@ -51,6 +52,17 @@ pub enum ClientCertificates {
     Request,
     /// A valid one is needed.
     Require,
+}
+
+/// How sessions with next hops are encrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schema(as = VirtualServerOutboundSecurity)]
+pub struct OutboundSecurity {
+    /// Whether they are, and what is checked. Default: `opportunistic`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub tls: Option<TlsLevel>,
 }
 
 /// How clients say who they are.

@@ -1,0 +1,213 @@
+//! How connectors encrypt and log in: what contradicts itself, and what it takes, read from where the spec says.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Findings, Objects};
+use crate::config::certificates::Certificate;
+use crate::config::violation::{ViolationCode, WarningCode};
+use crate::config::{Kept, Vault};
+use crate::model::host::Host;
+use crate::model::name::Name;
+use crate::model::spec::connector::security::{LoginMechanism, SmartHostTls, TlsLevel};
+use crate::model::spec::connector::{Hello, RouteSpec, SmartHost};
+use crate::model::spec::{Collection, ConnectorSpec};
+use crate::net::tls::client::ClientTls;
+use crate::routing::access::{Access, AccessFault, AccessFaultKind};
+use crate::routing::{Connector, security};
+use crate::smtp::sasl::client::Credentials;
+
+const CA: &str = "/spec/security/ca";
+const CLIENT_CERTIFICATE: &str = "/spec/security/clientCertificate";
+const PASSWORD: &str = "/spec/authentication/password";
+
+/// Everything about security and authentication that is wrong with the connector.
+pub(super) fn check(objects: &Objects, name: &Name, spec: &ConnectorSpec, found: &mut Findings) {
+    tls(objects, name, spec, found);
+    authentication(objects, name, spec, found);
+}
+
+fn tls(objects: &Objects, name: &Name, spec: &ConnectorSpec, found: &mut Findings) {
+    let of = (Collection::Connectors, name);
+    let own = &spec.security;
+    for (pointer, given) in [(CA, own.ca.is_some()), ("/spec/security/serverName", own.server_name.is_some())] {
+        if given && own.tls != Some(TlsLevel::Verified) {
+            let detail = "it says how certificates are checked, and only security.tls: verified checks any";
+            found.wrong(of, pointer, ViolationCode::Conflict, detail);
+        }
+    }
+    if let Some(certificate) = &own.client_certificate {
+        if own.tls == Some(TlsLevel::None) {
+            let detail = "it is shown in TLS, and security.tls is none";
+            found.wrong(of, CLIENT_CERTIFICATE, ViolationCode::Conflict, detail);
+        } else if !objects.has_certificate(certificate) {
+            found.missing(of, CLIENT_CERTIFICATE, Collection::Certificates, certificate);
+        }
+    }
+    let by_starttls = |host: &SmartHost| host.tls == SmartHostTls::Starttls;
+    let starttls = matches!(spec.route, RouteSpec::Dns(_)) || smart_hosts(spec).iter().any(by_starttls);
+    if spec.hello == Hello::Helo && starttls && own.tls.is_some_and(|tls| tls >= TlsLevel::Required) {
+        let detail = "STARTTLS needs EHLO, and security.tls requires it";
+        found.wrong(of, "/spec/hello", ViolationCode::Conflict, detail);
+    }
+    for (index, host) in smart_hosts(spec).iter().enumerate() {
+        let pointer = format!("/spec/route/smartHosts/{index}/tls");
+        let same = |other: &&SmartHost| (&other.host, other.port) == (&host.host, host.port);
+        if host.tls == SmartHostTls::Implicit && own.tls == Some(TlsLevel::None) {
+            let detail = "implicit is TLS from the first octet, and security.tls is none";
+            found.wrong(of, pointer, ViolationCode::Conflict, detail);
+        } else if smart_hosts(spec)[..index].iter().find(same).is_some_and(|other| other.tls != host.tls) {
+            let detail = "the same host and port is there already, with another tls";
+            found.wrong(of, pointer, ViolationCode::Conflict, detail);
+        }
+    }
+}
+
+fn authentication(objects: &Objects, name: &Name, spec: &ConnectorSpec, found: &mut Findings) {
+    let of = (Collection::Connectors, name);
+    let own = &spec.authentication;
+    let logs_in = own.mechanism != LoginMechanism::None;
+    for (field, given) in [("username", own.username.is_some()), ("password", own.password.is_some())] {
+        let pointer = format!("/spec/authentication/{field}");
+        if given && !logs_in {
+            let detail = format!("{field} is for logging in, and mechanism is none");
+            found.wrong(of, pointer, ViolationCode::Conflict, detail);
+        } else if !given && logs_in {
+            found.wrong(of, pointer, ViolationCode::Required, format!("{field} is needed to log in"));
+        }
+    }
+    let hosts = smart_hosts(spec);
+    if !logs_in {
+        return;
+    }
+    if matches!(spec.route, RouteSpec::Dns(_)) {
+        let detail = "credentials are for smart hosts: by DNS they would go to whichever host a domain names";
+        return found.wrong(of, "/spec/authentication", ViolationCode::Conflict, detail);
+    }
+    if spec.hello == Hello::Helo {
+        let detail = "credentials need EHLO, and with it AUTH";
+        found.wrong(of, "/spec/hello", ViolationCode::Conflict, detail);
+    }
+    let exposed = |host: &&SmartHost| host.tls == SmartHostTls::Starttls && !is_loopback(&host.host);
+    if let Some(host) = hosts.iter().find(exposed)
+        && levels(objects, spec).any(|level| level == TlsLevel::None)
+    {
+        let detail = format!(
+            "credentials are sent in TLS only, in clear to nobody but loopback addresses; TLS is none towards {}, by \
+             security.tls or outbound.security.tls of a virtual server that sends",
+            host.host
+        );
+        found.wrong(of, "/spec/authentication", ViolationCode::Conflict, detail);
+    }
+    let shown = matches!(own.mechanism, LoginMechanism::Plain | LoginMechanism::Login);
+    let elsewhere = hosts.iter().any(|host| !is_loopback(&host.host));
+    if shown && elsewhere && levels(objects, spec).any(|level| level < TlsLevel::Verified) {
+        let detail = "the password is shown to whoever answers: only security.tls: verified checks who that is";
+        found.warn(of, WarningCode::PasswordToUnverified, detail);
+    }
+}
+
+/// What holds for sessions of the connector, by whichever virtual server may send.
+fn levels(objects: &Objects, spec: &ConnectorSpec) -> impl Iterator<Item = TlsLevel> {
+    let servers = objects.virtual_servers.iter();
+    let sends = |name: &Name| spec.bridgeheads.is_empty() || spec.bridgeheads.contains(name);
+    let sending = servers.filter(move |(name, _)| sends(name));
+    sending.map(|(_, (_, server))| security::level(spec, &server.outbound).0)
+}
+
+fn smart_hosts(spec: &ConnectorSpec) -> &[SmartHost] {
+    match &spec.route {
+        RouteSpec::SmartHosts(hosts) => hosts,
+        RouteSpec::Dns(_) => &[],
+    }
+}
+
+fn is_loopback(host: &Host) -> bool {
+    match host {
+        Host::Address(address) => security::is_private_to_us(*address),
+        Host::Name(name) => name.as_str() == "localhost",
+    }
+}
+
+/// What the connector encrypts and logs in with. What cannot be read any more stays as it was, as long as the spec does.
+pub(super) fn read(
+    objects: &Objects,
+    name: &Name,
+    spec: &ConnectorSpec,
+    certificates: &BTreeMap<Name, Arc<Certificate>>,
+    known: Option<&Connector>,
+    vault: &Vault,
+) -> Access {
+    let before = known.filter(|known| known.spec == *spec).map(|known| &known.access);
+    let mut fault = None;
+    let mut or_before = |error| {
+        fault.get_or_insert(error);
+    };
+    let tls = client_tls(spec, certificates, known.and_then(|known| known.access.tls.as_ref()), vault);
+    let tls = tls.map_or_else(
+        |error| {
+            or_before(error);
+            before.and_then(|before| before.tls.clone())
+        },
+        Some,
+    );
+    let credentials = credentials(objects, name, spec, vault).unwrap_or_else(|error| {
+        or_before(error);
+        before.and_then(|before| before.credentials.clone())
+    });
+    Access { tls, credentials, fault }
+}
+
+fn client_tls(
+    spec: &ConnectorSpec,
+    certificates: &BTreeMap<Name, Arc<Certificate>>,
+    known: Option<&Arc<ClientTls>>,
+    vault: &Vault,
+) -> Result<Arc<ClientTls>, AccessFault> {
+    let ca = spec.security.ca.as_ref().map(|source| vault.text(source)).transpose();
+    let ca = ca.map_err(|error| unreadable(CA, &error))?;
+    let identity = match &spec.security.client_certificate {
+        Some(named) => {
+            let identity = certificates.get(named).and_then(|certificate| certificate.identity.clone());
+            Some(identity.ok_or_else(|| AccessFault {
+                pointer: CLIENT_CERTIFICATE,
+                kind: AccessFaultKind::Certificate,
+                message: format!("the certificate {named} cannot be used now"),
+            })?)
+        }
+        None => None,
+    };
+    if let Some(same) = known.filter(|known| known.is_made_of(ca.as_deref(), identity.as_deref())) {
+        return Ok(same.clone());
+    }
+    ClientTls::new(ca.as_deref(), identity).map(Arc::new).map_err(|message| AccessFault {
+        pointer: CA,
+        kind: AccessFaultKind::Certificate,
+        message: format!("the certificates cannot be used: {message}"),
+    })
+}
+
+fn credentials(
+    objects: &Objects,
+    name: &Name,
+    spec: &ConnectorSpec,
+    vault: &Vault,
+) -> Result<Option<Credentials>, AccessFault> {
+    let own = &spec.authentication;
+    let (Some(mechanism), Some(username), Some(password)) = (own.mechanism.sasl(), &own.username, &own.password) else {
+        return Ok(None);
+    };
+    let none = Kept::default();
+    let kept = objects.secrets(Collection::Connectors, name).unwrap_or(&none);
+    let password = vault.secret(password, kept).map_err(|error| unreadable(PASSWORD, &error))?;
+    let credentials = Credentials::new(mechanism, username.as_str(), password.reveal());
+    credentials.map(Some).map_err(|error| AccessFault {
+        pointer: PASSWORD,
+        kind: AccessFaultKind::Password,
+        message: error.to_string(),
+    })
+}
+
+fn unreadable(pointer: &'static str, error: &dyn std::fmt::Display) -> AccessFault {
+    AccessFault { pointer, kind: AccessFaultKind::Unreadable, message: error.to_string() }
+}

@@ -1,0 +1,259 @@
+//! A session with one host of a next hop: connected, encrypted and logged in as [`crate::routing::security`] says.
+//!
+//! Where TLS is opportunistic and cannot be had, the host is tried once more in clear, on a new connection; what was sent before
+//! is not used. Credentials go in TLS only, but to this machine itself, so a session that has to log in falls back to
+//! clear nowhere else.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Outbound;
+use super::hosts::NextHop;
+use crate::config::VirtualServer;
+use crate::model::failure::Failure;
+use crate::model::queue_name::QueueName;
+use crate::model::spec::connector;
+use crate::model::spec::connector::security::{LoginMechanism, SmartHostTls, TlsLevel};
+use crate::net::client_driver::Connection;
+use crate::net::connect::{Stream, Target};
+use crate::net::tls::client::{Check, Handshake, no_name, server_name};
+use crate::routing::Connector;
+use crate::routing::security::{self, Hop, Security, is_private_to_us};
+use crate::smtp::client::{Cause, Encryption, Hello, Login, OpenError, Phase, Settings, Timeouts};
+
+/// Longest wait for a TCP connection.
+const CONNECT_LIMIT: Duration = Duration::from_secs(30);
+
+/// How a host goes by in logs and reports.
+pub(super) fn label(hop: &NextHop) -> String {
+    format!("{} ({})", hop.name, hop.address)
+}
+
+/// A session that is ready for mail.
+///
+/// # Errors
+/// A failure of the host, transient.
+pub(super) async fn open(
+    outbound: &Outbound,
+    server: &VirtualServer,
+    connector: &Connector,
+    queue: &QueueName,
+    hop: &NextHop,
+) -> Result<Connection<Box<dyn Stream>>, Failure> {
+    let label = label(hop);
+    let whose = format!("connector {}", connector.name);
+    let domain = match queue {
+        QueueName::Dns(_, domain) => Some(domain),
+        _ => None,
+    };
+    let to = Hop { host: &hop.name, port: hop.address.port(), domain };
+    let security = security::in_force(&connector.spec, &server.spec.outbound, to);
+    let plan =
+        Plan::new(connector, server, hop, &security).map_err(|why| Failure::of_setup(&why, &whose).by(&label))?;
+    let first = plan.attempt(outbound, hop, plan.encryption).await;
+    let result = match first {
+        Err(Attempt::Open(error)) if plan.may_go_in_clear && is_about_tls(&error) => {
+            tracing::info!(connector = %connector.name, next_hop = %label, %error, "no TLS: the host is tried in clear");
+            plan.attempt(outbound, hop, Encryption::None).await
+        }
+        result => result,
+    };
+    match result {
+        Ok(connection) => {
+            let (tls, verified) = connection.agreed().map_or(("none", false), |tls| (tls.version, tls.verified));
+            tracing::debug!(connector = %connector.name, next_hop = %label, tls, verified, "a session is open");
+            Ok(connection)
+        }
+        Err(Attempt::Connect(error)) => Err(Failure::of_connect(&error, &label)),
+        Err(Attempt::Open(error)) => Err(Failure::of_open(&error, &label, &whose)),
+    }
+}
+
+/// Why there is no session.
+enum Attempt {
+    Connect(std::io::Error),
+    Open(OpenError),
+}
+
+/// Whether it was TLS that failed, and a host without it may do.
+fn is_about_tls(error: &OpenError) -> bool {
+    match error {
+        OpenError::Handshake(_) => true,
+        // what was garbage there may have been injected: that is not rewarded
+        OpenError::Broken { phase: Phase::StartTls, cause } => matches!(cause, Cause::Cut | Cause::TimedOut),
+        _ => false,
+    }
+}
+
+/// How sessions with a host are opened.
+struct Plan {
+    settings: Settings,
+    encryption: Encryption,
+    handshake: Option<Handshake>,
+    may_go_in_clear: bool,
+}
+
+impl Plan {
+    /// # Errors
+    /// In words, when what the connector needs for it cannot be had.
+    fn new(connector: &Connector, server: &VirtualServer, hop: &NextHop, security: &Security) -> Result<Self, String> {
+        let fault = || {
+            let fault = connector.access.fault.as_ref();
+            fault.map_or("what it needs to be let in cannot be read".to_owned(), |fault| fault.message.clone())
+        };
+        let near = is_private_to_us(hop.address.ip());
+        let login = match (connector.spec.authentication.mechanism, &connector.access.credentials) {
+            (LoginMechanism::None, _) => None,
+            (_, None) => return Err(fault()),
+            (_, Some(credentials)) => {
+                Some(Login { credentials: credentials.clone(), nonce: String::new(), in_clear: near })
+            }
+        };
+        let encryption = match (security.tls, security.begins) {
+            (_, SmartHostTls::Implicit) => Encryption::Implicit,
+            (TlsLevel::None, SmartHostTls::Starttls) => Encryption::None,
+            (TlsLevel::Opportunistic, SmartHostTls::Starttls) => Encryption::Opportunistic,
+            (TlsLevel::Required | TlsLevel::Verified, SmartHostTls::Starttls) => Encryption::Required,
+        };
+        let handshake = match &security.verifies {
+            _ if encryption == Encryption::None => None,
+            Some(name) => {
+                let of = server_name(name).ok_or_else(|| format!("no certificate can be for the name {name}"))?;
+                Some((of, Check::Name))
+            }
+            None => Some((server_name(&hop.name).unwrap_or_else(|| no_name(hop.address.ip())), Check::Nothing)),
+        };
+        let handshake = match (handshake, &connector.access.tls) {
+            (None, _) => None,
+            (Some(_), None) => return Err(fault()),
+            (Some((name, check)), Some(tls)) => Some(Handshake { tls: Arc::clone(tls), name, check }),
+        };
+        let settings = Settings {
+            hello: match connector.spec.hello {
+                connector::Hello::Ehlo => Hello::Ehlo,
+                connector::Hello::Helo => Hello::Helo,
+            },
+            verified_tls: security.tls == TlsLevel::Verified,
+            timeouts: Timeouts::default().at_most(server.spec.outbound.timeout.std()),
+            ..Settings::new(server.fqdn.as_str())
+        };
+        let may_go_in_clear = encryption == Encryption::Opportunistic && (login.is_none() || near);
+        Ok(Plan { settings: Settings { login, ..settings }, encryption, handshake, may_go_in_clear })
+    }
+
+    async fn attempt(
+        &self,
+        outbound: &Outbound,
+        hop: &NextHop,
+        encryption: Encryption,
+    ) -> Result<Connection<Box<dyn Stream>>, Attempt> {
+        let mut settings = Settings { encryption, ..self.settings.clone() };
+        if let Some(login) = &mut settings.login {
+            login.nonce = uuid::Uuid::new_v4().simple().to_string();
+        }
+        let timeout = settings.timeouts.banner.min(CONNECT_LIMIT);
+        let target = Target { address: hop.address, source: None, timeout };
+        let connected = outbound.connect.connect(&target).await.map_err(Attempt::Connect)?;
+        let handshake = self.handshake.clone().filter(|_| encryption != Encryption::None);
+        let opened = Connection::open(connected.stream, settings, handshake, &*outbound.clock).await;
+        opened.map_err(Attempt::Open)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::ClientList;
+    use crate::routing::access::{Access, AccessFault, AccessFaultKind};
+    use crate::smtp::sasl::client::{Credentials, Mechanism};
+
+    fn plan(tls: &str, logs_in: bool, address: &str, access: impl FnOnce(&mut Access)) -> Result<Plan, String> {
+        let mut spec = json!({
+            "addressSpaces": [], "route": {"smartHosts": [{"host": "hop.example"}]}, "security": {"tls": tls}
+        });
+        if logs_in {
+            spec["authentication"] = json!({
+                "mechanism": "plain", "username": "user", "password": {"env": "BRIDGEHEAD_SECRET_X"}
+            });
+        }
+        let credentials = logs_in.then(|| Credentials::new(Mechanism::Plain, "user", "pencil").unwrap());
+        let mut connector = Connector {
+            name: "hub".parse().unwrap(),
+            generation: 1,
+            spec: serde_json::from_value(spec).unwrap(),
+            access: Access { credentials, ..Access::default() },
+        };
+        access(&mut connector.access);
+        let server = VirtualServer {
+            name: "default".parse().unwrap(),
+            generation: 1,
+            spec: serde_json::from_value::<crate::model::spec::VirtualServerSpec>(Value::Object(Default::default()))
+                .unwrap(),
+            fqdn: "mx.example".parse().unwrap(),
+            relay: ClientList::new(&[], &[]),
+            connection_control: ClientList::new(&[], &[]),
+            tls: None,
+            tls_fault: None,
+        };
+        let hop = NextHop { name: "hop.example".to_owned(), address: address.parse().unwrap() };
+        let to = Hop { host: &hop.name, port: hop.address.port(), domain: None };
+        let security = security::in_force(&connector.spec, &server.spec.outbound, to);
+        Plan::new(&connector, &server, &hop, &security)
+    }
+
+    #[test]
+    fn credentials_go_in_clear_to_ourselves_only() {
+        for (address, near) in [
+            ("192.0.2.1:25", false),
+            ("127.0.0.1:25", true),
+            ("127.1.2.3:25", true),
+            ("[::1]:25", true),
+            ("[::ffff:127.0.0.1]:25", true),
+            ("[2001:db8::1]:25", false),
+            ("0.0.0.0:25", false),
+        ] {
+            for tls in ["none", "opportunistic", "required", "verified"] {
+                let with = plan(tls, true, address, |_| {}).unwrap();
+                assert_eq!(with.settings.login.unwrap().in_clear, near, "{address}");
+                assert_eq!(with.may_go_in_clear, near && tls == "opportunistic", "{address} {tls}");
+                let without = plan(tls, false, address, |_| {}).unwrap();
+                assert_eq!(without.may_go_in_clear, tls == "opportunistic");
+                assert!(without.settings.login.is_none());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_checked_and_what_counts_as_verified() {
+        for (tls, encryption, check) in [
+            ("none", Encryption::None, None),
+            ("opportunistic", Encryption::Opportunistic, Some(Check::Nothing)),
+            ("required", Encryption::Required, Some(Check::Nothing)),
+            ("verified", Encryption::Required, Some(Check::Name)),
+        ] {
+            let plan = plan(tls, false, "192.0.2.1:25", |_| {}).unwrap();
+            assert_eq!(plan.encryption, encryption);
+            assert_eq!(plan.handshake.as_ref().map(|handshake| handshake.check), check);
+            assert_eq!(plan.settings.verified_tls, check == Some(Check::Name), "REQUIRETLS");
+            let name = plan.handshake.map(|handshake| handshake.name.to_str().into_owned());
+            assert_eq!(name.as_deref(), check.map(|_| "hop.example"));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_told_and_nothing_is_tried() {
+        let broken = |access: &mut Access| {
+            let message = "the file password cannot be read".to_owned();
+            let pointer = "/spec/authentication/password";
+            let fault = Some(AccessFault { pointer, kind: AccessFaultKind::Unreadable, message });
+            *access = Access { tls: None, credentials: None, fault };
+        };
+        for (tls, logs_in) in [("none", true), ("opportunistic", false), ("verified", true)] {
+            let why = plan(tls, logs_in, "127.0.0.1:25", broken).err().unwrap();
+            assert!(why.contains("cannot be read"), "{why}");
+        }
+        assert!(plan("none", false, "127.0.0.1:25", broken).is_ok(), "it needs nothing");
+    }
+}

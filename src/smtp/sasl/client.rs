@@ -1,0 +1,465 @@
+//! SASL, the client's side: PLAIN (RFC 4616), LOGIN, SCRAM-SHA-256 (RFC 5802, 7677), as a machine without IO.
+//!
+//! [`Exchange::start`] gives what goes along with AUTH, if anything; [`Exchange::challenge`] takes what the server sends and says
+//! what to do next; at the end [`Exchange::is_done`] says whether a success of the server may be believed. Bytes here are
+//! raw: base64 is the session's.
+//!
+//! With SCRAM the server proves that it knows the password too: one that lets us in without the proof is not believed. It
+//! also chooses how much we compute, between [`ITERATIONS`]. Nothing here shows a password in `Debug`.
+
+use std::fmt;
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+
+use aws_lc_rs::pbkdf2;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+use super::scram::hmac;
+use super::{NotPrepared, prepare};
+
+/// How many iterations a server may ask for: as many as RFC 7677, 4 wants at least, and no more than a second or so of work.
+pub const ITERATIONS: RangeInclusive<u32> = 4_096..=1_000_000;
+/// Longest password, in octets.
+pub const MAX_PASSWORD: usize = 1_024;
+/// Longest salt and nonce of a server that are taken.
+const MAX_FIELD: usize = 1_024;
+
+/// A mechanism that we log in by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Mechanism {
+    /// PLAIN: shows the password.
+    Plain,
+    /// LOGIN: shows the password.
+    Login,
+    /// SCRAM-SHA-256: proves that we know the password, without showing it.
+    ScramSha256,
+}
+
+impl Mechanism {
+    /// As the EHLO keyword AUTH lists it.
+    pub fn sasl(self) -> super::Mechanism {
+        match self {
+            Mechanism::Plain => super::Mechanism::Plain,
+            Mechanism::Login => super::Mechanism::Login,
+            Mechanism::ScramSha256 => super::Mechanism::ScramSha256,
+        }
+    }
+}
+
+impl fmt::Display for Mechanism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.sasl().fmt(f)
+    }
+}
+
+/// What we log in with.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials {
+    mechanism: Mechanism,
+    username: String,
+    password: Zeroizing<String>,
+}
+
+/// The text cannot be a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadPassword {
+    /// It has no octets, or too many.
+    #[error("a password has 1 to {MAX_PASSWORD} octets")]
+    Length,
+    /// It holds a control character or another one that SASLprep forbids.
+    #[error("the password holds a control character, or another one that passwords must not hold (RFC 4013)")]
+    Character,
+}
+
+impl Credentials {
+    /// These. The username is a prepared one.
+    ///
+    /// # Errors
+    /// See [`BadPassword`].
+    pub fn new(mechanism: Mechanism, username: &str, password: &str) -> Result<Self, BadPassword> {
+        if password.is_empty() || password.len() > MAX_PASSWORD {
+            return Err(BadPassword::Length);
+        }
+        let prepared = Zeroizing::new(prepare(password).map_err(|NotPrepared| BadPassword::Character)?);
+        // who is shown a password prepares it; some servers do not, and compare octets
+        let password = if mechanism == Mechanism::ScramSha256 { prepared } else { Zeroizing::new(password.to_owned()) };
+        Ok(Credentials { mechanism, username: username.to_owned(), password })
+    }
+
+    /// By which mechanism.
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// Whether the text holds the password, or what was sent to show it: a server may say it back.
+    pub fn are_in(&self, text: &str) -> bool {
+        let coded = |octets: &[u8]| text.contains(&*Zeroizing::new(STANDARD.encode(octets)));
+        text.contains(&*self.password) || coded(self.password.as_bytes()) || coded(&self.plain())
+    }
+
+    /// `NUL username NUL password` (RFC 4616).
+    fn plain(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new([b"\0", self.username.as_bytes(), b"\0", self.password.as_bytes()].concat())
+    }
+}
+
+/// Never the password.
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({}, {:?}, …)", self.mechanism, self.username)
+    }
+}
+
+/// Why the exchange is given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// The server sent what does not belong to the mechanism.
+    #[error("the server does not keep to the mechanism")]
+    Malformed,
+    /// SCRAM: the server asks for fewer or more iterations than we do.
+    #[error("the server asks for {0} iterations, and {least} to {most} are taken", least = ITERATIONS.start(), most = ITERATIONS.end())]
+    Iterations(u32),
+    /// SCRAM: the server has not proven that it knows the password.
+    #[error("the server did not prove that it knows the password")]
+    NotProven,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Send this to the server.
+    Respond(Response),
+    /// Run this where it may take a CPU for a while, and give what comes of it to [`Exchange::keys`].
+    Derive(Derivation),
+    /// It is over.
+    Fail(Fault),
+}
+
+/// Octets that show or prove a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Response(Zeroizing<Vec<u8>>);
+
+impl Response {
+    fn new(octets: impl Into<Vec<u8>>) -> Self {
+        Response(Zeroizing::new(octets.into()))
+    }
+
+    /// As AUTH sends it.
+    pub fn base64(&self) -> Zeroizing<String> {
+        Zeroizing::new(STANDARD.encode(&*self.0))
+    }
+}
+
+impl fmt::Debug for Response {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("…")
+    }
+}
+
+/// One run of a mechanism.
+#[derive(Debug)]
+pub struct Exchange {
+    credentials: Credentials,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// PLAIN that is too long for one line: an empty challenge comes first.
+    BeforePlain,
+    /// LOGIN, the server asks for the name.
+    BeforeName,
+    /// LOGIN, the server asks for the password.
+    BeforePassword,
+    /// SCRAM, the server's first message comes; we have sent this, without its gs2-header.
+    BeforeSalt {
+        nonce: String,
+        bare: String,
+    },
+    /// SCRAM, keys are derived; this is signed but for our last message, which is the second.
+    BeforeKeys {
+        signed: String,
+        last: String,
+    },
+    /// SCRAM, the server's proof comes.
+    BeforeProof([u8; 32]),
+    /// We have nothing more to say.
+    Done,
+    Over,
+}
+
+impl Exchange {
+    /// Begins. The response goes along with AUTH. `nonce` is printable ASCII without commas, new each time; of PLAIN's message
+    /// at most `room` octets in base64 fit into the command.
+    pub fn start(credentials: Credentials, nonce: &str, room: usize) -> (Exchange, Option<Response>) {
+        let (state, response) = match credentials.mechanism {
+            Mechanism::Plain if credentials.plain().len().div_ceil(3) * 4 > room => (State::BeforePlain, None),
+            Mechanism::Plain => (State::Done, Some(Response(credentials.plain()))),
+            Mechanism::Login => (State::BeforeName, None),
+            Mechanism::ScramSha256 => {
+                let username = credentials.username.replace('=', "=3D").replace(',', "=2C");
+                let bare = format!("n={username},r={nonce}");
+                let first = Response::new(format!("n,,{bare}"));
+                (State::BeforeSalt { nonce: nonce.to_owned(), bare }, Some(first))
+            }
+        };
+        (Exchange { credentials, state }, response)
+    }
+
+    /// Takes a challenge, decoded; `None`: it was no base64. The words of PLAIN's and LOGIN's are not looked at: they differ.
+    pub fn challenge(&mut self, challenge: Option<&[u8]>) -> Step {
+        let credentials = &self.credentials;
+        let (state, step) = match std::mem::replace(&mut self.state, State::Over) {
+            State::BeforePlain => (State::Done, Step::Respond(Response(credentials.plain()))),
+            State::BeforeName => (State::BeforePassword, Step::Respond(Response::new(credentials.username.as_bytes()))),
+            State::BeforePassword => (State::Done, Step::Respond(Response::new(credentials.password.as_bytes()))),
+            State::BeforeSalt { nonce, bare } => {
+                match challenge.and_then(|challenge| ServerFirst::parse(challenge, &nonce)) {
+                    None => failed(Fault::Malformed),
+                    Some(first) if !ITERATIONS.contains(&first.iterations.get()) => {
+                        failed(Fault::Iterations(first.iterations.get()))
+                    }
+                    Some(first) => {
+                        // `biws` is `n,,`: we do not bind to the channel
+                        let last = format!("c=biws,r={}", first.nonce);
+                        let signed = format!("{bare},{},{last}", first.message);
+                        let password = credentials.password.clone();
+                        let derivation = Derivation { password, salt: first.salt, iterations: first.iterations };
+                        (State::BeforeKeys { signed, last }, Step::Derive(derivation))
+                    }
+                }
+            }
+            State::BeforeProof(expected) => {
+                let proof = challenge.and_then(|challenge| challenge.strip_prefix(b"v="));
+                match proof.and_then(|proof| STANDARD.decode(proof).ok()) {
+                    Some(proof) if bool::from(proof.ct_eq(&expected)) => {
+                        (State::Done, Step::Respond(Response::new([])))
+                    }
+                    _ => failed(Fault::NotProven),
+                }
+            }
+            State::BeforeKeys { .. } | State::Done | State::Over => failed(Fault::Malformed),
+        };
+        self.state = state;
+        step
+    }
+
+    /// Takes what came of [`Step::Derive`].
+    pub fn keys(&mut self, keys: &Keys) -> Step {
+        let State::BeforeKeys { signed, last } = std::mem::replace(&mut self.state, State::Over) else {
+            return Step::Fail(Fault::Malformed);
+        };
+        let stored: [u8; 32] = Sha256::digest(*keys.client).into();
+        let mut proof = keys.client.clone();
+        let signature = hmac(&stored, &[signed.as_bytes()]);
+        proof.iter_mut().zip(signature).for_each(|(octet, signature)| *octet ^= signature);
+        self.state = State::BeforeProof(hmac(&*keys.server, &[signed.as_bytes()]));
+        Step::Respond(Response::new(format!("{last},p={}", STANDARD.encode(*proof))))
+    }
+
+    /// What we log in with.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// What it is when the server says that we are in while it may not: too early.
+    pub fn unproven(&self) -> Fault {
+        if self.credentials.mechanism == Mechanism::ScramSha256 { Fault::NotProven } else { Fault::Malformed }
+    }
+
+    /// Whether the server may say now that we are in.
+    pub fn is_done(&self) -> bool {
+        matches!(self.state, State::Done)
+    }
+}
+
+fn failed(fault: Fault) -> (State, Step) {
+    (State::Over, Step::Fail(fault))
+}
+
+/// The server's first message: `r=nonces,s=salt,i=iterations`.
+struct ServerFirst<'a> {
+    message: &'a str,
+    nonce: &'a str,
+    salt: Vec<u8>,
+    iterations: NonZeroU32,
+}
+
+impl<'a> ServerFirst<'a> {
+    fn parse(message: &'a [u8], ours: &str) -> Option<Self> {
+        let message = std::str::from_utf8(message).ok()?;
+        // `m=` in front announces an extension that must be understood: there is none that we understand
+        let mut attributes = message.split(',');
+        let nonce = attributes.next()?.strip_prefix("r=")?;
+        let fresh = nonce.strip_prefix(ours)?;
+        if fresh.is_empty() || nonce.len() > MAX_FIELD || !fresh.bytes().all(|octet| (0x21..=0x7e).contains(&octet)) {
+            return None;
+        }
+        let salt = STANDARD.decode(attributes.next()?.strip_prefix("s=")?).ok()?;
+        let iterations = attributes.next()?.strip_prefix("i=")?.parse().ok()?;
+        (1..=MAX_FIELD).contains(&salt.len()).then_some(ServerFirst { message, nonce, salt, iterations })
+    }
+}
+
+/// Keys that are to be derived from a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Derivation {
+    password: Zeroizing<String>,
+    salt: Vec<u8>,
+    iterations: NonZeroU32,
+}
+
+impl Derivation {
+    /// Derives. Takes a CPU for a while: never on a thread that others wait for.
+    pub fn run(&self) -> Keys {
+        let mut salted = Zeroizing::new([0_u8; 32]);
+        let password = self.password.as_bytes();
+        pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, self.iterations, &self.salt, password, &mut *salted);
+        let key = |name: &[u8]| Zeroizing::new(hmac(&*salted, &[name]));
+        Keys { client: key(b"Client Key"), server: key(b"Server Key") }
+    }
+}
+
+impl fmt::Debug for Derivation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Derivation({} iterations, …)", self.iterations)
+    }
+}
+
+/// What comes of it.
+pub struct Keys {
+    client: Zeroizing<[u8; 32]>,
+    server: Zeroizing<[u8; 32]>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scram::{ChannelBindings, ScramKeys};
+    use super::super::{self as server};
+    use super::*;
+
+    fn credentials(mechanism: Mechanism) -> Credentials {
+        Credentials::new(mechanism, "user", "pencil").unwrap()
+    }
+
+    /// RFC 7677, section 3.
+    #[test]
+    fn scram_as_the_rfc_shows_it() {
+        let (mut exchange, first) = Exchange::start(credentials(Mechanism::ScramSha256), "rOprNGfwEbeRWgbNEkqO", 0);
+        assert_eq!(&*first.unwrap().0, b"n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
+        let challenge = b"r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+        let Step::Derive(derivation) = exchange.challenge(Some(challenge)) else { panic!() };
+        let Step::Respond(last) = exchange.keys(&derivation.run()) else { panic!() };
+        let expected = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                        p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+        assert_eq!(&*last.0, expected.as_bytes());
+        assert!(!exchange.is_done(), "the server has proven nothing yet");
+        let proof = b"v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
+        assert_eq!(exchange.challenge(Some(proof)), Step::Respond(Response::new([])));
+        assert!(exchange.is_done());
+    }
+
+    #[test]
+    fn a_scram_server_that_cheats_is_left() {
+        let begun = || Exchange::start(credentials(Mechanism::ScramSha256), "abc", 0).0;
+        for (challenge, fault) in [
+            (&b"r=abc,s=c2FsdA==,i=4096"[..], Fault::Malformed),
+            (b"r=xyz1,s=c2FsdA==,i=4096", Fault::Malformed),
+            (b"m=x,r=abc1,s=c2FsdA==,i=4096", Fault::Malformed),
+            (b"r=abc1,s=,i=4096", Fault::Malformed),
+            (b"r=abc1,s=c2FsdA==,i=0", Fault::Malformed),
+            (b"r=abc1,s=c2FsdA==,i=99999999999", Fault::Malformed),
+            (b"r=abc\x001,s=c2FsdA==,i=4096", Fault::Malformed),
+            (b"e=other-error", Fault::Malformed),
+            (b"", Fault::Malformed),
+            (b"r=abc1,s=c2FsdA==,i=4095", Fault::Iterations(4_095)),
+            (b"r=abc1,s=c2FsdA==,i=1000001", Fault::Iterations(1_000_001)),
+        ] {
+            let mut exchange = begun();
+            assert_eq!(exchange.challenge(Some(challenge)), Step::Fail(fault), "{challenge:?}");
+            assert!(!exchange.is_done());
+        }
+        assert_eq!(begun().challenge(None), Step::Fail(Fault::Malformed));
+        for proof in [Some(&b"v=AAAA"[..]), Some(b"e=invalid-proof"), Some(b"v="), Some(b""), None] {
+            let mut exchange = begun();
+            let Step::Derive(derivation) = exchange.challenge(Some(b"r=abc1,s=c2FsdA==,i=4096")) else { panic!() };
+            assert!(matches!(exchange.keys(&derivation.run()), Step::Respond(_)));
+            assert_eq!(exchange.challenge(proof), Step::Fail(Fault::NotProven), "{proof:?}");
+            assert!(!exchange.is_done());
+        }
+    }
+
+    /// Our own two sides.
+    #[test]
+    fn our_server_lets_us_in() {
+        let name = "a=b,c@d.example";
+        let iterations = NonZeroU32::new(4_096).unwrap();
+        for mechanism in [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha256] {
+            let credentials = Credentials::new(mechanism, name, "Tr0ub4dor,=&3").unwrap();
+            let (mut client, first) = Exchange::start(credentials, "nonce", 500);
+            let first = first.map(|first| first.0);
+            let (mut server, mut step) = server::Exchange::start(
+                mechanism.sasl(),
+                first.as_deref().map(Vec::as_slice),
+                ChannelBindings::default(),
+            );
+            let mut proven = false;
+            while !proven {
+                step = match step {
+                    server::Step::Challenge(challenge) => {
+                        let mut next = client.challenge(Some(&challenge));
+                        if let Step::Derive(derivation) = &next {
+                            next = client.keys(&derivation.run());
+                        }
+                        let Step::Respond(response) = next else { panic!("{next:?}") };
+                        server.respond(&response.0)
+                    }
+                    server::Step::NeedScramKeys { username } => {
+                        assert_eq!(username, name);
+                        server.scram_keys(ScramKeys::derive("Tr0ub4dor,=&3", b"salt", iterations), "other")
+                    }
+                    server::Step::Verify(server::Credentials::Password { username, password }) => {
+                        assert_eq!((username.as_str(), password.as_str()), (name, "Tr0ub4dor,=&3"));
+                        server.verdict(Ok(()))
+                    }
+                    server::Step::Proven { .. } | server::Step::Done => {
+                        proven = true;
+                        server::Step::Done
+                    }
+                    other => panic!("{other:?}"),
+                };
+            }
+            assert!(client.is_done(), "{mechanism}");
+        }
+    }
+
+    #[test]
+    fn plain_that_does_not_fit_waits_and_more_than_was_asked_is_malformed() {
+        let (mut exchange, first) = Exchange::start(credentials(Mechanism::Plain), "", 15);
+        assert!(first.is_none() && !exchange.is_done());
+        assert_eq!(exchange.challenge(None), Step::Respond(Response::new(*b"\0user\0pencil")));
+        assert!(exchange.is_done());
+        assert_eq!(exchange.challenge(Some(b"more")), Step::Fail(Fault::Malformed));
+        assert!(!exchange.is_done());
+    }
+
+    #[test]
+    fn no_password_is_shown() {
+        for mechanism in [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha256] {
+            let credentials = credentials(mechanism);
+            let (exchange, first) = Exchange::start(credentials.clone(), "abc", 500);
+            let shown = format!("{credentials:?} {exchange:?} {first:?}");
+            assert!(!shown.contains("pencil") && !shown.contains("cGVuY2ls"), "{shown}");
+            for text in ["no: pencil", "AHVzZXIAcGVuY2ls", "cGVuY2ls?"] {
+                assert!(credentials.are_in(text), "{text}");
+            }
+            assert!(!credentials.are_in("535 no, user"));
+        }
+        assert_eq!(Credentials::new(Mechanism::Plain, "user", "a\0b"), Err(BadPassword::Character));
+        assert_eq!(Credentials::new(Mechanism::Plain, "user", ""), Err(BadPassword::Length));
+    }
+}
