@@ -33,6 +33,7 @@ pub mod operate;
 mod operations;
 mod operator;
 mod outcome;
+pub mod outgoing;
 mod report;
 mod scheduler;
 mod settings;

@@ -232,10 +232,29 @@ impl PeerExtensions {
         self.chunking && self.binary_mime
     }
 
+    /// The most that content for this peer may be. Whoever offers SMTPUTF8 takes 8-bit content too (RFC 6531, 3.1).
+    pub fn takes(&self) -> Body {
+        match self {
+            _ if self.takes_binary() => Body::Binary,
+            PeerExtensions { eight_bit_mime: false, smtputf8: false, .. } => Body::SevenBit,
+            _ => Body::EightBitMime,
+        }
+    }
+
+    /// Whether the content of a message with these parameters must be looked at before it goes to this peer: it may not be
+    /// what the peer takes, and so has to be converted or to stay. What is declared as 7-bit is not believed.
+    pub fn must_look_at(&self, parameters: &MailParameters) -> bool {
+        let takes = self.takes();
+        takes == Body::SevenBit
+            || (parameters.body == Body::Binary && takes != Body::Binary)
+            || (parameters.smtputf8 && !self.smtputf8)
+    }
+
     /// Why a message with these parameters and so many octets must not be given to this peer, if there is a reason.
     ///
-    /// SMTPUTF8 (RFC 6531, 3.2), SIZE (RFC 1870), BINARYMIME (RFC 3030, section 3), REQUIRETLS (RFC 8689, 4.2.1), BY in
-    /// mode R (RFC 2852: it must not go where nobody will return it in time). Addresses are the caller's to look at.
+    /// SMTPUTF8 (RFC 6531, 3.2), SIZE (RFC 1870), BINARYMIME (RFC 3030, section 3), 8BITMIME (RFC 6152, section 3),
+    /// REQUIRETLS (RFC 8689, 4.2.1), BY in mode R (RFC 2852: it must not go where nobody will return it in time). Addresses are
+    /// the caller's to look at, and so is content: what was converted has other parameters.
     pub fn objection(&self, parameters: &MailParameters, size: u64) -> Option<Objection> {
         let refuse =
             |subject, detail, text| Some(Objection { status: EnhancedStatus::permanent(subject, detail), text });
@@ -244,6 +263,9 @@ impl PeerExtensions {
         }
         if parameters.body == Body::Binary && !self.takes_binary() {
             return refuse(6, 1, "The next hop does not offer BINARYMIME, which this message needs");
+        }
+        if parameters.body == Body::EightBitMime && self.takes() == Body::SevenBit {
+            return refuse(6, 3, "The next hop does not offer 8BITMIME, which this message needs");
         }
         if parameters.require_tls && !self.require_tls {
             return refuse(7, 30, "The next hop does not offer REQUIRETLS in a verified TLS session");
@@ -356,6 +378,23 @@ mod tests {
     }
 
     #[test]
+    fn content_is_looked_at_only_where_it_may_not_fit() {
+        let peer = |lines: &[&'static str]| PeerExtensions::parse(lines.iter().copied());
+        let (seven, eight) = (peer(&[]), peer(&["8BITMIME"]));
+        let (utf8, binary) = (peer(&["SMTPUTF8"]), peer(&["CHUNKING", "BINARYMIME"]));
+        assert_eq!(seven.takes(), Body::SevenBit);
+        assert_eq!((eight.takes(), utf8.takes(), binary.takes()), (Body::EightBitMime, Body::EightBitMime, Body::Binary));
+        assert_eq!(peer(&["BINARYMIME"]).takes(), Body::SevenBit);
+        let look = |peer: &PeerExtensions, body, smtputf8| {
+            peer.must_look_at(&MailParameters { body, smtputf8, ..MailParameters::default() })
+        };
+        assert!(look(&seven, Body::SevenBit, false) && look(&seven, Body::EightBitMime, false));
+        assert!(!look(&eight, Body::SevenBit, false) && !look(&eight, Body::EightBitMime, false));
+        assert!(look(&eight, Body::Binary, false) && !look(&binary, Body::Binary, false));
+        assert!(look(&eight, Body::EightBitMime, true) && !look(&utf8, Body::EightBitMime, true));
+    }
+
+    #[test]
     fn a_peer_is_not_given_what_it_does_not_carry() {
         let all = PeerExtensions::everything();
         let plain = MailParameters::default();
@@ -363,7 +402,12 @@ mod tests {
             deliver_by: Some(DeliverBy { seconds, mode, trace: false }),
             ..plain.clone()
         };
-        let rows: [(MailParameters, PeerExtensions, &str); 7] = [
+        let rows: [(MailParameters, PeerExtensions, &str); 8] = [
+            (
+                MailParameters { body: Body::EightBitMime, ..plain.clone() },
+                PeerExtensions { eight_bit_mime: false, smtputf8: false, binary_mime: false, ..all.clone() },
+                "5.6.3",
+            ),
             (
                 MailParameters { smtputf8: true, ..plain.clone() },
                 PeerExtensions { smtputf8: false, ..all.clone() },

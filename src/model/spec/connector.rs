@@ -12,6 +12,7 @@ use crate::model::host::Host;
 use crate::model::name::Name;
 use crate::model::pattern::AddressPattern;
 use crate::model::size::Size;
+use crate::model::spec::rewrite_sender::RewriteSender;
 
 /// An SMTP connector: which domains it carries mail for, at what cost, and where it takes the mail. The most specific
 /// address space decides whatever its cost, then the lowest cost; connectors with an equal pattern and cost share the
@@ -59,6 +60,10 @@ pub struct ConnectorSpec {
     #[serde(default)]
     #[schema(max_items = 100)]
     pub retry_intervals: Vec<Duration>,
+    /// Senders that become another mailbox on the way out. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub rewrite_sender: Option<RewriteSender>,
 }
 
 impl ConnectorSpec {

@@ -36,7 +36,7 @@ use super::data::Encoder;
 use super::extension::PeerExtensions;
 use output::Output;
 use reply::{Lines, ReplyReader};
-pub use result::{Cause, OpenError, Phase, RecipientResult, RemoteReply, Transaction};
+pub use result::{Cause, OpenError, Phase, RecipientResult, RemoteReply, Transaction, Treatment};
 pub use settings::{Hello, Settings, Timeouts};
 use transfer::Transfer;
 

@@ -27,6 +27,7 @@ fn transaction(recipients: &[&str]) -> Transaction {
         parameters: MailParameters::default(),
         recipients: recipients.iter().map(|text| (text.parse().unwrap(), Default::default())).collect(),
         size: 7,
+        treatment: Treatment::AsTaken,
     }
 }
 
