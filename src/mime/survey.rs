@@ -104,7 +104,8 @@ impl Survey {
             return Err("The next hop takes only 7-bit mail, and a header of the message holds 8-bit characters");
         }
         let stays = found.eight_bit_stays.filter(|_| eight_bit).or(found.binary_stays.filter(|_| binary));
-        let broken = self.walker.broken().map(words).or(found.bare_line_end.then_some(BARE)).or(found.too_many.then_some(MANY));
+        let broken =
+            self.walker.broken().map(words).or(found.bare_line_end.then_some(BARE)).or(found.too_many.then_some(MANY));
         if let Some(why) = stays.or(broken) {
             return Err(why);
         }
@@ -113,20 +114,28 @@ impl Survey {
     }
 }
 
-const FROZEN: &str = "The next hop does not take the encoding of the message, and a signed or encrypted part must not be converted";
-const ENCODED: &str = "The next hop takes only 7-bit mail, and a part of the message that is declared as encoded holds 8-bit characters";
-const BETWEEN: &str = "The next hop takes only 7-bit mail, and there are 8-bit characters outside of the parts of the message";
-const OPAQUE: &str = "The next hop takes only 7-bit mail, and a part of the message holds 8-bit characters that must not be encoded";
+const FROZEN: &str =
+    "The next hop does not take the encoding of the message, and a signed or encrypted part must not be converted";
+const ENCODED: &str =
+    "The next hop takes only 7-bit mail, and a part of the message that is declared as encoded holds 8-bit characters";
+const BETWEEN: &str =
+    "The next hop takes only 7-bit mail, and there are 8-bit characters outside of the parts of the message";
+const OPAQUE: &str =
+    "The next hop takes only 7-bit mail, and a part of the message holds 8-bit characters that must not be encoded";
 const BARE: &str = "The message would have to be converted for the next hop, and a CR or LF stands alone in it";
 const MANY: &str = "The message would have to be converted for the next hop, and it has too many parts";
 
 fn words(broken: Broken) -> &'static str {
     match broken {
-        Broken::Header => "The message would have to be converted for the next hop, and one of its headers is malformed",
+        Broken::Header => {
+            "The message would have to be converted for the next hop, and one of its headers is malformed"
+        }
         Broken::FieldTooLong => {
             "The message would have to be converted for the next hop, and a field that describes its content is too long"
         }
-        Broken::Boundary => "The message would have to be converted for the next hop, and a multipart of it has no usable boundary",
+        Broken::Boundary => {
+            "The message would have to be converted for the next hop, and a multipart of it has no usable boundary"
+        }
         Broken::Delimiter => {
             "The message would have to be converted for the next hop, and where its parts end is ambiguous"
         }

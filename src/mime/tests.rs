@@ -89,8 +89,14 @@ fn senders_change_in_every_form_that_clients_write() {
         (" \"a\\\"b\"@local.example", " \"a\\\"b\"@m.example"),
         (" <\"a@b\"@local.example>", " <\"a@b\"@m.example>"),
         (" a+tag.x@local.example", " a+tag.x@m.example"),
-        (" A <a@local.example>, b@other.example, <c@local.example>", " A <a@m.example>, b@other.example, <c@m.example>"),
-        (" Team: A <a@local.example>, b@local.example; , c@local.example", " Team: A <a@m.example>, b@m.example; , c@m.example"),
+        (
+            " A <a@local.example>, b@other.example, <c@local.example>",
+            " A <a@m.example>, b@other.example, <c@m.example>",
+        ),
+        (
+            " Team: A <a@local.example>, b@local.example; , c@local.example",
+            " Team: A <a@m.example>, b@m.example; , c@m.example",
+        ),
         // an element that is no address does not keep the others
         (" Lovelace, Ada <a@local.example>", " Lovelace, Ada <a@m.example>"),
         (" < a@local.example >", " < a@m.example >"),
@@ -130,7 +136,12 @@ fn what_is_not_understood_is_left_alone() {
         let header = format!("From:{field}\r\n");
         assert_eq!(senders(&header), format!("{header}\r\nbody\r\n"), "{field}");
     }
-    for header in ["Reply-To: a@local.example\r\n", "To: a@old.example\r\n", "X-From: a@local.example\r\n", "From a@local.example\r\n"] {
+    for header in [
+        "Reply-To: a@local.example\r\n",
+        "To: a@old.example\r\n",
+        "X-From: a@local.example\r\n",
+        "From a@local.example\r\n",
+    ] {
         assert_eq!(senders(header), format!("{header}\r\nbody\r\n"));
     }
     // the local part fills what an address may have
@@ -140,7 +151,8 @@ fn what_is_not_understood_is_left_alone() {
     let octets = b"From: \xff@local.example\r\n\r\n";
     assert_eq!(adapt(octets, Some(Rules), None, &[]), octets);
     // only in the header of the message itself
-    let inner = "Subject: x\r\nContent-Type: message/rfc822\r\n\r\nFrom: a@local.example\r\n\r\nFrom: a@local.example\r\n";
+    let inner =
+        "Subject: x\r\nContent-Type: message/rfc822\r\n\r\nFrom: a@local.example\r\n\r\nFrom: a@local.example\r\n";
     assert_eq!(adapt(inner.as_bytes(), Some(Rules), None, &[]), inner.as_bytes());
 }
 
@@ -266,7 +278,9 @@ fn text_becomes_quoted_printable() {
     // nobody has said what it is
     assert_eq!(
         seven_bit("Subject: x\r\n\r\nü\r\n").unwrap(),
-        format!("Subject: x\r\n{label}MIME-Version: 1.0\r\nContent-Type: text/plain; charset=unknown-8bit\r\n\r\n=C3=BC\r\n")
+        format!(
+            "Subject: x\r\n{label}MIME-Version: 1.0\r\nContent-Type: text/plain; charset=unknown-8bit\r\n\r\n=C3=BC\r\n"
+        )
     );
     // nothing to do, whatever it says
     let ascii = format!("{head}Content-Transfer-Encoding: 8bit\r\n\r\nx\r\n");
@@ -328,12 +342,16 @@ fn parts_are_converted_and_mean_the_same() {
 
 #[test]
 fn binary_parts_become_base64() {
-    let mut content = b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\nContent-Transfer-Encoding: binary\r\n\r\n\
+    let mut content =
+        b"MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\nContent-Transfer-Encoding: binary\r\n\r\n\
         --b\r\nContent-Type: application/x\r\nContent-Transfer-Encoding: binary\r\n\r\n"
-        .to_vec();
+            .to_vec();
     let octets: Vec<u8> = (0..=255).cycle().take(1000).chain(*b"\r\n--\r\n\n--b\r").collect();
     content.extend_from_slice(&octets);
-    content.extend_from_slice("\r\n--b\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nü\r\n--b--\r\n".as_bytes());
+    content.extend_from_slice(
+        "\r\n--b\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nü\r\n--b--\r\n"
+            .as_bytes(),
+    );
     assert!(survey(&content, &[]).fit(Body::Binary, Body::Binary).unwrap().plan.is_none());
     for (takes, label) in [(Body::EightBitMime, "8bit"), (Body::SevenBit, "7bit")] {
         let after = convert(&content, Body::Binary, takes).unwrap();
@@ -363,7 +381,10 @@ fn what_cannot_be_converted_is_told_and_not_touched() {
         (multipart("signed", "--b\r\n\r\nü\r\n--b\r\n\r\nx\r\n--b--\r\n"), "signed"),
         (multipart("encrypted", "--b\r\n\r\nü\r\n--b--\r\n"), "signed"),
         (
-            multipart("signed", "--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nü\r\n--c--\r\n--b--\r\n"),
+            multipart(
+                "signed",
+                "--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n--c\r\n\r\nü\r\n--c--\r\n--b--\r\n",
+            ),
             "signed",
         ),
         (multipart("signed", "--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: x\r\n\r\nü\r\n--b--\r\n"), "signed"),
@@ -375,7 +396,10 @@ fn what_cannot_be_converted_is_told_and_not_touched() {
         (multipart("mixed", "--b\r\n\r\nü\r\n--bx\r\n--b--\r\n"), "ambiguous"),
         (multipart("mixed", &format!("--b\r\n\r\nü\r\n--b{}\r\n--b--\r\n", " ".repeat(2000))), "ambiguous"),
         (
-            multipart("mixed", "--b\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\nx\r\n--b\r\n\r\nü\r\n--b--\r\n"),
+            multipart(
+                "mixed",
+                "--b\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\nx\r\n--b\r\n\r\nü\r\n--b--\r\n",
+            ),
             "boundary",
         ),
         ("Content-Type: text/plain\r\nno field\r\n\r\nü\r\n".to_owned(), "malformed"),
@@ -398,10 +422,8 @@ fn structure_is_bounded() {
     }
     deep.push_str("\r\nü\r\n");
     assert!(seven_bit(&deep).unwrap_err().contains("outside"));
-    let many = format!(
-        "Content-Type: multipart/mixed; boundary=b\r\n\r\n{}--b--\r\n",
-        "--b\r\n\r\nü\r\n".repeat(10_001)
-    );
+    let many =
+        format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n{}--b--\r\n", "--b\r\n\r\nü\r\n".repeat(10_001));
     assert!(seven_bit(&many).unwrap_err().contains("too many"));
 }
 
@@ -427,7 +449,9 @@ fn a_line_that_is_wrapped_never_becomes_a_delimiter_line() {
             " ".repeat(length)
         );
         let after = seven_bit(&content).unwrap();
-        let body = |text: &str| text.split_once("\r\n--b\r\n").unwrap().1.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+        let body = |text: &str| {
+            text.split_once("\r\n--b\r\n").unwrap().1.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+        };
         assert!(after.lines().filter(|line| line.starts_with("--")).count() == 2, "{after}");
         assert_eq!(unquoted(&body(&after).unwrap()), content.split_once("--b\r\n\r\n").unwrap().1, "{length}");
     }
@@ -447,11 +471,37 @@ fn only_headers_make_a_message_need_smtputf8() {
 /// Content that is made of what matters.
 fn any_content() -> impl Strategy<Value = Vec<u8>> {
     let words = [
-        "\r\n", "\r\n", "\r\n", "\r", "\n", "-", "--", "--b", "--b--", "--cc", "--cc--", " ", "\t", "ü", "x", "=", ".",
-        "From: Ada <a@old.example>\r\n", "From: a@local.example\r\n", "Reply-To: x\r\n", "\r\n--b\r\n", "\r\n--cc\r\n", "\r\n--b--\r\n",
-        "Content-Type: multipart/mixed; boundary=b\r\n", "Content-Type: multipart/mixed;\r\n boundary=cc\r\n",
-        "Content-Type: multipart/signed; boundary=cc\r\n", "Content-Type: message/rfc822\r\n", "MIME-Version: 1.0\r\n",
-        "Content-Transfer-Encoding: 8bit\r\n", "Content-Transfer-Encoding: binary\r\n", "Content-Transfer-Encoding: base64\r\n",
+        "\r\n",
+        "\r\n",
+        "\r\n",
+        "\r",
+        "\n",
+        "-",
+        "--",
+        "--b",
+        "--b--",
+        "--cc",
+        "--cc--",
+        " ",
+        "\t",
+        "ü",
+        "x",
+        "=",
+        ".",
+        "From: Ada <a@old.example>\r\n",
+        "From: a@local.example\r\n",
+        "Reply-To: x\r\n",
+        "\r\n--b\r\n",
+        "\r\n--cc\r\n",
+        "\r\n--b--\r\n",
+        "Content-Type: multipart/mixed; boundary=b\r\n",
+        "Content-Type: multipart/mixed;\r\n boundary=cc\r\n",
+        "Content-Type: multipart/signed; boundary=cc\r\n",
+        "Content-Type: message/rfc822\r\n",
+        "MIME-Version: 1.0\r\n",
+        "Content-Transfer-Encoding: 8bit\r\n",
+        "Content-Transfer-Encoding: binary\r\n",
+        "Content-Transfer-Encoding: base64\r\n",
         "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
     ];
     proptest::collection::vec(proptest::sample::select(words.to_vec()), 0..40)

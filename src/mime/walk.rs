@@ -113,7 +113,11 @@ impl Walker {
         lines.finish(|piece| self.piece(piece, take));
         let line = std::mem::take(&mut self.line);
         if self.in_body {
-            let _ = if std::mem::take(&mut self.undecided) { self.whole_line(&line, take) } else { ControlFlow::Continue(()) };
+            let _ = if std::mem::take(&mut self.undecided) {
+                self.whole_line(&line, take)
+            } else {
+                ControlFlow::Continue(())
+            };
         } else if !line.is_empty() {
             let _ = self.header_line(line, take);
         }
@@ -306,13 +310,7 @@ impl Walker {
         exact
     }
 
-    fn pass_delimiter(
-        &mut self,
-        line: &[u8],
-        level: usize,
-        close: bool,
-        take: &mut impl Take,
-    ) -> ControlFlow<()> {
+    fn pass_delimiter(&mut self, line: &[u8], level: usize, close: bool, take: &mut impl Take) -> ControlFlow<()> {
         let result = take(&self.entity, Token::Delimiter(line));
         self.levels.truncate(level + 1);
         let Level { frozen, digest, .. } = self.levels[level];

@@ -383,7 +383,10 @@ mod tests {
         let (seven, eight) = (peer(&[]), peer(&["8BITMIME"]));
         let (utf8, binary) = (peer(&["SMTPUTF8"]), peer(&["CHUNKING", "BINARYMIME"]));
         assert_eq!(seven.takes(), Body::SevenBit);
-        assert_eq!((eight.takes(), utf8.takes(), binary.takes()), (Body::EightBitMime, Body::EightBitMime, Body::Binary));
+        assert_eq!(
+            (eight.takes(), utf8.takes(), binary.takes()),
+            (Body::EightBitMime, Body::EightBitMime, Body::Binary)
+        );
         assert_eq!(peer(&["BINARYMIME"]).takes(), Body::SevenBit);
         let look = |peer: &PeerExtensions, body, smtputf8| {
             peer.must_look_at(&MailParameters { body, smtputf8, ..MailParameters::default() })

@@ -17,6 +17,7 @@ mod lettre_client;
 mod mailbox_stores;
 mod name_server;
 mod openapi;
+mod outgoing_content;
 mod scale;
 mod shape;
 mod virtual_servers;

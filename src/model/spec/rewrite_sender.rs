@@ -51,7 +51,9 @@ impl FromStr for AsciiMailbox {
             name => Domain::Name(domain_key(name).into_owned()),
         };
         let mailbox = Mailbox::new(given.local(), domain).map_err(|_| NotAnAsciiMailbox)?;
-        if mailbox.is_ascii() { Ok(AsciiMailbox(mailbox)) } else { Err(NotAnAsciiMailbox) }
+        // who writes it means a pattern, and this is one mailbox
+        let pattern = given.local() == "*";
+        if mailbox.is_ascii() && !pattern { Ok(AsciiMailbox(mailbox)) } else { Err(NotAnAsciiMailbox) }
     }
 }
 
@@ -75,7 +77,9 @@ mod tests {
 
     #[test]
     fn every_next_hop_can_be_told_the_mailbox() {
-        for (text, is) in [("Relay@Example.com", "Relay@example.com"), ("a@b\u{fc}cher.example", "a@xn--bcher-kva.example")] {
+        for (text, is) in
+            [("Relay@Example.com", "Relay@example.com"), ("a@b\u{fc}cher.example", "a@xn--bcher-kva.example")]
+        {
             assert_eq!(text.parse::<AsciiMailbox>().unwrap().to_string(), is);
         }
         for text in ["", "relay", "\u{fc}@example.com", "*@example.com", "<a@example.com>", "a b@example.com"] {
