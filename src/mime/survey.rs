@@ -76,7 +76,8 @@ impl Survey {
     /// Whether all headers, also those of parts and of messages in it, are ASCII: then it needs no SMTPUTF8.
     pub fn has_ascii_headers(&self) -> bool {
         // what could not be looked into may be a header
-        !self.found.utf8_header && !(self.found.eight_bit && self.walker.broken().is_some())
+        let unknown = self.found.eight_bit && self.walker.broken().is_some();
+        !self.found.utf8_header && !unknown
     }
 
     /// How content that was declared so goes to a next hop that takes at most so much.

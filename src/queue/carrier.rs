@@ -273,7 +273,7 @@ impl Work for Carrier<'_> {
                 }
                 return None;
             };
-            let Some((leased, looked)) = self.look_at(leased, wait).await else { return None };
+            let (leased, looked) = self.look_at(leased, wait).await?;
             if let Some(transaction) = self.begin(leased, looked) {
                 self.began = true;
                 self.session.budget -= 1;
