@@ -171,7 +171,7 @@ impl<'a> Carrier<'a> {
             let plan = survey.and_then(|survey| {
                 // its envelope may need it, and then the session says so
                 parameters.smtputf8 &= self.session.peer.smtputf8 || !survey.has_ascii_headers();
-                match survey.fit(parameters.body, self.session.peer.takes()) {
+                match survey.fit(parameters.body, self.session.peer.takes(&parameters)) {
                     Ok(Fit { body, plan }) => {
                         parameters.body = body;
                         plan

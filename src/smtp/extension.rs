@@ -232,19 +232,22 @@ impl PeerExtensions {
         self.chunking && self.binary_mime
     }
 
-    /// The most that content for this peer may be. Whoever offers SMTPUTF8 takes 8-bit content too (RFC 6531, 3.1).
-    pub fn takes(&self) -> Body {
-        match self {
-            _ if self.takes_binary() => Body::Binary,
-            PeerExtensions { eight_bit_mime: false, smtputf8: false, .. } => Body::SevenBit,
-            _ => Body::EightBitMime,
+    /// The most that the content of a message with these parameters may be. A message that goes as SMTPUTF8 may be 8-bit (RFC
+    /// 6531, 3.1), also where 8BITMIME is missing.
+    pub fn takes(&self, parameters: &MailParameters) -> Body {
+        if self.takes_binary() {
+            Body::Binary
+        } else if self.eight_bit_mime || (self.smtputf8 && parameters.smtputf8) {
+            Body::EightBitMime
+        } else {
+            Body::SevenBit
         }
     }
 
     /// Whether the content of a message with these parameters must be looked at before it goes to this peer: it may not be
     /// what the peer takes, and so has to be converted or to stay. What is declared as 7-bit is not believed.
     pub fn must_look_at(&self, parameters: &MailParameters) -> bool {
-        let takes = self.takes();
+        let takes = self.takes(parameters);
         takes == Body::SevenBit
             || (parameters.body == Body::Binary && takes != Body::Binary)
             || (parameters.smtputf8 && !self.smtputf8)
@@ -264,7 +267,7 @@ impl PeerExtensions {
         if parameters.body == Body::Binary && !self.takes_binary() {
             return refuse(6, 1, "The next hop does not offer BINARYMIME, which this message needs");
         }
-        if parameters.body == Body::EightBitMime && self.takes() == Body::SevenBit {
+        if parameters.body == Body::EightBitMime && self.takes(parameters) == Body::SevenBit {
             return refuse(6, 3, "The next hop does not offer 8BITMIME, which this message needs");
         }
         if parameters.require_tls && !self.require_tls {
@@ -382,12 +385,12 @@ mod tests {
         let peer = |lines: &[&'static str]| PeerExtensions::parse(lines.iter().copied());
         let (seven, eight) = (peer(&[]), peer(&["8BITMIME"]));
         let (utf8, binary) = (peer(&["SMTPUTF8"]), peer(&["CHUNKING", "BINARYMIME"]));
-        assert_eq!(seven.takes(), Body::SevenBit);
-        assert_eq!(
-            (eight.takes(), utf8.takes(), binary.takes()),
-            (Body::EightBitMime, Body::EightBitMime, Body::Binary)
-        );
-        assert_eq!(peer(&["BINARYMIME"]).takes(), Body::SevenBit);
+        let takes =
+            |peer: &PeerExtensions, smtputf8| peer.takes(&MailParameters { smtputf8, ..MailParameters::default() });
+        assert_eq!((takes(&seven, true), takes(&seven, false)), (Body::SevenBit, Body::SevenBit));
+        assert_eq!((takes(&eight, false), takes(&binary, false)), (Body::EightBitMime, Body::Binary));
+        assert_eq!((takes(&utf8, true), takes(&utf8, false)), (Body::EightBitMime, Body::SevenBit));
+        assert_eq!(takes(&peer(&["BINARYMIME"]), false), Body::SevenBit);
         let look = |peer: &PeerExtensions, body, smtputf8| {
             peer.must_look_at(&MailParameters { body, smtputf8, ..MailParameters::default() })
         };
@@ -408,7 +411,7 @@ mod tests {
         let rows: [(MailParameters, PeerExtensions, &str); 8] = [
             (
                 MailParameters { body: Body::EightBitMime, ..plain.clone() },
-                PeerExtensions { eight_bit_mime: false, smtputf8: false, binary_mime: false, ..all.clone() },
+                PeerExtensions { eight_bit_mime: false, binary_mime: false, ..all.clone() },
                 "5.6.3",
             ),
             (

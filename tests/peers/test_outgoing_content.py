@@ -2,13 +2,15 @@
 
 import email
 import email.policy
+import os
 import quopri
 import random
 import unittest
 from email.message import EmailMessage
 
-from harness import make_sut, only_bridgehead
+from harness import make_sut, only_bridgehead, wait_for
 from load import Smtp, new_id
+from postfix import Postfix
 from sink import Sink
 
 SENTENCES = ["Grüße aus Köln.", "naïve café — déjà vu", "日本語のテキスト", "plain words only", "-- ", "tab\tand trailing ", "=3D is no escape",
@@ -115,6 +117,51 @@ class OutgoingContent(unittest.TestCase):
                 self.assertLessEqual(max(len(l) for l in d.content.split(b"\r\n")), 998)
         self.assertGreater(changed, 30)
         self.assertEqual(self.box.files(), [])
+
+    def test_a_large_message_is_converted_too(self):
+        """It lies in a file, and another one is pipelined behind its dot."""
+        self.start()
+        sent = {}
+        with Smtp(self.it.smtp_port, timeout=60) as c:
+            for size in (6_000_000, 10, 6_000_000, 10):
+                id = new_id()
+                m = EmailMessage(policy=email.policy.SMTP)
+                m["From"], m["X-Test-Id"] = "sender@local.test", id
+                m.set_content("Grüße aus Köln, und weiter im Text.\n" * 3, cte="8bit")
+                m.add_attachment(random.randbytes(size), "application", "x", filename="x")
+                sent[id] = m.as_bytes()
+                c.transaction("sender@local.test", ["u@far.test"], sent[id])
+        self.assertEqual(self.sink.wait_accepted(list(sent), 60), set())
+        for d in self.sink.accepted():
+            self.assertTrue(d.content.isascii())
+            self.assertEqual(leaves(d.content), leaves(sent[d.id]))
+
+    def test_a_strict_postfix_takes_what_was_converted(self):
+        """It takes no 8-bit mail, and judges what is declared (strict_mime_encoding_domain)."""
+        self.start()
+        last = Postfix("strict", {"smtpd_discard_ehlo_keywords": "8bitmime", "strict_7bit_headers": "yes", "strict_8bitmime_body": "yes",
+                                  "strict_mime_encoding_domain": "yes"}, mailbox_domain="far.test").start()
+        self.addCleanup(last.stop)
+        self.it.route_to(last.port)
+        rng = random.Random(11)
+        sent = {}
+        with Smtp(self.it.smtp_port) as c:
+            for _ in range(60):
+                id = new_id()
+                m = tree(rng, 4)
+                m["From"], m["X-Test-Id"] = "sender@local.test", id
+                sent[id] = m.as_bytes()
+                c.transaction("sender@local.test", ["u@far.test"], sent[id])
+        directory = os.path.join(last.maildirs, "box/new")
+        wait_for("all of it", lambda: len(os.listdir(directory)) == len(sent) or self.box.files(), 60)
+        self.assertEqual(self.box.messages(), [], "a report")
+        for name in os.listdir(directory):
+            with open(os.path.join(directory, name), "rb") as f:
+                raw = f.read()
+            self.assertTrue(raw.isascii())
+            id = email.message_from_bytes(raw)["X-Test-Id"]
+            self.assertEqual(leaves(raw), leaves(sent.pop(id)))
+        self.assertEqual(sent, {})
 
     def test_what_is_signed_is_returned_with_words(self):
         self.start()
