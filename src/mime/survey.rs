@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use memchr::memchr2;
+use memchr::memchr2_iter;
 
 use super::entity::{Encoding, Entity, Kind};
 use super::walk::{Broken, Token, Walker};
@@ -96,7 +96,7 @@ impl Survey {
         };
         let convert_binary = binary && (!found.binary_parts.is_empty() || found.binary_stays.is_some());
         if binary && found.bare_line_end {
-            return Err("A CR or LF stands alone in a part of the message that is not declared as binary");
+            return Err("A CR or LF stands alone in the message, and not in a part that is declared as binary");
         }
         if !eight_bit && !convert_binary {
             return Ok(Fit { body, plan: None });
@@ -148,6 +148,7 @@ impl Found {
     fn token(&mut self, entity: &Entity, token: Token<'_>) -> ControlFlow<()> {
         match token {
             Token::Field(octets) | Token::Overlong { octets, .. } => {
+                self.bare_line_end |= has_bare(octets);
                 let utf8 = !octets.is_ascii();
                 self.utf8_header |= utf8;
                 self.eight_bit |= utf8;
@@ -169,8 +170,7 @@ impl Found {
     fn body(&mut self, entity: &Entity, octets: &[u8]) {
         let binary = is_binary(entity);
         if !binary {
-            let text = octets.strip_suffix(b"\r\n").unwrap_or(octets);
-            self.bare_line_end |= memchr2(b'\r', b'\n', text).is_some();
+            self.bare_line_end |= has_bare(octets);
         }
         if octets.is_ascii() {
             return;
@@ -192,6 +192,14 @@ impl Found {
         };
         self.eight_bit_stays.get_or_insert(stays);
     }
+}
+
+/// Whether a CR or LF stands alone in text in which no CRLF is cut.
+fn has_bare(text: &[u8]) -> bool {
+    memchr2_iter(b'\r', b'\n', text).any(|at| match text[at] {
+        b'\r' => text.get(at + 1) != Some(&b'\n'),
+        _ => at == 0 || text[at - 1] != b'\r',
+    })
 }
 
 /// A part whose octets are no lines.

@@ -181,8 +181,13 @@ fn any_content() -> impl Strategy<Value = Vec<u8>> {
         "Content-Transfer-Encoding: base64\r\n",
         "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
     ];
-    proptest::collection::vec(proptest::sample::select(words.to_vec()), 0..40)
-        .prop_map(|words| words.concat().into_bytes())
+    let some =
+        |words: &[&'static str], most| proptest::collection::vec(proptest::sample::select(words.to_vec()), 0..most);
+    // often a header that is one, so that there is something to convert
+    let header = ["From: Ada <a@old.example>\r\n", "Content-Type: multipart/mixed; boundary=b\r\n", "X: y\r\n z\r\n"];
+    (some(&header, 3), any::<bool>(), some(&words, 40)).prop_map(|(header, end, words)| {
+        format!("{}{}{}", header.concat(), if end { "\r\n" } else { "" }, words.concat()).into_bytes()
+    })
 }
 
 proptest! {

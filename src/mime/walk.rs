@@ -292,13 +292,13 @@ impl Walker {
 
     /// The level that the line is a delimiter line of, and whether it is the closing one. The innermost counts.
     fn delimiter(&mut self, line: &[u8]) -> Option<(usize, bool)> {
-        let text = line.strip_prefix(b"--")?;
+        let text = line.strip_suffix(b"\r\n").unwrap_or(line).strip_prefix(b"--")?;
         if self.levels.is_empty() {
             return None;
         }
         let behind = |level: &Level| text.strip_prefix(level.boundary.as_slice());
         let exact = self.levels.iter().enumerate().rev().find_map(|(index, level)| {
-            match behind(level).filter(|_| line.len() <= MAX_DELIMITER)?.trim_ascii_end() {
+            match without_padding(behind(level).filter(|_| line.len() <= MAX_DELIMITER)?) {
                 b"" => Some((index, false)),
                 b"--" => Some((index, true)),
                 _ => None,
@@ -323,4 +323,10 @@ impl Walker {
         }
         result
     }
+}
+
+/// Without the white space that may stand behind a delimiter.
+fn without_padding(text: &[u8]) -> &[u8] {
+    let end = text.iter().rposition(|octet| !b" \t".contains(octet)).map_or(0, |at| at + 1);
+    &text[..end]
 }

@@ -94,6 +94,8 @@ fn binary_parts_become_base64() {
     assert!(after.ends_with(b"\r\n\r\n/woNCg==\r\n"), "{}", String::from_utf8_lossy(&after));
     let bare = convert(b"Subject: x\r\n\r\na\nb\r\n", Body::Binary, Body::EightBitMime);
     assert!(bare.unwrap_err().contains("CR or LF"));
+    let bare = convert(b"Subject: x\nX: y\r\n\r\na\r\n", Body::Binary, Body::EightBitMime);
+    assert!(bare.unwrap_err().contains("CR or LF"));
 }
 
 #[test]
@@ -120,6 +122,7 @@ fn what_cannot_be_converted_is_told_and_not_touched() {
         (multipart("mixed", "--b\r\nContent-Type: message/delivery-status\r\n\r\nX: ü\r\n--b--\r\n"), "must not be"),
         ("Content-Type: multipart/mixed\r\n\r\n--b\r\n\r\nü\r\n".to_owned(), "outside"),
         (multipart("mixed", "--b\r\n\r\nü\r\n--bx\r\n--b--\r\n"), "ambiguous"),
+        (multipart("mixed", "--b\r\n\r\nü\r\n--b\n\r\n--b--\r\n"), "ambiguous"),
         (multipart("mixed", &format!("--b\r\n\r\nü\r\n--b{}\r\n--b--\r\n", " ".repeat(2000))), "ambiguous"),
         (
             multipart(

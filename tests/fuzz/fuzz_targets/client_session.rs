@@ -23,6 +23,7 @@ fuzz_target!(|octets: &[u8]| {
             .map(|at| (format!("r{at}@d{number}.example").parse().expect("valid"), Default::default()))
             .collect(),
         size: 7,
+        treatment: Default::default(),
     };
     let more = input.byte();
     let length = usize::from(input.byte());
