@@ -179,6 +179,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
     ("bridgehead-secret-file", parse::<crate::model::secret::SecretFile>),
     ("bridgehead-secret-variable", parse::<crate::model::secret::SecretVariable>),
+    ("bridgehead-ascii-mailbox", parse::<crate::model::spec::rewrite_sender::AsciiMailbox>),
     ("bridgehead-sender-pattern", parse::<crate::model::spec::account::SenderPattern>),
     ("bridgehead-sender-reference", parse::<crate::model::recipient_ref::SenderPattern>),
     ("bridgehead-service-url", parse::<crate::model::web::ServiceUrl>),

@@ -17,6 +17,7 @@ use crate::model::queue_name::QueueName;
 use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::Stream;
 use crate::queue::carrier::{Carrier, Left, Session, Taken};
+use crate::queue::outgoing::SenderRules;
 use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
 use crate::routing::Connector;
 use crate::smtp::reply::EnhancedStatus;
@@ -132,6 +133,11 @@ async fn carry(
             only_from,
             next_hop: hop.clone(),
             taken: Taken::Relayed(PassedOn { dsn: peer.dsn, deliver_by: peer.deliver_by.is_some() }),
+            senders: SenderRules {
+                rewrite: spec.rewrite_sender.clone(),
+                masquerade: server.spec.outbound.masquerade_domain.clone(),
+            },
+            peer: peer.clone(),
             max_recipients: peer.max_recipients.map_or(usize::MAX, |max| max as usize),
             postmaster: None,
             budget: peer.max_transactions.map_or(budget, |max| budget.min(max)),

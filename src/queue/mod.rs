@@ -35,6 +35,7 @@ pub mod operate;
 mod operations;
 mod operator;
 mod outcome;
+pub mod outgoing;
 mod report;
 mod rerouting;
 mod scheduler;

@@ -18,6 +18,7 @@ mod lettre_client;
 mod mailbox_stores;
 mod name_server;
 mod openapi;
+mod outgoing_content;
 mod scale;
 mod secure_hops;
 mod shape;

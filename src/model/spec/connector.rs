@@ -16,6 +16,7 @@ use crate::model::pattern::AddressPattern;
 use crate::model::recipient_ref::SenderPattern;
 use crate::model::schedule::Schedule;
 use crate::model::size::Size;
+use crate::model::spec::rewrite_sender::RewriteSender;
 
 pub use security::{Authentication, Security, SmartHostTls};
 
@@ -83,6 +84,10 @@ pub struct ConnectorSpec {
     #[serde(default)]
     #[schema(max_items = 100)]
     pub retry_intervals: Vec<Duration>,
+    /// Senders that become another mailbox on the way out. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub rewrite_sender: Option<RewriteSender>,
 }
 
 impl ConnectorSpec {

@@ -434,6 +434,12 @@ pub struct Outbound {
     /// Received fields that a message may have before it counts as a loop (RFC 5321, 6.3).
     #[schema(minimum = 10, maximum = 1_000)]
     pub max_hop_count: u32,
+    /// The domain that takes the place of every local domain in the sender of mail that this server sends to other hosts: in
+    /// MAIL FROM and in the fields From and Sender (Exchange: masquerade domain). Local delivery does not know it, and reports of failures
+    /// still go to the true sender. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub masquerade_domain: Option<HostName>,
 }
 
 impl Default for Outbound {
@@ -448,6 +454,7 @@ impl Default for Outbound {
             smart_host: None,
             direct_before_smart_host: false,
             max_hop_count: 100,
+            masquerade_domain: None,
         }
     }
 }
