@@ -11,6 +11,7 @@
 //! * [`enqueue`](Queue::enqueue): mail that has just become durable goes to its link queues from memory.
 //! * `link`: one queue per next hop, a bounded window of leased messages; the rest waits in the store.
 //! * [`carrier`]: hands the messages of a queue to one SMTP or LMTP session.
+//! * [`outgoing`]: a message as it leaves: other senders, and content converted for who takes less.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
 //! * `hours`: the schedules of connectors. `rerouting`: mail that belongs elsewhere since something has changed.
