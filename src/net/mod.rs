@@ -11,3 +11,4 @@ pub mod resolver;
 pub mod server_driver;
 pub mod stream;
 pub mod tls;
+pub mod transcript;

@@ -17,6 +17,7 @@ use crate::model::spec::connector::security::{LoginMechanism, SmartHostTls, TlsL
 use crate::net::client_driver::Connection;
 use crate::net::connect::{Stream, Target};
 use crate::net::tls::client::{Check, Handshake, no_name, server_name};
+use crate::net::transcript::Transcript;
 use crate::routing::Connector;
 use crate::routing::security::{self, Hop, Security, is_private_to_us};
 use crate::smtp::client::{Cause, Encryption, Hello, Login, OpenError, Phase, Settings, Timeouts};
@@ -39,22 +40,18 @@ pub(super) async fn open(
     connector: &Connector,
     queue: &QueueName,
     hop: &NextHop,
+    transcript: Option<&Transcript>,
 ) -> Result<Connection<Box<dyn Stream>>, Failure> {
     let label = label(hop);
     let whose = format!("connector {}", connector.name);
-    let domain = match queue {
-        QueueName::Dns(_, domain) => Some(domain),
-        _ => None,
-    };
-    let to = Hop { host: &hop.name, port: hop.address.port(), domain };
-    let security = security::in_force(&connector.spec, &server.spec.outbound, to);
+    let security = security_of(server, connector, queue, hop);
     let plan =
         Plan::new(connector, server, hop, &security).map_err(|why| Failure::of_setup(&why, &whose).by(&label))?;
-    let first = plan.attempt(outbound, hop, plan.encryption).await;
+    let first = plan.attempt(outbound, hop, plan.encryption, transcript).await;
     let result = match first {
         Err(Attempt::Open(error)) if plan.may_go_in_clear && is_about_tls(&error) => {
             tracing::info!(connector = %connector.name, next_hop = %label, %error, "no TLS: the host is tried in clear");
-            plan.attempt(outbound, hop, Encryption::None).await
+            plan.attempt(outbound, hop, Encryption::None, transcript).await
         }
         result => result,
     };
@@ -67,6 +64,16 @@ pub(super) async fn open(
         Err(Attempt::Connect(error)) => Err(Failure::of_connect(&error, &label)),
         Err(Attempt::Open(error)) => Err(Failure::of_open(&error, &label, &whose)),
     }
+}
+
+/// Whether a session with this host is encrypted, and what is checked.
+pub(super) fn security_of(server: &VirtualServer, connector: &Connector, queue: &QueueName, hop: &NextHop) -> Security {
+    let domain = match queue {
+        QueueName::Dns(_, domain) => Some(domain),
+        _ => None,
+    };
+    let to = Hop { host: &hop.name, port: hop.address.port(), domain };
+    security::in_force(&connector.spec, &server.spec.outbound, to)
 }
 
 /// Why there is no session.
@@ -146,6 +153,7 @@ impl Plan {
         outbound: &Outbound,
         hop: &NextHop,
         encryption: Encryption,
+        transcript: Option<&Transcript>,
     ) -> Result<Connection<Box<dyn Stream>>, Attempt> {
         let mut settings = Settings { encryption, ..self.settings.clone() };
         if let Some(login) = &mut settings.login {
@@ -155,7 +163,8 @@ impl Plan {
         let target = Target { address: hop.address, source: None, timeout };
         let connected = outbound.connect.connect(&target).await.map_err(Attempt::Connect)?;
         let handshake = self.handshake.clone().filter(|_| encryption != Encryption::None);
-        let opened = Connection::open(connected.stream, settings, handshake, &*outbound.clock).await;
+        let told = transcript.cloned();
+        let opened = Connection::open_told(connected.stream, settings, handshake, &*outbound.clock, told).await;
         opened.map_err(Attempt::Open)
     }
 }

@@ -193,7 +193,7 @@ async fn open(
 ) -> Result<(Connection<Box<dyn Stream>>, usize), Failure> {
     let mut last = None;
     for (at, hop) in hops.iter().enumerate() {
-        match session::open(outbound, server, connector, queue, hop).await {
+        match session::open(outbound, server, connector, queue, hop, None).await {
             Ok(connection) => return Ok((connection, at)),
             Err(failure) => {
                 let label = label(hop);

@@ -9,6 +9,7 @@ mod api_house;
 mod api_mail;
 mod api_sessions;
 mod appliance;
+mod connectors;
 mod dialogs;
 mod dialogs_tcp;
 mod directory;
