@@ -22,7 +22,7 @@ def pair():
     where = workdir("secure-hops")
     key, chain = os.path.join(where, "key.pem"), os.path.join(where, "chain.pem")
     subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-                    "-subj", "/CN=postfix.test", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", key, "-out", chain],
+                    "-subj", "/CN=postfix.test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", chain],
                    check=True, capture_output=True)
     return key, chain
 
