@@ -68,7 +68,7 @@
 //! | floor | modules | role |
 //! |---|---|---|
 //! | 0 | [`smtp`] | the wire language and both session cores; no IO, no clock, no policy |
-//! | 1 | [`model`], [`observe`] | configuration and mail as valid values; names of events and metrics |
+//! | 1 | [`model`], [`observe`], [`mime`] | configuration and mail as valid values; names of events and metrics; content, and what a next hop needs of it |
 //! | 2 | [`net`], [`store`] | clock, resolver, connections, the drivers of both cores; what is kept |
 //! | 3 | [`directory`], [`routing`], [`dsn`], [`accounts`] | tables built from `model`, and pure functions over them |
 //! | 4 | [`config`] | compiles those tables, publishes them |
@@ -90,6 +90,7 @@
 
 pub mod smtp;
 
+pub mod mime;
 pub mod model;
 pub mod observe;
 

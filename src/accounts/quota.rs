@@ -66,6 +66,18 @@ impl Quotas {
         self.take(account, What::Recipients, account.quotas.recipients, now)
     }
 
+    /// What is used up now, if anything is: the next message would be refused. Counts nothing.
+    pub fn is_used_up(&self, account: &Account, now: Instant) -> Option<OverQuota> {
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = [(What::Messages, account.quotas.messages), (What::Recipients, account.quotas.recipients)];
+        limits.into_iter().find_map(|(what, limit)| {
+            let bucket = buckets.by_account.get(&(account.name.clone(), what))?.refilled(now);
+            let spent = limit == Some(bucket.rate) && bucket.left < 1.0;
+            let retry_after = bucket.per_one().mul_f64((1.0 - bucket.left).max(0.0));
+            spent.then_some(OverQuota { limit: bucket.rate, retry_after })
+        })
+    }
+
     fn take(&self, account: &Account, what: What, limit: Option<Rate>, now: Instant) -> Result<(), OverQuota> {
         let Some(rate) = limit else { return Ok(()) };
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,11 +9,12 @@ use std::time::Duration;
 use actix_web::http::header;
 use actix_web::{HttpRequest, web};
 use futures_util::StreamExt;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use super::codes::RequestCode;
 use super::problem::{FieldError, Problem, ProblemKind};
+use crate::config::ViolationCode;
 
 /// The largest body.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
@@ -71,6 +72,16 @@ async fn read(request: &HttpRequest, mut payload: web::Payload) -> Result<Vec<u8
 }
 
 /// Strict JSON.
+/// The body as a type; a value that does not fit is told with its pointer.
+pub fn typed<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(body).map_err(|error| {
+        let pointer = error.path().iter().map(|segment| format!("/{segment}")).collect::<String>();
+        let pointer = pointer.replace(['[', ']'], "").replace("/.", "");
+        let wrong = FieldError::at(pointer, ViolationCode::InvalidValue, error.inner().to_string());
+        Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(vec![wrong])
+    })
+}
+
 fn parse(text: &[u8]) -> Result<Value, Problem> {
     strict(text).map_err(|error| {
         let code =

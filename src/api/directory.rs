@@ -119,11 +119,7 @@ pub async fn preview_addresses(
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let body = body::json(&request, payload, &["application/json"]).await?;
-    let asked: AddressPreviewRequest = serde_path_to_error::deserialize(&body).map_err(|error| {
-        let pointer = error.path().iter().map(|segment| format!("/{segment}")).collect::<String>();
-        let pointer = pointer.replace(['[', ']'], "").replace("/.", "");
-        invalid(vec![FieldError::at(pointer, ViolationCode::InvalidValue, error.inner().to_string())])
-    })?;
+    let asked: AddressPreviewRequest = body::typed(&body)?;
     if !(1..=MOST_PREVIEWED).contains(&asked.recipients.len()) {
         let detail = format!("1 to {MOST_PREVIEWED} recipients are needed");
         return Err(invalid(vec![FieldError::at("/recipients", ViolationCode::OutOfRange, detail)]));

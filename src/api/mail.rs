@@ -78,6 +78,8 @@ pub enum QueueState {
     Ready,
     /// It waits for the time of the next attempt.
     Retry,
+    /// It waits until the schedule of its connector opens.
+    Scheduled,
     /// Frozen by an operator: it accepts mail, and makes no attempt.
     Frozen,
 }
@@ -352,6 +354,7 @@ impl From<operate::QueueView> for Queue {
                 operate::QueueState::Active => QueueState::Active,
                 operate::QueueState::Ready => QueueState::Ready,
                 operate::QueueState::Retry => QueueState::Retry,
+                operate::QueueState::Scheduled => QueueState::Scheduled,
                 operate::QueueState::Frozen => QueueState::Frozen,
             },
             connector: view.connector.map(|name| name.to_string()),

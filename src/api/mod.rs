@@ -1,7 +1,8 @@
 //! The REST API: what an operator, a program and the command line see of the appliance.
 //!
 //! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
-//! share [`resources`]; [`settings`], [`domains`], [`queues`], [`messages`], [`sessions`], [`running`], [`health`] and [`docs`] the rest.
+//! share [`resources`]; [`settings`], [`domains`], [`queues`], [`messages`], [`explain`], [`sessions`], [`running`], [`health`] and [`docs`] the
+//! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
 //! caller with a key ([`auth`]); whatever is refused is a [`problem`].
 //!
@@ -18,6 +19,7 @@ mod document;
 mod domains;
 mod errors;
 mod etag;
+mod explain;
 pub mod health;
 mod kinds;
 mod mail;

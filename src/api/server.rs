@@ -28,11 +28,13 @@ use super::kinds::{
 };
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
-use super::{directory, docs, document, domains, health, messages, queues, running, sessions, settings};
+use super::{directory, docs, document, domains, explain, health, messages, queues, running, sessions, settings};
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
+use crate::intake::explain::Explain;
 use crate::model::name::Name;
 use crate::queue::operate::Operate;
+use crate::routing::probe::Probe;
 use crate::status::{Running, Sessions};
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,6 +66,10 @@ pub struct Handles {
     pub running: Arc<Running>,
     /// How it went to fetch the keys of identity providers.
     pub issuers: Arc<dyn Issuers>,
+    /// Says what would become of a message.
+    pub explain: Arc<dyn Explain>,
+    /// Asks for next hops.
+    pub probe: Arc<dyn Probe>,
 }
 
 /// Tells how it went to fetch the keys of identity providers. Closures do.
@@ -307,6 +313,7 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(messages::thaw_message)
         .service(messages::retry_message)
         .service(messages::delete_message)
+        .service(explain::explain_message)
         .service(sessions::list_sessions)
         .service(sessions::end_sessions)
         .service(sessions::end_session)

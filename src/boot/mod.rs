@@ -120,9 +120,11 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     );
     let connect = Arc::new(TcpConnect);
     let local = Local::new(queue.clone(), clock.clone(), connect, Http::default(), options.data_dir.clone());
-    let scheduling = tokio::spawn(queue.clone().run(Arc::new(Workers { outbound, local, queue: queue.clone() })));
+    let scheduling =
+        tokio::spawn(queue.clone().run(Arc::new(Workers { outbound: outbound.clone(), local, queue: queue.clone() })));
 
     configuration.register(Arc::new(BindCheck));
+    configuration.tell_of_mail(queue.clone());
     let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
     let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
     let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
@@ -135,6 +137,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         resolvers: resolvers.clone(),
         metrics,
     };
+    let explain = Arc::new(intake.clone());
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
@@ -164,6 +167,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         sessions: sessions.clone(),
         running,
         issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
+        explain,
+        probe: outbound,
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;

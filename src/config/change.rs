@@ -5,7 +5,7 @@
 //! the caller goes away. When another writer was first, the state is read anew and the change is tried again on top.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ use super::effects::Effects;
 use super::object::{Object, Record, Spec};
 use super::records::{audit_key, encode, load, object_key, read_record};
 use super::violation::{Violation, ViolationCode, Warning, object_id};
-use super::{Live, Snapshot, Vault, certificates, references, schema, secrets, stamping};
+use super::{Live, QueuedMail, Snapshot, Vault, certificates, references, schema, secrets, stamping};
 use crate::directory::Policies;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -70,6 +70,7 @@ pub struct Configuration {
     live: Live,
     state: Arc<tokio::sync::Mutex<State>>,
     preflights: Mutex<Vec<Arc<dyn Preflight>>>,
+    queued_mail: OnceLock<Arc<dyn QueuedMail>>,
 }
 
 /// What is committed, as the writer sees it.
@@ -113,7 +114,15 @@ impl Configuration {
         certificates::tell(&Snapshot::default(), &compiled);
         let live = Live::new(Snapshot { revision: state.revision, ..compiled });
         let state = Arc::new(tokio::sync::Mutex::new(state));
-        Ok(Arc::new(Configuration { store, options, vault, live, state, preflights: Mutex::default() }))
+        Ok(Arc::new(Configuration {
+            store,
+            options,
+            vault,
+            live,
+            state,
+            preflights: Mutex::default(),
+            queued_mail: OnceLock::new(),
+        }))
     }
 
     /// A key of the store for logins: see [`crate::accounts::Authenticator::new`].
@@ -137,6 +146,11 @@ impl Configuration {
     /// Has every later change looked at before it is committed.
     pub fn register(&self, preflight: Arc<dyn Preflight>) {
         self.preflights.lock().unwrap_or_else(PoisonError::into_inner).push(preflight);
+    }
+
+    /// Has the mail that waits looked at in dry runs. The first one stays.
+    pub fn tell_of_mail(&self, queued_mail: Arc<dyn QueuedMail>) {
+        let _ = self.queued_mail.set(queued_mail);
     }
 
     /// Creates or replaces an object. `body` is `{labels?, spec}`; what is absent has its default.
@@ -201,6 +215,9 @@ impl Configuration {
         loop {
             let plan = self.plan(&state, collection, &name, &request, precondition).await?;
             let Plan { object, change, warnings, mut effects, draft, audit, next } = plan;
+            if let (true, Some((_, candidate)), Some(mail)) = (dry_run, &next, self.queued_mail.get()) {
+                effects.queued_mail = Some(mail.moves(candidate).await);
+            }
             let Some(draft) = draft.filter(|_| !dry_run) else {
                 return Ok(Outcome { object, change, warnings, effects, revision: state.revision });
             };

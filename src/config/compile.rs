@@ -3,9 +3,11 @@
 //! Shape was judged before ([`super::schema`]); here it is what needs more than one value to see: references, clashes,
 //! contradictions. Recipients are not among the objects: what concerns them is judged where they are written.
 
+mod access;
 mod accounts;
-mod connectors;
 mod filters;
+mod hosts;
+mod routes;
 mod servers;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,15 +18,17 @@ use ipnet::IpNet;
 
 use super::certificates::{self, Certificate};
 use super::object::Spec;
-use super::snapshot::{MailboxStore, Snapshot, StoreDirectory, VirtualServer, unresolved_connector};
+use super::snapshot::{
+    MailboxStore, Snapshot, StoreDirectory, VirtualServer, smart_host_connector, unresolved_connector,
+};
 use super::violation::{Violation, ViolationCode, Warning, WarningCode, object_id};
 use super::{ClientList, Kept, Vault};
 use crate::directory::{Domains, Policies};
 use crate::model::duration::Duration;
-use crate::model::host::{Host, HostName, domain_key};
+use crate::model::host::{HostName, domain_key};
 use crate::model::labels::Labels;
 use crate::model::name::Name;
-use crate::model::pattern::{AddressPattern, ClientPattern};
+use crate::model::pattern::ClientPattern;
 use crate::model::secret::Secret;
 use crate::model::size::Size;
 use crate::model::spec::account::AccountPassword;
@@ -34,7 +38,6 @@ use crate::model::spec::{
     MailboxStoreSpec, RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
 };
 use crate::model::time::Timestamp;
-use crate::routing::{Connector, Table};
 use crate::smtp::address::Mailbox;
 
 /// All objects but recipients. Cheap to clone.
@@ -171,7 +174,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     expiry(&certificates, around.now, &mut found);
     let default_store = default_store(objects, &mut found);
     virtual_servers(objects, &certificates, around.host_name, &mut found);
-    check_connectors(objects, &mut found);
+    routes::check(objects, &mut found);
     let accounts = accounts::accounts(objects, previous, around.vault, &mut found);
     let identity_providers = accounts::identity_providers(objects, previous, &mut found);
     filters::check(objects, &mut found);
@@ -192,7 +195,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     Ok(Snapshot {
         revision: previous.revision,
         virtual_servers: build_servers(objects, &certificates, previous, around),
-        routes: build_routes(objects, &certificates, previous, around.vault),
+        routes: routes::build(objects, &certificates, previous, around.vault),
         certificates,
         filters: filters::build(objects, previous),
         stores: build_stores(objects, previous, around.vault),
@@ -287,7 +290,7 @@ fn virtual_servers(
                 found.at_least(of, format!("{at}/retryIntervals/{index}"), *interval, SECOND);
             }
         }
-        check_unresolved(objects, name, spec, found);
+        check_smart_hosts(objects, name, spec, found);
         if spec.messages.max_size < Size::from_bytes(64 << 10) {
             let detail = "at least 64KiB is needed (RFC 5321, 4.5.3.1.7)";
             found.wrong(of, "/spec/messages/maxSize", ViolationCode::OutOfRange, detail);
@@ -306,24 +309,26 @@ fn virtual_servers(
     }
 }
 
-/// What is forwarded must not come back at once. A circle of more than one is cut by the hop count.
-fn check_unresolved(objects: &Objects, name: &Name, spec: &VirtualServerSpec, found: &mut Findings) {
-    let Some(to) = &spec.messages.forward_unresolved_to else { return };
+/// Hosts that a virtual server hands mail to besides connectors. What is handed on must not come back at once; a circle of
+/// more than one is cut by the hop count.
+fn check_smart_hosts(objects: &Objects, name: &Name, spec: &VirtualServerSpec, found: &mut Findings) {
     let of = (Collection::VirtualServers, name);
-    let servers = || objects.virtual_servers.iter().map(|(name, (_, spec))| (name, spec));
-    let ours = servers().find(|(_, other)| match &to.host {
-        Host::Name(host) => other.fqdn.as_ref() == Some(host),
-        Host::Address(host) => other.bindings.iter().any(|own| {
-            own.port == to.port && (own.address.0 == *host || own.address.0.is_unspecified() && host.is_loopback())
-        }),
-    });
-    if let Some((other, _)) = ours {
-        let detail = format!("{to} is virtual server {other}: the mail would come back");
-        found.wrong(of, "/spec/messages/forwardUnresolvedTo", ViolationCode::Conflict, detail);
+    for (to, queue, pointer) in [
+        (&spec.messages.forward_unresolved_to, unresolved_connector(name), "/spec/messages/forwardUnresolvedTo"),
+        (&spec.outbound.smart_host, smart_host_connector(name), "/spec/outbound/smartHost"),
+    ] {
+        let Some(to) = to else { continue };
+        if let Some(fault) = hosts::fault(objects, &to.host, to.port) {
+            found.wrong(of, pointer, ViolationCode::Conflict, fault);
+        }
+        if let Some(clash) = queue.filter(|clash| objects.connectors.contains_key(clash)) {
+            let detail = format!("the connector {clash} has the name of the queue for this mail");
+            found.wrong(of, pointer, ViolationCode::Conflict, detail);
+        }
     }
-    if let Some(clash) = unresolved_connector(name).filter(|clash| objects.connectors.contains_key(clash)) {
-        let detail = format!("the connector {clash} has the name of the queue for this mail");
-        found.wrong(of, "/spec/messages/forwardUnresolvedTo", ViolationCode::Conflict, detail);
+    if spec.outbound.direct_before_smart_host && spec.outbound.smart_host.is_none() {
+        let detail = "there is no smartHost before which mail could be tried directly";
+        found.wrong(of, "/spec/outbound/directBeforeSmartHost", ViolationCode::Conflict, detail);
     }
 }
 
@@ -338,76 +343,6 @@ fn everybody(allow: &[ClientPattern]) -> Option<usize> {
 /// Whether two bindings of one port cannot both be had.
 fn clashes(a: IpAddr, b: IpAddr) -> bool {
     a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified())
-}
-
-fn check_connectors(objects: &Objects, found: &mut Findings) {
-    let mut shared: HashMap<(AddressPattern, u8), Vec<&Name>> = HashMap::new();
-    for (name, (_, spec)) in &objects.connectors {
-        let of = (Collection::Connectors, name);
-        let mut own: HashMap<String, usize> = HashMap::new();
-        for (index, space) in spec.address_spaces.iter().enumerate() {
-            let pattern = canonical(&space.pattern);
-            if let Some(first) = own.insert(pattern.to_string(), index) {
-                let detail = format!("the pattern {} is there already, as /spec/addressSpaces/{first}", space.pattern);
-                found.wrong(of, format!("/spec/addressSpaces/{index}/pattern"), ViolationCode::Duplicate, detail);
-            } else if spec.enabled {
-                shared.entry((pattern, space.cost)).or_default().push(name);
-            }
-        }
-        for (index, server) in spec.bridgeheads.iter().enumerate() {
-            if !objects.virtual_servers.contains_key(server) {
-                found.missing(of, format!("/spec/bridgeheads/{index}"), Collection::VirtualServers, server);
-            }
-        }
-        for (index, server) in spec.relay_via.iter().flatten().enumerate() {
-            if !objects.virtual_servers.contains_key(server) {
-                found.missing(of, format!("/spec/relayVia/{index}"), Collection::VirtualServers, server);
-            }
-        }
-        for (index, interval) in spec.retry_intervals.iter().enumerate() {
-            found.at_least(of, format!("/spec/retryIntervals/{index}"), *interval, Duration::from_secs(1));
-        }
-        connectors::check(objects, name, spec, found);
-        if spec.allow_relay && spec.address_spaces.iter().any(|space| space.pattern == AddressPattern::Any) {
-            if spec.acknowledge_open_relay {
-                found.warn(
-                    of,
-                    WarningCode::OpenRelay,
-                    format!("everybody may relay to every domain through connector {name}"),
-                );
-            } else {
-                let detail =
-                    "the whole world could relay through this connector; acknowledgeOpenRelay says that this is meant";
-                found.wrong(of, "/spec/allowRelay", ViolationCode::OpenRelay, detail);
-            }
-        }
-    }
-    // one warning for all the patterns that the same connectors share
-    let mut groups: BTreeMap<Vec<&Name>, (usize, String)> = BTreeMap::new();
-    for ((pattern, cost), names) in shared.into_iter().filter(|(_, names)| names.len() > 1) {
-        let example = format!("{pattern} at cost {cost}");
-        let (count, first) = groups.entry(names).or_insert_with(|| (0, example.clone()));
-        *count += 1;
-        *first = std::mem::take(first).min(example);
-    }
-    for (names, (count, example)) in groups {
-        let list = names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
-        let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
-        for name in names {
-            let detail = format!("connectors {list} share the load of {example}{more}");
-            found.warn((Collection::Connectors, name), WarningCode::SharesAddressSpace, detail);
-        }
-    }
-}
-
-/// Both spellings of an internationalized domain are one pattern.
-fn canonical(pattern: &AddressPattern) -> AddressPattern {
-    let ascii = |domain| crate::smtp::address::Domain::Name(domain_key(domain).into_owned());
-    match pattern {
-        AddressPattern::Exact(domain) => AddressPattern::Exact(ascii(domain)),
-        AddressPattern::Below(domain) => AddressPattern::Below(ascii(domain)),
-        AddressPattern::Any => AddressPattern::Any,
-    }
 }
 
 fn default_store(objects: &Objects, found: &mut Findings) -> Option<Name> {
@@ -591,42 +526,6 @@ fn build_servers(
         (name.clone(), server)
     };
     objects.virtual_servers.iter().map(build).collect()
-}
-
-fn build_routes(
-    objects: &Objects,
-    certificates: &BTreeMap<Name, Arc<Certificate>>,
-    previous: &Snapshot,
-    vault: &Vault,
-) -> Arc<Table> {
-    // what `forwardUnresolvedTo` asks for is a connector without an address space
-    let unresolved: Vec<(Name, (u64, Arc<ConnectorSpec>))> = objects
-        .virtual_servers
-        .iter()
-        .filter_map(|(name, (generation, spec))| {
-            let to = spec.messages.forward_unresolved_to.as_ref()?;
-            let spec = ConnectorSpec { bridgeheads: vec![name.clone()], ..ConnectorSpec::to_host(&to.host, to.port) };
-            Some((unresolved_connector(name)?, (*generation, Arc::new(spec))))
-        })
-        .collect();
-    let unresolved = || unresolved.iter().map(|(name, of)| (name, of));
-    let enabled = || objects.connectors.iter().filter(|(_, (_, spec))| spec.enabled).chain(unresolved());
-    let mut unchanged = true;
-    let connectors: Vec<Arc<Connector>> = enabled()
-        .map(|(name, (generation, spec))| {
-            let known = previous.routes.connector(name);
-            let access = connectors::access(objects, name, spec, certificates, known.map(|known| &**known), vault);
-            let same =
-                known.filter(|known| known.generation == *generation && known.access == access && known.spec == **spec);
-            unchanged &= same.is_some();
-            let fresh = || Connector { name: name.clone(), generation: *generation, spec: (**spec).clone(), access };
-            same.cloned().unwrap_or_else(|| Arc::new(fresh()))
-        })
-        .collect();
-    if unchanged && connectors.len() == previous.routes.connectors().count() {
-        return previous.routes.clone();
-    }
-    Arc::new(Table::build(connectors))
 }
 
 fn build_stores(objects: &Objects, previous: &Snapshot, vault: &Vault) -> BTreeMap<Name, Arc<MailboxStore>> {

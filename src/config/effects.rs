@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::QueuedMailEffects;
 use crate::model::name::Name;
 use crate::model::spec::recipient::StampedAddress;
 
@@ -17,6 +18,10 @@ const MOST_ADDRESSES: usize = 20;
 pub struct Effects {
     /// On the addresses of recipients.
     pub recipients: RecipientEffects,
+    /// On the mail that waits; only in the answer to a dry run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, required = false)]
+    pub queued_mail: Option<QueuedMailEffects>,
 }
 
 /// Recipients whose addresses change.
@@ -71,6 +76,6 @@ impl Effects {
 
     /// True when there are none.
     pub fn is_empty(&self) -> bool {
-        self.recipients.changed == 0
+        self.recipients.changed == 0 && self.queued_mail.as_ref().is_none_or(|mail| mail.moved == 0)
     }
 }

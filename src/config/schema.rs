@@ -179,11 +179,14 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
     ("bridgehead-secret-file", parse::<crate::model::secret::SecretFile>),
     ("bridgehead-secret-variable", parse::<crate::model::secret::SecretVariable>),
+    ("bridgehead-ascii-mailbox", parse::<crate::model::spec::rewrite_sender::AsciiMailbox>),
     ("bridgehead-sender-pattern", parse::<crate::model::spec::account::SenderPattern>),
     ("bridgehead-sender-reference", parse::<crate::model::recipient_ref::SenderPattern>),
     ("bridgehead-service-url", parse::<crate::model::web::ServiceUrl>),
     ("bridgehead-size", parse::<crate::model::size::Size>),
     ("bridgehead-socket-path", parse::<crate::model::path::SocketPath>),
+    ("bridgehead-time-of-day", parse::<crate::model::schedule::TimeOfDay>),
+    ("bridgehead-time-zone", parse::<crate::model::schedule::ZoneName>),
     ("bridgehead-username", parse::<crate::model::username::Username>),
 ];
 

@@ -19,7 +19,7 @@ use crate::model::spec::virtual_server::{Binding, BindingTls};
 use crate::model::spec::{MailboxStoreSpec, SettingsSpec, VirtualServerSpec};
 use crate::net::tls::ServerTls;
 use crate::routing::Table;
-use crate::smtp::address::Mailbox;
+use crate::smtp::address::{Domain, Mailbox};
 
 /// One state of the configuration, whole and valid. A connection pins one at each MAIL.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -61,6 +61,13 @@ impl Snapshot {
         Some(QueueName::SmartHost(unresolved_connector(&server.name)?))
     }
 
+    /// Where mail for a domain goes that this virtual server took and no connector carries (`outbound.smartHost`).
+    pub fn smart_host_queue(&self, took: &Name, domain: &Domain) -> Option<QueueName> {
+        let server = self.delivery_server(took)?;
+        let connector = self.routes.connector(&smart_host_connector(&server.name)?)?;
+        server.spec.outbound.smart_host.as_ref().map(|_| connector.queue(domain))
+    }
+
     /// Who may log in on a virtual server.
     pub fn realm(&self, server: &VirtualServer) -> Realm {
         let authentication = &server.spec.authentication;
@@ -83,6 +90,11 @@ impl Snapshot {
 /// The name of the connector that stands for `forwardUnresolvedTo` of a virtual server.
 pub(super) fn unresolved_connector(server: &Name) -> Option<Name> {
     format!("unresolved.{server}").parse().ok()
+}
+
+/// The name of the connector that stands for `outbound.smartHost` of a virtual server.
+pub(super) fn smart_host_connector(server: &Name) -> Option<Name> {
+    format!("smarthost.{server}").parse().ok()
 }
 
 /// A virtual server, compiled.

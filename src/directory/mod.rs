@@ -23,7 +23,7 @@ pub use entry::{EntryKind, Limits, LookupFailed, RecipientEntry, Recipients};
 pub use expand::expand;
 pub use filter::matches;
 pub use resolve::{Envelope, Resolution, resolve, resolve_taken};
-pub use restrict::Restriction;
+pub use restrict::{Restriction, is_among};
 pub use stamp::{Earlier, Policies, Stamp, StampError, stamp};
 
 #[cfg(test)]

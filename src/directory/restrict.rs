@@ -48,7 +48,11 @@ pub(super) fn restriction(
     Ok((!allowed).then_some(Restriction::Sender))
 }
 
-fn is_among(
+/// Whether a sender is one of these: by its address, or as a recipient or a member of a group that is named.
+///
+/// # Errors
+/// When the directory cannot be read now.
+pub fn is_among(
     domains: &Domains,
     recipients: &dyn Recipients,
     patterns: &[SenderPattern],

@@ -227,7 +227,10 @@ impl Report<'_> {
         let (kind, content) = match &self.original {
             Original::Headers(content) if content.is_ascii() => ("text/rfc822-headers", content),
             Original::Headers(content) => ("message/global-headers", content),
-            Original::Full(content) if self.about.parameters.smtputf8 => ("message/global", content),
+            // a message whose header is not ASCII is none of RFC 5322, and only as what it is may it be encoded on its way
+            Original::Full(content) if self.about.parameters.smtputf8 || !headers_of(content).is_ascii() => {
+                ("message/global", content)
+            }
             Original::Full(content) => ("message/rfc822", content),
         };
         let encoding =

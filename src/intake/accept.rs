@@ -137,11 +137,14 @@ impl Incoming {
             Fate::Deliver => client.filter_recipient(intake, &self.snapshot, &path).await?,
             decided => decided.clone(),
         };
+        let down = intake.queue.down();
         let sending = Sending {
             sender: &self.reverse_path,
             size: self.parameters.size.unwrap_or_default(),
+            priority: self.parameters.priority.unwrap_or_default(),
             virtual_server: &self.sender.client.server.name,
             spread: self.draft.id().spread(),
+            down: &down,
         };
         let admitted = client.admit_recipient(intake, &self.snapshot, sending, &path);
         let archived = match fate {
@@ -352,6 +355,7 @@ fn assigned_by_size(snapshot: &Snapshot, intake: &Intake, mut message: Message, 
     // it was held to the restrictions at RCPT with the size that was declared
     let as_declared = message.parameters.size.is_some_and(|declared| declared >= sent);
     let mut assigned = Vec::with_capacity(message.recipients.len());
+    let down = intake.queue.down();
     let mut refused = None;
     let mut taken = false;
     for recipient in &message.recipients {
@@ -368,7 +372,7 @@ fn assigned_by_size(snapshot: &Snapshot, intake: &Intake, mut message: Message, 
             continue;
         }
         let size = if here { sent } else { message.size };
-        let sending = Sending { size, ..Sending::of(&message) };
+        let sending = Sending { size, ..Sending::of(&message, &down) };
         match assign(snapshot, &*intake.recipients, &recipient.forward_path, sending) {
             Assignment::Refused(restriction) => {
                 refused.get_or_insert_with(|| restricted(restriction, &recipient.forward_path));

@@ -131,11 +131,27 @@ impl Client {
         Err(Refusal::new("connectionControl", reply, "the virtual server's connectionControl refuses this address"))
     }
 
-    /// May it begin a message under this reverse-path?
+    /// May it begin a message under this reverse-path? Counts the message.
     ///
     /// # Errors
     /// 452 or 451 when the store takes nothing new; 550 or 452 for an account that may not.
     pub fn admit_sender(&self, intake: &Intake, snapshot: &Snapshot, sender: &ReversePath) -> Result<(), Refusal> {
+        self.check_sender(intake, snapshot, sender)?;
+        // last, so that what is refused for another reason uses nothing up
+        if let Some(account) = &self.account {
+            let counted = intake.quotas.message(account, intake.clock.now());
+            counted.map_err(|over| Refusal::of_quota(account, &over))?;
+        }
+        Ok(())
+    }
+
+    /// The same, but for the quota.
+    pub(super) fn check_sender(
+        &self,
+        intake: &Intake,
+        snapshot: &Snapshot,
+        sender: &ReversePath,
+    ) -> Result<(), Refusal> {
         if let Some(account) = &self.account
             && !account.may_send_as(sender, |domain| snapshot.domains.find(domain).is_some())
         {
@@ -143,13 +159,7 @@ impl Client {
             let detail = format!("account {} may not send as {sender}", account.name);
             return Err(Refusal::new("sendAs", reply, detail));
         }
-        intake.store.has_room().map_err(|error| Refusal::of_store(&error))?;
-        // last, so that what is refused for another reason uses nothing up
-        if let Some(account) = &self.account {
-            let counted = intake.quotas.message(account, intake.clock.now());
-            counted.map_err(|over| Refusal::of_quota(account, &over))?;
-        }
-        Ok(())
+        intake.store.has_room().map_err(|error| Refusal::of_store(&error))
     }
 
     /// May it have the queue tried for a domain?

@@ -1,11 +1,13 @@
 //! The one door into the house: SMTP, and later REST, import and pickup, all hand in mail here.
 //!
 //! `admission` says who may do what, as a list of named rules; `filters` whose mail is not taken, binding by binding;
+//! `explain` tells what would become of a message, by the same rules;
 //! `accept` takes the content, and returns only when the message is durable and on its way. Policy sees values, never bytes of the protocol; a refusal is a
 //! [`Reply`](crate::smtp::reply::Reply) with generic words, and a log line with the rule's name for the operator.
 
 mod accept;
 mod admission;
+pub mod explain;
 mod filters;
 mod header;
 mod staging;

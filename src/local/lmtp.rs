@@ -20,6 +20,7 @@ use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::{Stream, Target};
 use crate::queue::Hand;
 use crate::queue::carrier::{Carrier, Left, Session, Taken};
+use crate::queue::outgoing::SenderRules;
 use crate::smtp::client::{Hello, Settings, Timeouts};
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::Leased;
@@ -60,6 +61,8 @@ pub(super) async fn session(
         only_from: None,
         next_hop: label(store),
         taken: Taken::Delivered,
+        peer: connection.extensions().clone(),
+        senders: SenderRules::default(),
         max_recipients: connection.extensions().max_recipients.map_or(usize::MAX, |max| max as usize),
         // to a server for many domains, the bare word says nothing
         postmaster: snapshot.postmaster.clone(),

@@ -15,6 +15,7 @@ pub mod pattern;
 pub mod queue_name;
 pub mod rate;
 pub mod recipient_ref;
+pub mod schedule;
 pub mod secret;
 pub mod size;
 pub mod spec;

@@ -322,6 +322,7 @@ mod tests {
                 .map(|n| (format!("r{n}@d.example").parse().unwrap(), Default::default()))
                 .collect(),
             size: 0,
+            treatment: Default::default(),
         }
     }
 

@@ -15,6 +15,8 @@ pub enum EventKind {
     Received,
     /// A recipient was assigned to a queue again (REROUTE).
     Rerouted,
+    /// It waits until its connector's schedule opens (DEFER).
+    Scheduled,
     /// An attempt did not succeed and will be repeated (DEFER).
     Deferred,
     /// A group, a contact or a forward became those who get the mail (EXPAND).

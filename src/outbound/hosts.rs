@@ -10,7 +10,7 @@ use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, NameFault};
 use crate::model::host::Host;
 use crate::model::queue_name::QueueName;
-use crate::model::spec::connector::RouteSpec;
+use crate::model::spec::connector::{DnsRoute, RouteSpec};
 use crate::net::resolver::{ResolveError, Resolver, Resolvers};
 use crate::routing::Connector;
 use crate::routing::mx::{Exchanges, exchanges};
@@ -56,9 +56,23 @@ pub async fn find(
             // an operator wrote these names: one that does not exist is a mistake to mend, no reason to bounce
             found.map_err(|fault| Failure::of_name(&NameFault::TryLater(words(&fault)), &first))
         }
-        (RouteSpec::Dns(_), QueueName::Dns(_, domain)) => by_mx(resolvers, snapshot, listeners, server, domain, seed)
-            .await
-            .map_err(|fault| Failure::of_name(&fault, &domain.to_string())),
+        (RouteSpec::Dns(DnsRoute { then }), QueueName::Dns(_, domain)) => {
+            let direct = by_mx(resolvers, snapshot, listeners, server, domain, seed).await;
+            let found = match (direct, then) {
+                (direct, None) => direct,
+                // these are final whoever is asked
+                (Err(fault @ (NameFault::NullMx | NameFault::Loop)), _) => Err(fault),
+                (direct, Some(then)) => {
+                    let last = look_up(resolvers, server, &[(then.host.clone(), then.port)]).await;
+                    match (direct, last) {
+                        (Ok(direct), last) => Ok(direct.into_iter().chain(last.unwrap_or_default()).collect()),
+                        (Err(_), Ok(last)) => Ok(last),
+                        (Err(_), Err(fault)) => Err(NameFault::TryLater(format!("{}: {}", then.host, words(&fault)))),
+                    }
+                }
+            };
+            found.map_err(|fault| Failure::of_name(&fault, &domain.to_string()))
+        }
         (RouteSpec::Dns(_), _) => {
             Err(Failure::of_name(&NameFault::TryLater("the connector's route has changed".into()), &queue.to_string()))
         }

@@ -5,6 +5,7 @@
 //! the session one by one and turns results into outcomes.
 
 mod hosts;
+mod probe;
 mod session;
 mod slots;
 mod worker;

@@ -12,10 +12,12 @@ use super::hosts::{self, NextHop};
 use super::session::{self, label};
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, Scope};
+use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::Stream;
 use crate::queue::carrier::{Carrier, Left, Session, Taken};
+use crate::queue::outgoing::SenderRules;
 use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
 use crate::routing::Connector;
 use crate::smtp::reply::EnhancedStatus;
@@ -121,7 +123,9 @@ async fn carry(
         let holds = |now: &Snapshot| {
             let same_connector = now.routes.connector(&connector.name).map(|now| now.generation);
             let same_server = now.virtual_servers.get(&server.name).map(|now| now.generation);
-            same_connector == Some(connector.generation) && same_server == Some(server.generation)
+            same_connector == Some(connector.generation)
+                && same_server == Some(server.generation)
+                && outbound.queue.carries_now(hand.link())
         };
         let peer = connection.extensions();
         let session = Session {
@@ -129,6 +133,11 @@ async fn carry(
             only_from,
             next_hop: hop.clone(),
             taken: Taken::Relayed(PassedOn { dsn: peer.dsn, deliver_by: peer.deliver_by.is_some() }),
+            senders: SenderRules {
+                rewrite: spec.rewrite_sender.clone(),
+                masquerade: server.spec.outbound.masquerade_domain.clone(),
+            },
+            peer: peer.clone(),
             max_recipients: peer.max_recipients.map_or(usize::MAX, |max| max as usize),
             postmaster: None,
             budget: peer.max_transactions.map_or(budget, |max| budget.min(max)),
@@ -157,11 +166,21 @@ async fn carry(
 /// The server under whose name and limits the session runs: the connector's bridgehead, else the one that took the message, else
 /// the default one.
 fn sender(snapshot: &Snapshot, connector: &Connector, first: &Leased) -> Option<Arc<VirtualServer>> {
+    sender_for(snapshot, connector, &first.message.origin.virtual_server, first.message.id.spread())
+}
+
+/// The same for any message that this server took; `spread` picks among bridgeheads.
+pub(super) fn sender_for(
+    snapshot: &Snapshot,
+    connector: &Connector,
+    took: &Name,
+    spread: u64,
+) -> Option<Arc<VirtualServer>> {
     let there: Vec<_> =
         connector.spec.bridgeheads.iter().filter_map(|name| snapshot.virtual_servers.get(name)).collect();
-    let turn = first.message.id.spread() % there.len().max(1) as u64;
+    let turn = spread % there.len().max(1) as u64;
     let bridgehead = there.get(usize::try_from(turn).unwrap_or_default()).copied();
-    bridgehead.or_else(|| snapshot.delivery_server(&first.message.origin.virtual_server)).cloned()
+    bridgehead.or_else(|| snapshot.delivery_server(took)).cloned()
 }
 
 /// A session with the first host that gives one, and which one that is.

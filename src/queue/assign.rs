@@ -1,11 +1,14 @@
 //! Which queue a recipient waits in: the directory says who is meant, routing says which connector carries it.
 
+use std::collections::BTreeSet;
+
 use crate::config::Snapshot;
-use crate::directory::{Envelope, Recipients, Resolution, Restriction, resolve, resolve_taken};
+use crate::directory::{Envelope, LookupFailed, Recipients, Resolution, Restriction, is_among, resolve, resolve_taken};
 use crate::model::mail::{Message, Recipient};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
-use crate::routing::{Route, RouteRequest};
+use crate::model::recipient_ref::SenderPattern;
+use crate::routing::{CannotTell, Considered, Route, RouteRequest, Senders};
 use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
 
 /// Where a recipient belongs.
@@ -40,19 +43,25 @@ pub struct Sending<'a> {
     pub sender: &'a ReversePath,
     /// Octets of content, as far as they are known.
     pub size: u64,
+    /// Its priority (RFC 6710).
+    pub priority: i8,
     /// The virtual server that took it.
     pub virtual_server: &'a Name,
     /// Decides among connectors of equal cost and stays the same for a message, so that routing it again gives the same
     /// answer while the configuration is the same.
     pub spread: u64,
+    /// The connectors that are down ([`Queue::down`](super::Queue::down)).
+    pub down: &'a BTreeSet<Name>,
 }
 
 impl<'a> Sending<'a> {
     /// Of a message that was taken.
-    pub fn of(message: &'a Message) -> Self {
+    pub fn of(message: &'a Message, down: &'a BTreeSet<Name>) -> Self {
         Sending {
             sender: &message.reverse_path,
             size: message.size,
+            priority: message.priority(),
+            down,
             virtual_server: &message.origin.virtual_server,
             spread: message.id.spread(),
         }
@@ -67,7 +76,7 @@ pub fn assign(
     sending: Sending<'_>,
 ) -> Assignment {
     let envelope = Envelope { path, sender: sending.sender, size: sending.size };
-    place(snapshot, resolve(&snapshot.domains, recipients, &envelope), sending)
+    place(snapshot, recipients, resolve(&snapshot.domains, recipients, &envelope), sending)
 }
 
 /// Assigns a recipient of a message that was taken.
@@ -76,9 +85,10 @@ pub fn assign_again(
     recipients: &dyn Recipients,
     message: &Message,
     recipient: &Recipient,
+    down: &BTreeSet<Name>,
 ) -> Assignment {
-    let (path, known) = (&recipient.forward_path, recipient.directory_name.as_ref());
-    place(snapshot, resolve_taken(&snapshot.domains, recipients, path, known), Sending::of(message))
+    let known = recipient.directory_name.as_ref();
+    assign_own(snapshot, recipients, &recipient.forward_path, known, Sending::of(message, down))
 }
 
 /// Assigns a forward-path that nobody asked for at RCPT: a sender who is told something, a member of a group.
@@ -89,10 +99,10 @@ pub(super) fn assign_own(
     known: Option<&Name>,
     sending: Sending<'_>,
 ) -> Assignment {
-    place(snapshot, resolve_taken(&snapshot.domains, recipients, path, known), sending)
+    place(snapshot, recipients, resolve_taken(&snapshot.domains, recipients, path, known), sending)
 }
 
-fn place(snapshot: &Snapshot, resolution: Resolution, sending: Sending<'_>) -> Assignment {
+fn place(snapshot: &Snapshot, recipients: &dyn Recipients, resolution: Resolution, sending: Sending<'_>) -> Assignment {
     match resolution {
         Resolution::Mailbox { recipient, store } => Assignment::Queue(QueueName::Local(store), Some(recipient)),
         // not by name: who it is is asked once more when it is distributed
@@ -100,20 +110,69 @@ fn place(snapshot: &Snapshot, resolution: Resolution, sending: Sending<'_>) -> A
         Resolution::Refused { restriction, .. } => Assignment::Refused(restriction),
         Resolution::Unknown => Assignment::Unknown,
         Resolution::TryLater => Assignment::TryLater,
-        Resolution::Remote(mailbox) => Assignment::Queue(route(snapshot, &mailbox, sending), None),
+        Resolution::Remote(mailbox) => match way(snapshot, recipients, &mailbox, sending) {
+            Way::Unresolved(queue) | Way::SmartHost(queue) => Assignment::Queue(queue, None),
+            Way::Routed(Route::Connector { queue, .. }) => Assignment::Queue(queue, None),
+            Way::Routed(Route::NoRoute) => Assignment::Queue(QueueName::Unrouted, None),
+            Way::Routed(Route::TryLater) => Assignment::TryLater,
+        },
     }
 }
 
-fn route(snapshot: &Snapshot, mailbox: &Mailbox, sending: Sending<'_>) -> QueueName {
-    // in a shared domain, and with nobody in the directory: the server may know who has the others
+/// Which way mail for somebody elsewhere goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Way {
+    /// In a shared domain, and with nobody in the directory: to the server that may know who has the others
+    /// (`messages.forwardUnresolvedTo`).
+    Unresolved(QueueName),
+    /// What the connectors say.
+    Routed(Route),
+    /// No connector carries it, and the virtual server has a smart host for that (`outbound.smartHost`).
+    SmartHost(QueueName),
+}
+
+/// See [`Way`].
+pub fn way(snapshot: &Snapshot, recipients: &dyn Recipients, mailbox: &Mailbox, sending: Sending<'_>) -> Way {
     if snapshot.domains.find(mailbox.domain()).is_some()
         && let Some(queue) = snapshot.unresolved_queue(sending.virtual_server)
     {
-        return queue;
+        return Way::Unresolved(queue);
     }
-    let request = RouteRequest { domain: mailbox.domain(), sender: sending.sender, size: sending.size };
-    match snapshot.routes.route(request, sending.spread) {
-        Route::Connector { queue, .. } => queue,
-        Route::NoRoute | Route::TryLater => QueueName::Unrouted,
+    let senders = Known { snapshot, recipients };
+    match snapshot.routes.route(request(mailbox, sending, &senders), sending.spread) {
+        Route::NoRoute => match snapshot.smart_host_queue(sending.virtual_server, mailbox.domain()) {
+            // a domain of ours that nobody shares is no matter for a smart host: it would only send it back
+            Some(queue) if snapshot.domains.find(mailbox.domain()).is_none() => Way::SmartHost(queue),
+            _ => Way::Routed(Route::NoRoute),
+        },
+        route => Way::Routed(route),
+    }
+}
+
+/// What the router thinks of each connector that has an address space for the domain: it is asked the same.
+pub fn considered(
+    snapshot: &Snapshot,
+    recipients: &dyn Recipients,
+    mailbox: &Mailbox,
+    sending: Sending<'_>,
+) -> Vec<Considered> {
+    let senders = Known { snapshot, recipients };
+    snapshot.routes.explain(request(mailbox, sending, &senders), sending.spread).1
+}
+
+fn request<'a>(mailbox: &'a Mailbox, sending: Sending<'a>, senders: &'a dyn Senders) -> RouteRequest<'a> {
+    let Sending { sender, size, priority, down, .. } = sending;
+    RouteRequest { domain: mailbox.domain(), sender, size, priority, senders, down }
+}
+
+/// The directory, asked by the router.
+struct Known<'a> {
+    snapshot: &'a Snapshot,
+    recipients: &'a dyn Recipients,
+}
+
+impl Senders for Known<'_> {
+    fn is_among(&self, patterns: &[SenderPattern], sender: &Mailbox) -> Result<bool, CannotTell> {
+        is_among(&self.snapshot.domains, self.recipients, patterns, sender).map_err(|LookupFailed(_)| CannotTell)
     }
 }

@@ -12,17 +12,20 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::outgoing::{self, Outgoing, SenderRules};
 use super::{Attempt, AttemptResult, Hand, PassedOn, Queue};
 use crate::config::Snapshot;
+use crate::mime::{Fit, Survey};
 use crate::model::failure::{Failure, Scope};
-use crate::model::mail::{Message, MessageId};
+use crate::model::mail::Message;
 use crate::model::name::Name;
 use crate::model::time::Timestamp;
 use crate::net::client_driver::{ContentUnavailable, Work};
 use crate::net::clock::Clock;
 use crate::smtp::address::{ForwardPath, Mailbox};
-use crate::smtp::client::{Cause, Phase, RecipientResult, Transaction};
-use crate::store::{ContentReader, Leased, StoreError};
+use crate::smtp::client::{Cause, Phase, RecipientResult, Transaction, Treatment};
+use crate::smtp::extension::PeerExtensions;
+use crate::store::{Leased, StoreError};
 
 /// How long an idle session is kept for the next message.
 const IDLE: Duration = Duration::from_secs(5);
@@ -37,7 +40,7 @@ pub struct Carrier<'a> {
     held: Option<Leased>,
     began: bool,
     under_way: VecDeque<UnderWay>,
-    content: Content,
+    content: Result<Outgoing, ContentUnavailable>,
     /// Messages that the next hop took or refused by a reply.
     answered: u64,
     /// The failure of the host, if results showed one.
@@ -58,6 +61,10 @@ pub struct Session<'a> {
     pub taken: Taken,
     /// The most recipients that the host takes in a transaction (RFC 9422).
     pub max_recipients: usize,
+    /// What the host offers.
+    pub peer: PeerExtensions,
+    /// Which senders it is told otherwise.
+    pub senders: SenderRules,
     /// Whom the host is told for `<postmaster>`, if it cannot know whose postmaster that is.
     pub postmaster: Option<Mailbox>,
     /// How many messages it may carry yet.
@@ -89,14 +96,6 @@ struct UnderWay {
     since: Instant,
 }
 
-enum Content {
-    Nothing,
-    Memory(Bytes),
-    /// In the store, not opened yet: opening waits, and what waits before a transaction is under way can be cut off.
-    Unopened(MessageId),
-    Stored(Box<dyn ContentReader>),
-}
-
 impl<'a> Carrier<'a> {
     /// For a session; `held` is the message for which it was opened.
     pub fn new(
@@ -114,7 +113,7 @@ impl<'a> Carrier<'a> {
             held,
             began: false,
             under_way: VecDeque::new(),
-            content: Content::Nothing,
+            content: Ok(Outgoing::nothing()),
             answered: 0,
             host_failure: None,
             untouched: Vec::new(),
@@ -132,9 +131,26 @@ impl<'a> Carrier<'a> {
         Some(leased)
     }
 
-    /// A transaction for the recipients that wait in this queue and are due. Never waits: the session may drop the question
-    /// for the next message at any moment, and a message that is in hand must not be lost by that.
-    fn begin(&mut self, leased: Leased) -> Option<Transaction> {
+    /// Reads the content, when what the host offers leaves it open whether it can go as it is. Without `wait`, only what is in
+    /// memory is read, and a message that is not is held until there is time.
+    ///
+    /// The session may drop the question for the next message while this waits, and a message that is in hand must not be
+    /// lost by that: it is held meanwhile.
+    async fn look_at(&mut self, leased: Leased, wait: bool) -> Option<(Leased, Looked)> {
+        if !self.session.peer.must_look_at(&leased.message.parameters) {
+            return Some((leased, Ok(None)));
+        }
+        if leased.content.is_none() && !wait {
+            self.held = Some(leased);
+            return None;
+        }
+        let held = self.held.insert(leased);
+        let looked = outgoing::survey(held, self.queue.store()).await;
+        Some((self.held.take()?, looked.map(Some).map_err(|error| unavailable(&error))))
+    }
+
+    /// A transaction for the recipients that wait in this queue and are due. Never waits, for the reason given above.
+    fn begin(&mut self, leased: Leased, looked: Looked) -> Option<Transaction> {
         let now = Timestamp::from_millis(self.clock.unix_millis());
         let mut indexes = due_here(&leased.message, self.hand, now);
         // the others stay due, and go with the next transaction
@@ -143,20 +159,44 @@ impl<'a> Carrier<'a> {
             self.queue.give_back(leased);
             return None;
         }
-        self.content = match &leased.content {
-            Some(content) => Content::Memory(content.clone()),
-            None => Content::Unopened(leased.message.id),
-        };
         let message = &leased.message;
+        let mut parameters = message.parameters_at(now);
+        let senders = self.session.senders.with(&self.queue.snapshot().domains);
+        let reverse_path = match &senders {
+            Some(senders) => senders.reverse_path(&message.reverse_path),
+            None => message.reverse_path.clone(),
+        };
+        let mut treatment = if senders.is_some() { Treatment::Changed } else { Treatment::AsTaken };
+        self.content = looked.map(|survey| {
+            let plan = survey.and_then(|survey| {
+                // its envelope may need it, and then the session says so
+                parameters.smtputf8 &= self.session.peer.smtputf8 || !survey.has_ascii_headers();
+                match survey.fit(parameters.body, self.session.peer.takes(&parameters)) {
+                    Ok(Fit { body, plan }) => {
+                        parameters.body = body;
+                        plan
+                    }
+                    Err(why) => {
+                        treatment = Treatment::Unfit(why);
+                        None
+                    }
+                }
+            });
+            if plan.is_some() {
+                treatment = Treatment::Changed;
+            }
+            Outgoing::of(&leased, senders, plan)
+        });
         let transaction = Transaction {
-            reverse_path: message.reverse_path.clone(),
-            parameters: message.parameters_at(now),
+            reverse_path,
+            parameters,
             recipients: indexes
                 .iter()
                 .filter_map(|index| message.recipients.get(*index as usize))
                 .map(|recipient| (self.path(&recipient.forward_path), recipient.parameters.clone()))
                 .collect(),
             size: message.size,
+            treatment,
         };
         for lease in &leased.leases {
             self.queue.store().attempt(lease);
@@ -187,10 +227,12 @@ impl<'a> Carrier<'a> {
     }
 }
 
-/// The next chunk, and the reader for the one after it.
-async fn next_chunk(mut reader: Box<dyn ContentReader>) -> Result<(Option<Bytes>, Box<dyn ContentReader>), StoreError> {
-    let chunk = reader.next().await?;
-    Ok((chunk, reader))
+/// What was found in the content, if somebody had to look; or it cannot be read.
+type Looked = Result<Option<Survey>, ContentUnavailable>;
+
+fn unavailable(error: &StoreError) -> ContentUnavailable {
+    tracing::error!(error = %error, "the content of a queued message cannot be read; it is deferred");
+    ContentUnavailable
 }
 
 /// Indexes of the recipients that wait in the hand's queue and are due.
@@ -231,7 +273,8 @@ impl Work for Carrier<'_> {
                 }
                 return None;
             };
-            if let Some(transaction) = self.begin(leased) {
+            let (leased, looked) = self.look_at(leased, wait).await?;
+            if let Some(transaction) = self.begin(leased, looked) {
                 self.began = true;
                 self.session.budget -= 1;
                 return Some(transaction);
@@ -240,25 +283,8 @@ impl Work for Carrier<'_> {
     }
 
     async fn content(&mut self) -> Result<Option<Bytes>, ContentUnavailable> {
-        let read = match std::mem::replace(&mut self.content, Content::Nothing) {
-            Content::Nothing => return Ok(None),
-            Content::Memory(content) => return Ok(Some(content)),
-            Content::Stored(reader) => next_chunk(reader).await,
-            Content::Unopened(id) => match self.queue.store().content(id).await {
-                Ok(reader) => next_chunk(reader).await,
-                Err(error) => Err(error),
-            },
-        };
-        match read {
-            Ok((chunk, reader)) => {
-                self.content = Content::Stored(reader);
-                Ok(chunk)
-            }
-            Err(error) => {
-                tracing::error!(error = %error, "the content of a queued message cannot be read; it is deferred");
-                Err(ContentUnavailable)
-            }
-        }
+        let content = self.content.as_mut().map_err(|unavailable| *unavailable)?;
+        content.next(self.queue.store()).await.map_err(|error| unavailable(&error))
     }
 
     async fn finished(&mut self, results: Vec<RecipientResult>) {

@@ -17,7 +17,9 @@ impl Queue {
         for count in self.store.queues() {
             if count.messages > 0 && self.is_for(&count.queue, domain, below) && !self.frozen().contains(&count.queue) {
                 waiting += count.messages;
-                self.link(&count.queue).wake();
+                let link = self.link(&count.queue);
+                link.wake();
+                self.note_health(&link);
                 self.agenda.look_at_once(&count.queue);
             }
         }

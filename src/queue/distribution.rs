@@ -15,7 +15,7 @@
 //! **What happens on failure.** A directory that cannot be read defers. A group that leads to nobody, in a circle, or to too
 //! many fails with a report to the sender. A member that cannot be assigned waits in `unrouted` like any mail.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use crate::config::Snapshot;
 use crate::directory::{Distributor, Member, NotDistributed, Recipients, Restriction};
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Message, MessageId, Recipient, RecipientStatus, Waits};
+use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::virtual_server::Staging;
 use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
@@ -59,7 +60,8 @@ impl Queue {
         let began: Instant = self.clock.now();
         let (snapshot, recipients, message) = (self.live.current(), self.recipients.clone(), leased.message.clone());
         // a group is many reads of the store
-        let planned = tokio::task::spawn_blocking(move || plan(&snapshot, &*recipients, &message)).await;
+        let down = self.down();
+        let planned = tokio::task::spawn_blocking(move || plan(&snapshot, &*recipients, &message, &down)).await;
         let Ok(plan) = planned else {
             tracing::error!(message.id = %leased.message.id, "distributing ended in a panic; it is tried again");
             return self.give_back(leased);
@@ -107,7 +109,7 @@ struct Plan {
 /// Those who get one further message: by reverse-path, where `None` leaves it as it is.
 type Mailings = BTreeMap<Option<Mailbox>, Vec<Recipient>>;
 
-fn plan(snapshot: &Snapshot, recipients: &dyn Recipients, message: &Message) -> Plan {
+fn plan(snapshot: &Snapshot, recipients: &dyn Recipients, message: &Message, down: &BTreeSet<Name>) -> Plan {
     let mut distributor = Distributor::new(&snapshot.domains, recipients);
     for recipient in &message.recipients {
         let here = recipient.waits.as_ref().is_some_and(|waits| waits.queue == QueueName::Directory);
@@ -124,7 +126,7 @@ fn plan(snapshot: &Snapshot, recipients: &dyn Recipients, message: &Message) -> 
             conclusions.push((index, Conclusion::Failed(failure.clone())));
             continue;
         }
-        match assign_again(snapshot, recipients, message, recipient) {
+        match assign_again(snapshot, recipients, message, recipient, down) {
             Assignment::Queue(QueueName::Directory, _) => {}
             Assignment::Queue(queue, name) => {
                 conclusions.push((index, Conclusion::Moved(queue, name)));
@@ -145,7 +147,7 @@ fn plan(snapshot: &Snapshot, recipients: &dyn Recipients, message: &Message) -> 
                 }
                 let kind = kind_of(&members);
                 for member in members {
-                    let (owner, recipient) = written(snapshot, recipients, message, recipient, kind, member);
+                    let (owner, recipient) = written(snapshot, recipients, message, recipient, kind, member, down);
                     mailings.entry(owner).or_default().push(recipient);
                 }
                 conclusions.push((index, Conclusion::Expanded { kind }));
@@ -226,6 +228,7 @@ fn written(
     through: &Recipient,
     kind: Expansion,
     member: Member,
+    down: &BTreeSet<Name>,
 ) -> (Option<Mailbox>, Recipient) {
     let Member { path, mailbox, owner } = member;
     let parameters = match (&owner, kind) {
@@ -238,7 +241,7 @@ fn written(
     // a notification must not cause another (RFC 5321, 3.9.2)
     let owner = owner.filter(|_| message.reverse_path.mailbox().is_some());
     let sender = owner.clone().map_or_else(|| message.reverse_path.clone(), ReversePath::Mailbox);
-    let sending = Sending { sender: &sender, ..Sending::of(message) };
+    let sending = Sending { sender: &sender, ..Sending::of(message, down) };
     let (queue, directory_name) = match assign_own(snapshot, recipients, &path, mailbox.as_ref(), sending) {
         Assignment::Queue(QueueName::Directory, _) | Assignment::Unknown | Assignment::TryLater => {
             (QueueName::Unrouted, None)

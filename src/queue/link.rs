@@ -5,8 +5,8 @@
 //! the hand-off from acceptance put into it. What does not fit, or comes while the queue rests (frozen, or its next hop
 //! failed), is given back to whoever offered it, who releases the lease: the store keeps it.
 //!
-//! States, as an operator sees them: *frozen* (by command; still accepts), *retry* (the next hop failed; everything
-//! waits until the next try), *active* (a worker is on it), *ready*.
+//! States, as an operator sees them: *frozen* (by command; still accepts), *scheduled* (its connector carries nothing at this
+//! time), *retry* (the next hop failed; everything waits until the next try), *active* (a worker is on it), *ready*.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,6 +44,8 @@ struct Inner {
     frozen: bool,
     stopping: bool,
     rest: Option<Rest>,
+    /// An operator wants it tried whatever the schedule says, until nothing is due any more.
+    forced: bool,
     failures: u32,
     last_failure: Option<Failure>,
     /// A session was opened since the last failure: more than one worker may try.
@@ -56,10 +58,19 @@ struct Inner {
     more: bool,
 }
 
-/// The next hop failed; nothing is tried before this time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Nothing is tried before this time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Rest {
     until: Timestamp,
+    why: Why,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Why {
+    /// The next hop failed.
+    Failed,
+    /// The connector's schedule.
+    Closed,
 }
 
 /// What an operator sees of a link queue.
@@ -69,8 +80,10 @@ pub struct LinkView {
     pub frozen: bool,
     /// Workers on it.
     pub workers: usize,
-    /// When the next hop is tried again, if it failed.
+    /// When the next hop is tried again, if it failed, or when its connector opens.
     pub resting_until: Option<Timestamp>,
+    /// It is the schedule of its connector for which it rests.
+    pub scheduled: bool,
     /// The last failure.
     pub last_failure: Option<Failure>,
 }
@@ -126,6 +139,12 @@ impl Link {
         Offer::Taken
     }
 
+    /// Nobody has worked on it yet.
+    pub fn is_new(&self) -> bool {
+        let inner = self.inner();
+        inner.workers == 0 && inner.ready.is_empty()
+    }
+
     /// Room in the window; 0 while the queue rests.
     pub fn room(&self, now: Timestamp) -> usize {
         let inner = self.inner();
@@ -140,6 +159,47 @@ impl Link {
     /// When the next hop may be tried again, if it rests now.
     pub fn resting_until(&self, now: Timestamp) -> Option<Timestamp> {
         self.inner().rest.as_ref().map(|rest| rest.until).filter(|until| *until > now)
+    }
+
+    /// When the next hop is tried again, if it has failed.
+    pub fn failed_until(&self, now: Timestamp) -> Option<Timestamp> {
+        let rest = self.inner().rest;
+        rest.filter(|rest| rest.why == Why::Failed && rest.until > now).map(|rest| rest.until)
+    }
+
+    /// The schedule of its connector is closed until then. Gives back what was ready. A failure stays remembered by its
+    /// count alone.
+    pub fn close(&self, until: Timestamp) -> Vec<Leased> {
+        let mut inner = self.inner();
+        inner.rest = Some(Rest { until, why: Why::Closed });
+        let ready = inner.give_back();
+        drop(inner);
+        self.arrived.notify_waiters();
+        ready
+    }
+
+    /// The schedule of its connector is open.
+    pub fn open(&self) {
+        let mut inner = self.inner();
+        inner.rest = inner.rest.filter(|rest| rest.why != Why::Closed);
+    }
+
+    /// An operator wants it tried now, whatever failed and whatever the schedule says.
+    pub fn force(&self) {
+        let mut inner = self.inner();
+        inner.forced = true;
+        inner.rest = None;
+    }
+
+    /// True while an operator wants it tried whatever the schedule says.
+    pub fn is_forced(&self) -> bool {
+        self.inner().forced
+    }
+
+    /// Nothing is due any more: what an operator wanted is done.
+    pub fn drained(&self) {
+        let mut inner = self.inner();
+        inner.forced &= !inner.ready.is_empty() || inner.workers > 0;
     }
 
     /// Frozen by command.
@@ -160,7 +220,7 @@ impl Link {
         inner.sessions = inner.sessions.saturating_sub(1);
         if answered {
             inner.failures = 0;
-            inner.rest = None;
+            inner.rest = inner.rest.filter(|rest| rest.why == Why::Closed);
         }
     }
 
@@ -174,7 +234,7 @@ impl Link {
         until: impl FnOnce(u32) -> Timestamp,
     ) -> (Vec<Leased>, Timestamp) {
         let mut inner = self.inner();
-        if let Some(rest) = inner.rest.as_ref().filter(|rest| rest.until > now) {
+        if let Some(rest) = inner.rest.filter(|rest| rest.until > now) {
             let until = rest.until;
             return (inner.give_back(), until);
         }
@@ -186,7 +246,7 @@ impl Link {
         inner.proven = false;
         inner.failures = inner.failures.saturating_add(1);
         let until = until(inner.failures);
-        inner.rest = Some(Rest { until });
+        inner.rest = Some(Rest { until, why: Why::Failed });
         inner.last_failure = Some(failure);
         let ready = inner.give_back();
         drop(inner);
@@ -199,9 +259,10 @@ impl Link {
         self.inner().last_failure = Some(failure.clone());
     }
 
-    /// Tries at once, whatever failed before.
+    /// Tries at once, whatever failed before. A schedule still holds.
     pub fn wake(&self) {
-        self.inner().rest = None;
+        let mut inner = self.inner();
+        inner.rest = inner.rest.filter(|rest| rest.why == Why::Closed);
     }
 
     /// Freezes or thaws; gives back what was ready when it freezes.
@@ -222,6 +283,15 @@ impl Link {
         drop(inner);
         self.arrived.notify_waiters();
         ready
+    }
+
+    /// Takes those out of the window that shall not go now.
+    pub fn take_back(&self, not_now: impl Fn(&Leased) -> bool) -> Vec<Leased> {
+        let mut inner = self.inner();
+        let (back, ready) = inner.ready.drain(..).partition::<Vec<_>, _>(not_now);
+        inner.ready = ready.into();
+        inner.more |= !back.is_empty();
+        back
     }
 
     /// Takes one message out of the window before a worker has it.
@@ -250,7 +320,8 @@ impl Link {
         LinkView {
             frozen: inner.frozen,
             workers: inner.workers - inner.idle,
-            resting_until: inner.rest.as_ref().map(|rest| rest.until).filter(|until| *until > now),
+            resting_until: inner.rest.map(|rest| rest.until).filter(|until| *until > now),
+            scheduled: inner.rest.is_some_and(|rest| rest.why == Why::Closed && rest.until > now),
             last_failure: inner.last_failure.clone(),
         }
     }
@@ -306,7 +377,7 @@ impl Hand {
     /// The next message, if one is ready.
     pub fn try_take(&self) -> Option<Leased> {
         let mut inner = self.link.inner();
-        if inner.frozen || inner.stopping {
+        if inner.frozen || inner.stopping || inner.rest.is_some_and(|rest| rest.why == Why::Closed) {
             return None;
         }
         let taken = inner.ready.pop_front();

@@ -11,8 +11,10 @@
 //! * [`enqueue`](Queue::enqueue): mail that has just become durable goes to its link queues from memory.
 //! * `link`: one queue per next hop, a bounded window of leased messages; the rest waits in the store.
 //! * [`carrier`]: hands the messages of a queue to one SMTP or LMTP session.
+//! * [`outgoing`]: a message as it leaves: other senders, and content converted for who takes less.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
+//! * `hours`: the schedules of connectors. `rerouting`: mail that belongs elsewhere since something has changed.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
@@ -28,20 +30,25 @@ pub mod carrier;
 mod deadlines;
 mod dequeue;
 mod distribution;
+mod hours;
 mod link;
 pub mod operate;
 mod operations;
 mod operator;
 mod outcome;
+pub mod outgoing;
 mod report;
+mod rerouting;
 mod scheduler;
 mod settings;
 mod track;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
+
+use arc_swap::ArcSwap;
 
 use crate::config::{Live, Snapshot};
 use crate::directory::Recipients;
@@ -58,7 +65,7 @@ use agenda::Agenda;
 use deadlines::Deadlines;
 use link::{Link, Offer};
 
-pub use assign::{Assignment, Sending, assign, assign_again, is_ours};
+pub use assign::{Assignment, Sending, Way, assign, assign_again, considered, is_ours, way};
 pub use distribution::restriction_failure;
 pub use link::Hand;
 pub use operate::{
@@ -66,6 +73,7 @@ pub use operate::{
 };
 pub use operator::Operator;
 pub use outcome::{Attempt, AttemptResult, PassedOn};
+pub use settings::{Effective, effective};
 
 /// Who does the work of a link queue: `outbound` and `local` implement it, `boot` wires them.
 pub trait Workforce: Send + Sync {
@@ -85,6 +93,10 @@ pub struct Queue {
     metrics: Metrics,
     links: Mutex<HashMap<QueueName, Arc<Link>>>,
     frozen: Mutex<HashSet<QueueName>>,
+    /// The connectors that are down: their smart hosts could not be reached, and are not tried again yet.
+    down: ArcSwap<BTreeSet<Name>>,
+    /// Queues, or (`None`) all of them, whose mail may belong elsewhere now.
+    wanting: Mutex<BTreeSet<Option<QueueName>>>,
     agenda: Arc<Agenda>,
     deadlines: Deadlines,
     workforce: OnceLock<Arc<dyn Workforce>>,
@@ -113,6 +125,8 @@ impl Queue {
             metrics,
             links: Mutex::default(),
             frozen: Mutex::new(frozen),
+            down: ArcSwap::default(),
+            wanting: Mutex::default(),
             agenda: Arc::default(),
             deadlines: Deadlines::default(),
             workforce: OnceLock::new(),
@@ -163,6 +177,7 @@ impl Queue {
     /// A session has ended; whether the next hop answered for a message in it.
     pub fn session_closed(&self, hand: &Hand, answered: bool) {
         hand.link().session_closed(answered);
+        self.note_health(hand.link());
     }
 
     /// The next hop of a queue failed: everything for it rests until the next retry interval of the server that sends has passed.
@@ -174,6 +189,7 @@ impl Queue {
         let terms = settings::terms(&snapshot, server, &link.name);
         let (ready, until) = link.failed(failure, now, |failures| now + terms.retry_after(failures));
         self.release(ready);
+        self.note_health(link);
         self.agenda.look(&link.name, until);
     }
 
@@ -185,6 +201,11 @@ impl Queue {
         for queue in queues {
             self.agenda.look(&queue, soon);
         }
+    }
+
+    /// The connectors that are down: none of their smart hosts could be reached, and it is not yet time to try again.
+    pub fn down(&self) -> Arc<BTreeSet<Name>> {
+        self.down.load_full()
     }
 
     /// The configuration in force.
@@ -209,6 +230,10 @@ impl Queue {
         self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn wanting(&self) -> MutexGuard<'_, BTreeSet<Option<QueueName>>> {
+        self.wanting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn link(&self, queue: &QueueName) -> Arc<Link> {
         if let Some(link) = self.links().get(queue) {
             return link.clone();
@@ -223,6 +248,13 @@ impl Queue {
             return self.release_now(link, leased);
         }
         self.note_deadline(&leased.message);
+        let now = self.now();
+        if self.put_off(link, &leased.message, now).is_some() {
+            return self.release_now(link, leased);
+        }
+        if link.is_new() {
+            self.keep_hours(link, now);
+        }
         match link.offer(leased, self.now(), self.max_workers(&link.name)) {
             Offer::Taken => {}
             Offer::WorkerWanted => self.employ(link),

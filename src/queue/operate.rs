@@ -33,7 +33,7 @@ pub trait Operate: Send + Sync {
     /// Ends a freeze.
     async fn thaw_queue(&self, queue: &QueueName) -> Result<(), ActionError>;
 
-    /// Everything in the queue is due now.
+    /// Everything in the queue is due now, whatever the schedule of its connector says.
     async fn retry_queue(&self, queue: &QueueName) -> Result<(), ActionError>;
 
     /// Messages in order of reception, behind `after`. Looks at no more than 50,000 rows, then gives a short page
@@ -153,6 +153,8 @@ pub enum QueueState {
     Ready,
     /// Waits for the time of the next attempt.
     Retry,
+    /// Waits until its connector's schedule opens.
+    Scheduled,
     /// Frozen by an operator.
     Frozen,
 }

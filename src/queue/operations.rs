@@ -97,7 +97,9 @@ impl Operate for Queue {
                 }
             }
         }
-        self.link(queue).wake();
+        let link = self.link(queue);
+        link.force();
+        self.note_health(&link);
         self.agenda.look_at_once(queue);
         Ok(())
     }
@@ -161,7 +163,9 @@ impl Operate for Queue {
         let queues: Vec<_> = leased.message.waiting();
         self.conclude(leased, all, Facts::default(), Persistence::Once { synced: true }).await?;
         for (queue, _) in queues {
-            self.link(&queue).wake();
+            let link = self.link(&queue);
+            link.wake();
+            self.note_health(&link);
             self.agenda.look_at_once(&queue);
         }
         Ok(())
@@ -210,7 +214,7 @@ impl Queue {
             .filter(|recipient| recipient.waits.as_ref().is_some_and(|waits| waits.queue == QueueName::DeadLetter));
         let Some(recipient) = dead else { return Conclusion::Retried };
         let snapshot = self.live.current();
-        match assign_again(&snapshot, &*self.recipients, message, recipient) {
+        match assign_again(&snapshot, &*self.recipients, message, recipient, &self.down()) {
             Assignment::Queue(queue, name) => Conclusion::Moved(queue, name),
             Assignment::Refused(_) | Assignment::Unknown | Assignment::TryLater => {
                 Conclusion::Moved(QueueName::Unrouted, recipient.directory_name.clone())
@@ -260,6 +264,8 @@ impl Queue {
             QueueState::Frozen
         } else if link.workers > 0 {
             QueueState::Active
+        } else if link.scheduled {
+            QueueState::Scheduled
         } else if next.is_some() {
             QueueState::Retry
         } else {

@@ -101,6 +101,10 @@ pub(super) enum Conclusion {
     },
     /// An operator wants it tried now.
     Retried,
+    /// It waits for its connector's schedule.
+    PutOff {
+        until: Timestamp,
+    },
 }
 
 /// How hard a conclusion is tried to be recorded.
@@ -396,10 +400,8 @@ impl Conclusion {
                 directory_name: directory_name.clone(),
                 ..recipient.state()
             },
-            Conclusion::Retried => RecipientState {
-                waits: recipient.waits.clone().map(|waits| Waits { due: now, ..waits }),
-                ..recipient.state()
-            },
+            Conclusion::Retried => put_off(recipient, now),
+            Conclusion::PutOff { until } => put_off(recipient, *until),
         };
         recipient.replace_state(state);
     }
@@ -417,6 +419,7 @@ impl Conclusion {
             Conclusion::Failed(_) => (EventKind::Failed, "failed"),
             Conclusion::Expired(_) => (EventKind::Expired, "expired"),
             Conclusion::Deferred { .. } | Conclusion::Delayed => (EventKind::Deferred, "deferred"),
+            Conclusion::PutOff { .. } => (EventKind::Scheduled, "scheduled"),
             Conclusion::Moved(..) => (EventKind::Rerouted, "rerouted"),
             Conclusion::Removed { .. } => (EventKind::Removed, "removed"),
             Conclusion::Retried => (EventKind::Retried, "retried"),
@@ -443,6 +446,10 @@ fn is_too_many_recipients(failure: &Failure) -> bool {
 
 fn done(recipient: &Recipient, status: RecipientStatus, last_failure: Option<Failure>) -> RecipientState {
     RecipientState { status, waits: None, last_failure, ..recipient.state() }
+}
+
+fn put_off(recipient: &Recipient, until: Timestamp) -> RecipientState {
+    RecipientState { waits: recipient.waits.clone().map(|waits| Waits { due: until, ..waits }), ..recipient.state() }
 }
 
 fn removed() -> Failure {

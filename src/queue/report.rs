@@ -121,7 +121,8 @@ impl Queue {
         size: u64,
     ) -> Option<(&'a Mailbox, Waits, Option<crate::model::name::Name>)> {
         let path = ForwardPath::Mailbox(sender.clone());
-        let sending = Sending { sender: &ReversePath::Null, size, ..Sending::of(about) };
+        let down = self.down();
+        let sending = Sending { sender: &ReversePath::Null, size, ..Sending::of(about, &down) };
         match assign_own(snapshot, &*self.recipients, &path, None, sending) {
             Assignment::Unknown => None,
             Assignment::Refused(_) | Assignment::TryLater => {

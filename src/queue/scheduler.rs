@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::outcome::{Conclusion, Facts, Persistence};
+use super::rerouting::Rerouting;
 use super::{Assignment, Queue, assign_again, log_store_error, settings};
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
@@ -36,6 +37,8 @@ pub(super) async fn run(queue: &Arc<Queue>) {
     }
     let mut aging = Aging { cursor: None, next: queue.now(), began: queue.now() };
     let mut walk = Walk::default();
+    let mut rerouting = Rerouting::new(queue);
+    let mut changes = queue.live.subscribe();
     while !queue.stopping.load(Ordering::Acquire) {
         let now = queue.now();
         let (due, next) = queue.agenda.due(now, 64);
@@ -44,14 +47,20 @@ pub(super) async fn run(queue: &Arc<Queue>) {
         }
         queue.meet_deadlines().await;
         walk.step(queue).await;
+        rerouting.step(queue).await;
         aging.step(queue).await;
         if !due.is_empty() {
             tokio::task::yield_now().await;
             continue;
         }
-        let until = [next, queue.deadlines.next(), walk.next()].into_iter().flatten().fold(aging.next, Timestamp::min);
+        let times = [next, queue.deadlines.next(), walk.next(), rerouting.next()];
+        let until = times.into_iter().flatten().fold(aging.next, Timestamp::min);
         let sleep = until.since(queue.now()).clamp(Duration::from_millis(1), LONGEST_SLEEP);
-        let _ = tokio::time::timeout(sleep, queue.agenda.changed()).await;
+        tokio::select! {
+            () = queue.agenda.changed() => {}
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(sleep) => {}
+        }
     }
 }
 
@@ -63,6 +72,10 @@ impl Queue {
         if link.is_frozen() {
             return;
         }
+        if self.keep_hours(&link, now).is_some() {
+            return;
+        }
+        self.note_health(&link);
         if let Some(until) = link.resting_until(now) {
             self.agenda.look(name, until);
             return;
@@ -92,6 +105,7 @@ impl Queue {
             return;
         }
         link.set_more(false);
+        link.drained();
         match self.store.next_due(name).await {
             Ok(Some(due)) => self.agenda.look(name, due.max(now + Duration::from_millis(20))),
             Ok(None) => {
@@ -117,7 +131,10 @@ impl Queue {
         let conclusions = self.assign_again(name, &leased.message);
         if conclusions.is_empty() {
             let link = self.link(name);
-            self.offer(&link, leased);
+            match self.put_off(&link, &leased.message, self.now()) {
+                Some(until) => self.wait_until(name, leased, until).await,
+                None => self.offer(&link, leased),
+            }
         } else {
             self.conclude_logged(leased, conclusions).await;
         }
@@ -133,6 +150,7 @@ impl Queue {
         if message.deliver_by().is_some_and(|(deadline, mode)| mode == ByMode::Return && deadline <= now) {
             return due_here(message, name, now).map(|index| (index, Conclusion::Expired(None))).collect();
         }
+        let down = self.down();
         let mut conclusions = Vec::new();
         for index in due_here(message, name, now) {
             let Some(recipient) = message.recipients.get(index as usize) else { continue };
@@ -140,7 +158,7 @@ impl Queue {
             if *name == QueueName::Directory {
                 continue;
             }
-            match assign_again(&snapshot, &*self.recipients, message, recipient) {
+            match assign_again(&snapshot, &*self.recipients, message, recipient, &down) {
                 // nobody in the directory, nobody to ask: no time will mend that
                 Assignment::Queue(QueueName::Unrouted, _) if is_local(&snapshot, recipient) => {
                     conclusions.push((index, Conclusion::Failed(nobody_shares(recipient))));

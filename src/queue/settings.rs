@@ -1,7 +1,7 @@
 //! The delivery settings in force: of the virtual server that took the message, else of the default one, else built in.
 //! Where a connector says something, it goes first. Mail that waits for a mailbox store has times of its own.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::config::{Snapshot, VirtualServer};
@@ -12,6 +12,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::RouteSpec;
 use crate::model::spec::virtual_server::{Delivery, GlitchRetry, Outbound};
 use crate::model::time::Timestamp;
+use crate::routing::Connector;
 use crate::smtp::parameters::ByMode;
 
 static DELIVERY: LazyLock<Delivery> = LazyLock::new(Delivery::default);
@@ -47,7 +48,7 @@ pub(super) fn terms<'a>(snapshot: &'a Snapshot, server: &Name, queue: &QueueName
     if let QueueName::Local(_) = queue {
         return local(delivery);
     }
-    let connector = queue.connector().and_then(|name| snapshot.routes.connector(name));
+    let connector = connector(snapshot, queue);
     let own = connector.map(|connector| connector.spec.retry_intervals.as_slice()).filter(|own| !own.is_empty());
     Terms { intervals: own.unwrap_or(&delivery.retry_intervals), ..remote(delivery) }
 }
@@ -92,6 +93,11 @@ pub(super) fn ends(snapshot: &Snapshot, message: &Message, queue: &QueueName) ->
     }
 }
 
+/// The connector that carries this queue.
+pub(super) fn connector<'a>(snapshot: &'a Snapshot, queue: &QueueName) -> Option<&'a Arc<Connector>> {
+    snapshot.routes.connector(queue.connector()?)
+}
+
 /// Outbound limits of this server.
 pub(super) fn outbound<'a>(snapshot: &'a Snapshot, server: Option<&'a VirtualServer>) -> &'a Outbound {
     let default = || snapshot.default_virtual_server.as_ref().and_then(|name| snapshot.virtual_servers.get(name));
@@ -128,6 +134,49 @@ pub(super) fn first_age(snapshot: &Snapshot) -> Duration {
         .map(|terms| terms.delay_after.min(terms.expire_after))
         .min()
         .unwrap_or(DELIVERY.delay_notification_after.std())
+}
+
+/// A setting that holds for the mail of a queue, and the object that it comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effective {
+    /// Its name in the object.
+    pub name: &'static str,
+    /// What it is.
+    pub value: String,
+    /// `collection/name`, or `builtIn`.
+    pub source: String,
+}
+
+/// What holds for mail in this queue that this server took.
+pub fn effective(snapshot: &Snapshot, took: &Name, queue: &QueueName) -> Vec<Effective> {
+    let server = snapshot.delivery_server(took).map(|server| format!("virtual-servers/{}", server.name));
+    let server = server.unwrap_or_else(|| "builtIn".to_owned());
+    let of = |name, value: String, source: &str| Effective { name, value, source: source.to_owned() };
+    let terms = terms(snapshot, took, queue);
+    let intervals: Vec<String> = terms.intervals.iter().map(ToString::to_string).collect();
+    let connector = connector(snapshot, queue);
+    let by_connector = connector.map(|connector| format!("connectors/{}", connector.name));
+    let either = |own: bool| if own { by_connector.as_deref().unwrap_or(&server) } else { &server };
+    let own = connector.is_some_and(|connector| !connector.spec.retry_intervals.is_empty());
+    let glitches = format!("{} × {}", terms.glitch.times, terms.glitch.after);
+    let whole = |time: Duration| duration::Duration::from_secs(time.as_secs()).to_string();
+    let mut all = vec![
+        of("glitchRetry", glitches, &server),
+        of("retryIntervals", intervals.join(", "), either(own)),
+        of("delayNotificationAfter", whole(terms.delay_after), &server),
+        of("expireAfter", whole(terms.expire_after), &server),
+    ];
+    if let Some(connector) = connector {
+        let limits = &connector.spec.limits;
+        let own = limits.max_connections_per_host.is_some();
+        let most = max_sessions(snapshot, queue).to_string();
+        all.push(of("maxConnectionsPerHost", most, either(own)));
+        let outbound = outbound(snapshot, snapshot.delivery_server(took).map(|server| &**server));
+        let per_connection = limits.messages_per_connection.unwrap_or(outbound.messages_per_connection);
+        let own = limits.messages_per_connection.is_some();
+        all.push(of("messagesPerConnection", per_connection.to_string(), either(own)));
+    }
+    all
 }
 
 /// Where the mail of a queue goes, in words.

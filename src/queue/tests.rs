@@ -42,6 +42,8 @@ struct Fixture {
     configuration: Arc<Configuration>,
     clock: Arc<ManualClock>,
     next_hop: Arc<Mutex<NextHop>>,
+    /// Queues whose next hop is dead, whatever `next_hop` says.
+    dead: Arc<Mutex<HashSet<String>>>,
     attempts: Arc<Mutex<Vec<(Timestamp, String)>>>,
     reports: Arc<Mutex<Vec<String>>>,
     _running: JoinHandle<()>,
@@ -51,6 +53,7 @@ struct Scripted {
     queue: Arc<Queue>,
     clock: Arc<ManualClock>,
     next_hop: Arc<Mutex<NextHop>>,
+    dead: Arc<Mutex<HashSet<String>>>,
     attempts: Arc<Mutex<Vec<(Timestamp, String)>>>,
     reports: Arc<Mutex<Vec<String>>>,
 }
@@ -62,13 +65,14 @@ impl Workforce for Scripted {
             return;
         }
         let (queue, clock) = (self.queue.clone(), self.clock.clone());
-        let (next_hop, attempts) = (self.next_hop.clone(), self.attempts.clone());
+        let (next_hop, dead, attempts) = (self.next_hop.clone(), self.dead.clone(), self.attempts.clone());
         let reports = self.reports.clone();
         tokio::spawn(async move {
             let name = hand.link().name.clone();
             while let Some(leased) = hand.try_take() {
                 let now = Timestamp::from_millis(clock.unix_millis());
-                let does = *next_hop.lock().unwrap();
+                let is_dead = dead.lock().unwrap().contains(&name.to_string());
+                let does = if is_dead { NextHop::Dead } else { *next_hop.lock().unwrap() };
                 let local = matches!(name, QueueName::Local(_));
                 let results: Vec<(u32, AttemptResult)> = scheduler::waiting_here(&leased.message, &name)
                     .map(|index| (index, result(if local { NextHop::Takes } else { does }, local)))
@@ -133,17 +137,20 @@ impl Fixture {
             Metrics::new(&mut registry),
         );
         let next_hop = Arc::new(Mutex::new(next_hop));
+        let dead = Arc::new(Mutex::new(HashSet::new()));
         let attempts = Arc::new(Mutex::new(Vec::new()));
         let reports = Arc::new(Mutex::new(Vec::new()));
         let scripted = Scripted {
             queue: queue.clone(),
             clock: clock.clone(),
             next_hop: next_hop.clone(),
+            dead: dead.clone(),
             attempts: attempts.clone(),
             reports: reports.clone(),
         };
         let running = tokio::spawn(queue.clone().run(Arc::new(scripted)));
-        let fixture = Fixture { store, queue, configuration, clock, next_hop, attempts, reports, _running: running };
+        let fixture =
+            Fixture { store, queue, configuration, clock, next_hop, dead, attempts, reports, _running: running };
         fixture.put(Collection::Recipients, "anna", json!({"type": "mailbox"})).await;
         fixture
     }
@@ -165,14 +172,33 @@ impl Fixture {
 
     /// The same with parameters of MAIL.
     async fn send_with(&self, from: &str, to: &str, notify: Option<Notify>, parameters: MailParameters) -> MessageId {
+        self.send_content(from, to, notify, parameters, Bytes::from_static(b"Subject: hello\r\n\r\nbody\r\n")).await
+    }
+
+    /// One of this many octets of body.
+    async fn send_sized(&self, from: &str, to: &str, octets: usize) -> MessageId {
+        let content = format!("Subject: large\r\n\r\n{}\r\n", "x".repeat(octets));
+        self.send_content(from, to, None, MailParameters::default(), content.into()).await
+    }
+
+    async fn send_content(
+        &self,
+        from: &str,
+        to: &str,
+        notify: Option<Notify>,
+        parameters: MailParameters,
+        content: Bytes,
+    ) -> MessageId {
         let mut draft = self.store.begin().unwrap();
-        draft.append(Bytes::from_static(b"Subject: hello\r\n\r\nbody\r\n")).await.unwrap();
+        draft.append(content).await.unwrap();
         let path: ForwardPath = to.parse().unwrap();
         let sender: ReversePath = from.parse().unwrap();
         let snapshot = self.configuration.live().current();
         let recipients = StoredRecipients(Arc::new(self.store.clone()));
         let server = "default".parse().unwrap();
-        let sending = Sending { sender: &sender, size: 10, virtual_server: &server, spread: 1 };
+        let down = self.queue.down();
+        let sending =
+            Sending { sender: &sender, size: 10, priority: 0, virtual_server: &server, spread: 1, down: &down };
         let Assignment::Queue(queue, directory_name) = assign(&snapshot, &recipients, &path, sending) else {
             panic!("no queue for {to}");
         };
@@ -243,6 +269,7 @@ impl Fixture {
 use crate::store::QueueStore;
 
 mod expansion;
+mod routes;
 
 fn about(times: &[Duration], expected: &[u64]) {
     let seconds: Vec<u64> = times.iter().map(Duration::as_secs).collect();

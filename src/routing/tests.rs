@@ -13,9 +13,29 @@ fn connector(name: &str, spaces: &[(&str, u8)], more: serde_json::Value) -> Arc<
     Arc::new(Connector { name: name.parse().unwrap(), generation: 1, spec, access: Access::default() })
 }
 
+/// Knows `ada@b.example` as a member of `staff`, and nothing of `broken`.
+struct Directory;
+
+impl Senders for Directory {
+    fn is_among(&self, patterns: &[SenderPattern], sender: &Mailbox) -> Result<bool, CannotTell> {
+        let named =
+            |name: &str| patterns.iter().any(|p| matches!(p, SenderPattern::Recipient(n) if n.as_str() == name));
+        if named("broken") {
+            return Err(CannotTell);
+        }
+        Ok(patterns.iter().any(|p| p.covers(sender)) || named("staff") && sender.to_string() == "ada@b.example")
+    }
+}
+
+static ALL_UP: BTreeSet<Name> = BTreeSet::new();
+
+fn request<'a>(domain: &'a Domain, sender: &'a ReversePath, size: u64, down: &'a BTreeSet<Name>) -> RouteRequest<'a> {
+    RouteRequest { domain, sender, size, priority: 0, senders: &Directory, down }
+}
+
 fn routed(table: &Table, domain: &str, sender: &str, size: u64, spread: u64) -> Option<String> {
     let (domain, sender) = (domain.parse().unwrap(), sender.parse().unwrap());
-    match table.route(RouteRequest { domain: &domain, sender: &sender, size }, spread) {
+    match table.route(request(&domain, &sender, size, &ALL_UP), spread) {
         Route::Connector { connector, .. } => Some(connector.name.to_string()),
         Route::NoRoute => None,
         Route::TryLater => panic!("a table always knows"),
@@ -61,6 +81,85 @@ fn what_restrictions_exclude_is_absent() {
 }
 
 #[test]
+fn senders_and_priorities_are_restrictions_too() {
+    let table = Table::build([
+        connector("staff", &[("example.com", 1)], serde_json::json!({"restrictions": {"acceptFrom": ["staff"]}})),
+        connector(
+            "rest",
+            &[("example.com", 2)],
+            serde_json::json!({"restrictions": {"rejectFrom": ["*@spam.example"]}}),
+        ),
+        connector("slow", &[("example.org", 1)], serde_json::json!({"restrictions": {"priorities": ["low"]}})),
+        connector("torn", &[("example.net", 1)], serde_json::json!({"restrictions": {"acceptFrom": ["broken"]}})),
+    ]);
+    assert_eq!(routed(&table, "example.com", "ada@b.example", 1, 0).as_deref(), Some("staff"));
+    assert_eq!(routed(&table, "example.com", "bob@b.example", 1, 0).as_deref(), Some("rest"));
+    assert_eq!(routed(&table, "example.com", "x@spam.example", 1, 0), None);
+    // no sender: these restrictions are not about it
+    assert_eq!(routed(&table, "example.com", "<>", 1, 0).as_deref(), Some("staff"));
+    let (domain, sender) = ("example.org".parse().unwrap(), "a@b".parse().unwrap());
+    for (priority, there) in [(-9, true), (-1, true), (0, false), (9, false)] {
+        let route = table.route(RouteRequest { priority, ..request(&domain, &sender, 1, &ALL_UP) }, 0);
+        assert_eq!(matches!(route, Route::Connector { .. }), there, "{priority}");
+    }
+    let domain = "example.net".parse().unwrap();
+    assert_eq!(table.route(request(&domain, &sender, 1, &ALL_UP), 0), Route::TryLater);
+}
+
+#[test]
+fn what_is_down_is_passed_by_within_its_space_and_below_it_only_when_it_says_so() {
+    let falls = serde_json::json!({"fallback": "lessSpecific"});
+    let table = Table::build([
+        connector("cheap", &[("example.com", 1)], serde_json::json!({})),
+        connector("dear", &[("example.com", 9)], serde_json::json!({})),
+        connector("falls", &[("example.org", 1)], falls),
+        connector("any", &[("*", 1)], serde_json::json!({})),
+    ]);
+    let way = |domain: &str, down: &[&str]| {
+        let down = down.iter().map(|name| name.parse().unwrap()).collect();
+        let (domain, sender) = (domain.parse().unwrap(), ReversePath::Null);
+        match table.route(request(&domain, &sender, 1, &down), 3) {
+            Route::Connector { connector, .. } => connector.name.to_string(),
+            other => format!("{other:?}"),
+        }
+    };
+    assert_eq!(way("example.com", &[]), "cheap");
+    assert_eq!(way("example.com", &["cheap"]), "dear");
+    // never to "any": mail waits for the cheapest
+    assert_eq!(way("example.com", &["cheap", "dear"]), "cheap");
+    assert_eq!(way("example.org", &["falls"]), "any");
+    assert_eq!(way("example.org", &["falls", "any"]), "falls");
+    for (name, has) in [("cheap", true), ("dear", true), ("falls", true), ("any", false)] {
+        assert_eq!(table.has_another_way(&name.parse().unwrap()), has, "{name}");
+    }
+}
+
+#[test]
+fn an_explanation_names_what_was_passed_over() {
+    let table = Table::build([
+        connector("small", &[("example.com", 1)], serde_json::json!({"restrictions": {"maxSize": 10}})),
+        connector("down", &[("example.com", 2)], serde_json::json!({})),
+        connector("taken", &[("example.com", 3)], serde_json::json!({})),
+        connector("dear", &[("example.com", 4)], serde_json::json!({})),
+        connector("wide", &[("*.com", 1)], serde_json::json!({})),
+    ]);
+    let (domain, sender) = ("example.com".parse().unwrap(), "a@b".parse().unwrap());
+    let down = BTreeSet::from(["down".parse().unwrap()]);
+    let (_, considered) = table.explain(request(&domain, &sender, 11, &down), 0);
+    let told: Vec<(&str, u8, Verdict)> = considered.iter().map(|c| (c.connector.as_str(), c.cost, c.verdict)).collect();
+    assert_eq!(
+        told,
+        [
+            ("small", 1, Verdict::Excluded(Exclusion::Size)),
+            ("down", 2, Verdict::Down),
+            ("taken", 3, Verdict::Chosen),
+            ("dear", 4, Verdict::Costlier),
+            ("wide", 1, Verdict::LessSpecific)
+        ]
+    );
+}
+
+#[test]
 fn equal_costs_share_and_one_message_stays() {
     let none = serde_json::json!({});
     let table = Table::build([
@@ -94,8 +193,7 @@ fn both_spellings_of_a_domain_go_one_way() {
     let table = Table::build([connector("a", &[("bücher.example", 1)], serde_json::json!({}))]);
     for domain in ["bücher.example", "xn--bcher-kva.example"] {
         let (domain, sender) = (domain.parse().unwrap(), ReversePath::Null);
-        let Route::Connector { queue, .. } = table.route(RouteRequest { domain: &domain, sender: &sender, size: 0 }, 0)
-        else {
+        let Route::Connector { queue, .. } = table.route(request(&domain, &sender, 0, &ALL_UP), 0) else {
             panic!("no route")
         };
         assert_eq!(queue.to_string(), "dns:a:xn--bcher-kva.example");
@@ -103,32 +201,54 @@ fn both_spellings_of_a_domain_go_one_way() {
 }
 
 /// The router as one would write it without thinking of speed.
+///
+/// Level by level: who carries it there; of these who is up, else (without a way down) all; the cheapest.
 fn naive(connectors: &[Arc<Connector>], request: &RouteRequest<'_>) -> Vec<String> {
     let specificity = |pattern: &AddressPattern| match pattern {
         AddressPattern::Exact(_) => usize::MAX,
         AddressPattern::Below(domain) => domain.to_string().len(),
         AddressPattern::Any => 0,
     };
-    let fits: Vec<(usize, u8, String)> = connectors
+    let fits: Vec<(usize, u8, &Arc<Connector>)> = connectors
         .iter()
-        .filter(|connector| connector.spec.enabled && connector.carries(request))
+        .filter(|connector| connector.spec.enabled && connector.excludes(request) == Ok(None))
         .flat_map(|connector| connector.spec.address_spaces.iter().map(move |space: &AddressSpace| (connector, space)))
         .filter(|(_, space)| space.pattern.matches(request.domain))
-        .map(|(connector, space)| (specificity(&space.pattern), space.cost, connector.name.to_string()))
+        .map(|(connector, space)| (specificity(&space.pattern), space.cost, connector))
         .collect();
-    let Some(best) = fits.iter().map(|(specific, _, _)| *specific).max() else { return Vec::new() };
-    let cheapest = fits.iter().filter(|(specific, ..)| *specific == best).map(|(_, cost, _)| *cost).min();
-    fits.into_iter()
-        .filter(|(specific, cost, _)| *specific == best && Some(*cost) == cheapest)
-        .map(|(.., name)| name)
-        .collect()
+    let mut levels: Vec<usize> = fits.iter().map(|(specific, ..)| *specific).collect();
+    levels.sort_unstable_by(|a, b| b.cmp(a));
+    levels.dedup();
+    let cheapest = |of: Vec<&(usize, u8, &Arc<Connector>)>| -> Vec<String> {
+        let cost = of.iter().map(|(_, cost, _)| *cost).min();
+        let equal = of.iter().filter(|(_, own, _)| Some(*own) == cost);
+        equal.map(|(.., connector)| connector.name.to_string()).collect()
+    };
+    let mut waits: Option<Vec<String>> = None;
+    for level in levels {
+        let here: Vec<_> = fits.iter().filter(|(specific, ..)| *specific == level).collect();
+        let up: Vec<_> = here.iter().copied().filter(|(.., c)| !request.down.contains(&c.name)).collect();
+        if !up.is_empty() {
+            return cheapest(up);
+        }
+        // the first in the table decides whether the way goes down: the cheapest, then by name
+        let first = here.iter().min_by_key(|(_, cost, c)| (*cost, c.name.clone())).unwrap().2;
+        let waits = waits.get_or_insert_with(|| cheapest(here));
+        if first.spec.fallback == Fallback::Wait {
+            return waits.clone();
+        }
+    }
+    waits.unwrap_or_default()
 }
 
 proptest! {
     #[test]
     fn the_table_agrees_with_a_naive_router(
         spaces in proptest::collection::vec(
-            (proptest::collection::vec(("(\\*|\\*\\.|)", "([ab]\\.){0,3}c", 1_u8..4), 0..4), any::<bool>(), any::<bool>(), 0_u64..3),
+            (
+                proptest::collection::vec(("(\\*|\\*\\.|)", "([ab]\\.){0,3}c", 1_u8..4), 0..4),
+                any::<bool>(), any::<bool>(), 0_u64..3, any::<bool>(), any::<bool>(),
+            ),
             0..6,
         ),
         domain in "([ab]\\.){0,4}c",
@@ -136,23 +256,35 @@ proptest! {
         size in 0_u64..4,
         spread in any::<u64>(),
     ) {
-        let connectors: Vec<_> = spaces.iter().enumerate().map(|(index, (spaces, system, enabled, max))| {
+        let connectors: Vec<_> = spaces.iter().enumerate().map(|(index, (spaces, system, enabled, max, falls, _))| {
             let patterns: Vec<(String, u8)> = spaces.iter().map(|(star, domain, cost)| match star.as_str() {
                 "*" => ("*".to_owned(), *cost),
                 star => (format!("{star}{domain}"), *cost),
             }).collect();
             let patterns: Vec<(&str, u8)> = patterns.iter().map(|(pattern, cost)| (pattern.as_str(), *cost)).collect();
             connector(&format!("c{index}"), &patterns, serde_json::json!({
-                "enabled": enabled, "restrictions": {"system": system, "maxSize": max}
+                "enabled": enabled, "restrictions": {"system": system, "maxSize": max},
+                "fallback": if *falls { "lessSpecific" } else { "wait" },
             }))
         }).collect();
         let domain: Domain = domain.parse().unwrap();
         let sender = if null { ReversePath::Null } else { "a@b".parse().unwrap() };
-        let request = RouteRequest { domain: &domain, sender: &sender, size };
+        let down: BTreeSet<Name> = spaces.iter().enumerate().filter(|(_, (.., down))| *down)
+            .map(|(index, _)| format!("c{index}").parse().unwrap()).collect();
+        let request = request(&domain, &sender, size, &down);
         let expected = naive(&connectors, &request);
-        match Table::build(connectors).route(request, spread) {
-            Route::Connector { connector, .. } => prop_assert!(expected.contains(&connector.name.to_string()), "{:?}", expected),
-            other => prop_assert!(other == Route::NoRoute && expected.is_empty(), "{:?}", expected),
+        let table = Table::build(connectors);
+        let (route, considered) = table.explain(request, spread);
+        let chosen: Vec<_> = considered.iter().filter(|c| c.verdict == Verdict::Chosen).collect();
+        match table.route(request, spread) {
+            Route::Connector { connector, queue } => {
+                prop_assert!(expected.contains(&connector.name.to_string()), "{:?}", expected);
+                // who explains, decides the same
+                prop_assert_eq!(chosen.len(), 1);
+                prop_assert_eq!(&chosen[0].connector, &connector.name);
+                prop_assert_eq!(route, Route::Connector { connector, queue });
+            }
+            other => prop_assert!(other == Route::NoRoute && expected.is_empty() && chosen.is_empty(), "{:?}", expected),
         }
     }
 }

@@ -239,10 +239,32 @@ impl PeerExtensions {
         self.chunking && self.binary_mime
     }
 
+    /// The most that the content of a message with these parameters may be. A message that goes as SMTPUTF8 may be 8-bit (RFC
+    /// 6531, 3.1), also where 8BITMIME is missing.
+    pub fn takes(&self, parameters: &MailParameters) -> Body {
+        if self.takes_binary() {
+            Body::Binary
+        } else if self.eight_bit_mime || (self.smtputf8 && parameters.smtputf8) {
+            Body::EightBitMime
+        } else {
+            Body::SevenBit
+        }
+    }
+
+    /// Whether the content of a message with these parameters must be looked at before it goes to this peer: it may not be
+    /// what the peer takes, and so has to be converted or to stay. What is declared as 7-bit is not believed.
+    pub fn must_look_at(&self, parameters: &MailParameters) -> bool {
+        let takes = self.takes(parameters);
+        takes == Body::SevenBit
+            || (parameters.body == Body::Binary && takes != Body::Binary)
+            || (parameters.smtputf8 && !self.smtputf8)
+    }
+
     /// Why a message with these parameters and so many octets must not be given to this peer, if there is a reason.
     ///
-    /// SMTPUTF8 (RFC 6531, 3.2), SIZE (RFC 1870), BINARYMIME (RFC 3030, section 3), REQUIRETLS (RFC 8689, 4.2.1), BY in
-    /// mode R (RFC 2852: it must not go where nobody will return it in time). Addresses are the caller's to look at.
+    /// SMTPUTF8 (RFC 6531, 3.2), SIZE (RFC 1870), BINARYMIME (RFC 3030, section 3), 8BITMIME (RFC 6152, section 3),
+    /// REQUIRETLS (RFC 8689, 4.2.1), BY in mode R (RFC 2852: it must not go where nobody will return it in time). Addresses are
+    /// the caller's to look at, and so is content: what was converted has other parameters.
     pub fn objection(&self, parameters: &MailParameters, size: u64) -> Option<Objection> {
         let refuse =
             |subject, detail, text| Some(Objection { status: EnhancedStatus::permanent(subject, detail), text });
@@ -251,6 +273,9 @@ impl PeerExtensions {
         }
         if parameters.body == Body::Binary && !self.takes_binary() {
             return refuse(6, 1, "The next hop does not offer BINARYMIME, which this message needs");
+        }
+        if parameters.body == Body::EightBitMime && self.takes(parameters) == Body::SevenBit {
+            return refuse(6, 3, "The next hop does not offer 8BITMIME, which this message needs");
         }
         if parameters.require_tls && !self.require_tls {
             return refuse(7, 30, "The next hop does not offer REQUIRETLS in a verified TLS session");
@@ -370,6 +395,26 @@ mod tests {
     }
 
     #[test]
+    fn content_is_looked_at_only_where_it_may_not_fit() {
+        let peer = |lines: &[&'static str]| PeerExtensions::parse(lines.iter().copied());
+        let (seven, eight) = (peer(&[]), peer(&["8BITMIME"]));
+        let (utf8, binary) = (peer(&["SMTPUTF8"]), peer(&["CHUNKING", "BINARYMIME"]));
+        let takes =
+            |peer: &PeerExtensions, smtputf8| peer.takes(&MailParameters { smtputf8, ..MailParameters::default() });
+        assert_eq!((takes(&seven, true), takes(&seven, false)), (Body::SevenBit, Body::SevenBit));
+        assert_eq!((takes(&eight, false), takes(&binary, false)), (Body::EightBitMime, Body::Binary));
+        assert_eq!((takes(&utf8, true), takes(&utf8, false)), (Body::EightBitMime, Body::SevenBit));
+        assert_eq!(takes(&peer(&["BINARYMIME"]), false), Body::SevenBit);
+        let look = |peer: &PeerExtensions, body, smtputf8| {
+            peer.must_look_at(&MailParameters { body, smtputf8, ..MailParameters::default() })
+        };
+        assert!(look(&seven, Body::SevenBit, false) && look(&seven, Body::EightBitMime, false));
+        assert!(!look(&eight, Body::SevenBit, false) && !look(&eight, Body::EightBitMime, false));
+        assert!(look(&eight, Body::Binary, false) && !look(&binary, Body::Binary, false));
+        assert!(look(&eight, Body::EightBitMime, true) && !look(&utf8, Body::EightBitMime, true));
+    }
+
+    #[test]
     fn a_peer_is_not_given_what_it_does_not_carry() {
         let all = PeerExtensions::everything();
         let plain = MailParameters::default();
@@ -377,7 +422,12 @@ mod tests {
             deliver_by: Some(DeliverBy { seconds, mode, trace: false }),
             ..plain.clone()
         };
-        let rows: [(MailParameters, PeerExtensions, &str); 7] = [
+        let rows: [(MailParameters, PeerExtensions, &str); 8] = [
+            (
+                MailParameters { body: Body::EightBitMime, ..plain.clone() },
+                PeerExtensions { eight_bit_mime: false, binary_mime: false, ..all.clone() },
+                "5.6.3",
+            ),
             (
                 MailParameters { smtputf8: true, ..plain.clone() },
                 PeerExtensions { smtputf8: false, ..all.clone() },

@@ -161,10 +161,9 @@ pub struct RcptParameters {
 impl MailParameters {
     /// Appends ` KEYWORD=value …` to a MAIL command: what is set here and offered by the peer.
     ///
-    /// `size` is the size of the message as it is sent, in octets. BODY=8BITMIME towards a peer without
-    /// 8BITMIME is left out, and the content goes as it is: every server in use takes it, and a
-    /// conversion would break signatures. What else the peer must be able to carry is for the caller to refuse
-    /// ([`PeerExtensions::objection`]). A `deliver_by` is to be what is left of it.
+    /// `size` is the size of the message as it is sent, in octets; 0 when it is not known. What the peer must be able to
+    /// carry is for the caller to convert or to refuse ([`PeerExtensions::objection`]). A `deliver_by` is to be what is left
+    /// of it.
     pub fn write(&self, size: u64, peer: &PeerExtensions, out: &mut String) {
         if peer.size.is_some() && size > 0 {
             let _ = write!(out, " SIZE={size}");

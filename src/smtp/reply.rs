@@ -164,6 +164,17 @@ impl Reply {
     }
 }
 
+/// For people: `550 5.7.1 text`, on one line.
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        if let Some(status) = self.status {
+            write!(f, " {status}")?;
+        }
+        write!(f, " {}", self.text.replace('\n', " "))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,8 @@ use bridgehead::api::{
     AdminKey, Api, BoundAddress, Check, Condition, ConditionStatus, ConditionType, FirstKey, Handles, Health, Keys,
     Listen, Probe, Server, StartError, VirtualServerState, VirtualServerStatus,
 };
-use bridgehead::config::{Configuration, FirstStart, OpenOptions};
+use bridgehead::config::{Configuration, FirstStart, OpenOptions, Snapshot};
+use bridgehead::intake::explain::{Explain, Explanation, Question};
 use bridgehead::model::failure::{Failure, Scope};
 use bridgehead::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
 use bridgehead::model::name::Name;
@@ -21,6 +22,7 @@ use bridgehead::model::time::Timestamp;
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
+use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe};
 use bridgehead::status::{Running, Sessions};
 use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, PageKey, StoreError};
 use serde_json::Value;
@@ -49,6 +51,27 @@ pub fn pair(host: &str) -> (String, String) {
     params.not_before = rcgen::date_time_ymd(2020, 1, 1);
     params.not_after = rcgen::date_time_ymd(2090, 1, 1);
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+}
+
+/// Explains nothing, and knows no next hops.
+struct Silent;
+
+#[async_trait]
+impl Explain for Silent {
+    async fn coming(&self, _: &Arc<Snapshot>, _: Question) -> Explanation {
+        Explanation::default()
+    }
+
+    fn taken(&self, _: &Snapshot, _: &Message, _: &Recipient) -> Explanation {
+        Explanation::default()
+    }
+}
+
+#[async_trait]
+impl NextHopProbe for Silent {
+    async fn next_hops(&self, _: &QueueName, _: &Name) -> Option<NextHops> {
+        None
+    }
 }
 
 impl House {
@@ -87,6 +110,8 @@ impl House {
             sessions: sessions.clone(),
             running: Arc::new(Running::new(Arc::new(Controls::default()))),
             issuers: Arc::new(|_: &Name| None),
+            explain: Arc::new(Silent),
+            probe: Arc::new(Silent),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;

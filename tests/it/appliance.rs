@@ -626,6 +626,8 @@ pub struct Sink {
 
 #[derive(Default)]
 struct Ledger {
+    /// What it offers, if not the usual.
+    extensions: Option<&'static [&'static str]>,
     taken: Mutex<Vec<Taken>>,
     /// What a next hop must never see.
     faults: Mutex<Vec<String>>,
@@ -643,6 +645,14 @@ impl Sink {
     /// One that is up.
     pub fn up() -> Sink {
         let mut sink = Sink::down();
+        sink.open();
+        sink
+    }
+
+    /// One that is up and offers just this.
+    pub fn offering(extensions: &'static [&'static str]) -> Sink {
+        let mut sink = Sink::down();
+        sink.ledger = Arc::new(Ledger { extensions: Some(extensions), ..Ledger::default() });
         sink.open();
         sink
     }
@@ -699,7 +709,12 @@ fn serve(stream: &TcpStream, ledger: &Ledger) -> Result<(), String> {
         let line = String::from_utf8(line).map_err(|line| format!("a command in {line:?}"))?;
         let (verb, rest) = line.split_at(line.find([' ', ':']).unwrap_or(line.len()));
         match verb.to_ascii_uppercase().as_str() {
-            "EHLO" => say("250-sink.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 ENHANCEDSTATUSCODES"),
+            "EHLO" => {
+                let usual = ["PIPELINING", "8BITMIME", "ENHANCEDSTATUSCODES"];
+                let offered = ledger.extensions.unwrap_or(&usual);
+                let lines: String = offered.iter().map(|keyword| format!("250-{keyword}\r\n")).collect();
+                say(&format!("250-sink.example\r\n{lines}250 HELP"));
+            }
             "MAIL" => {
                 from = rest.strip_prefix(" FROM:").ok_or_else(|| line.clone())?.to_owned();
                 to.clear();

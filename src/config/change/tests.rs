@@ -1,9 +1,12 @@
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::config::{FirstStart, IfMatch, Page, StoredRecipients, WarningCode};
 use crate::directory::{Envelope, Resolution, resolve};
 use crate::model::labels::LabelSelector;
-use crate::routing::{Route, RouteRequest};
-use crate::smtp::address::ReversePath;
+use crate::model::recipient_ref::SenderPattern;
+use crate::routing::{CannotTell, Route, RouteRequest, Senders};
+use crate::smtp::address::{Domain, Mailbox, ReversePath};
 use crate::store::memory::MemoryStore;
 use Collection::*;
 use proptest::prelude::*;
@@ -11,6 +14,20 @@ use proptest::prelude::*;
 struct House {
     store: Arc<MemoryStore>,
     config: Arc<Configuration>,
+}
+
+/// Nobody is asked who a sender is here.
+struct Nobody;
+
+impl Senders for Nobody {
+    fn is_among(&self, _: &[SenderPattern], _: &Mailbox) -> Result<bool, CannotTell> {
+        Ok(false)
+    }
+}
+
+fn request(domain: &Domain) -> RouteRequest<'_> {
+    static ALL_UP: BTreeSet<Name> = BTreeSet::new();
+    RouteRequest { domain, sender: &ReversePath::Null, size: 1, priority: 0, senders: &Nobody, down: &ALL_UP }
 }
 
 fn options() -> OpenOptions {
@@ -105,7 +122,7 @@ async fn the_first_start_makes_a_house_that_relays_for_nobody() {
     }
     let elsewhere = "elsewhere.example".parse().unwrap();
     assert!(!snapshot.routes.allows_relay(&elsewhere, &server.name));
-    let request = RouteRequest { domain: &elsewhere, sender: &ReversePath::Null, size: 1 };
+    let request = request(&elsewhere);
     assert!(
         matches!(snapshot.routes.route(request, 0), Route::Connector { queue, .. } if queue.to_string() == "dns:default:elsewhere.example")
     );
@@ -283,7 +300,7 @@ async fn a_hundred_thousand_spaces_are_one_put() {
     house.put(Connectors, "hub", spec).await.unwrap();
     let routes = house.config.live().current().routes.clone();
     let domain = "d99999.example".parse().unwrap();
-    let request = RouteRequest { domain: &domain, sender: &ReversePath::Null, size: 1 };
+    let request = request(&domain);
     assert!(matches!(routes.route(request, 0), Route::Connector { queue, .. } if queue.to_string() == "smarthost:hub"));
 }
 

@@ -13,7 +13,10 @@ use crate::model::duration::Duration;
 use crate::model::host::Host;
 use crate::model::name::Name;
 use crate::model::pattern::AddressPattern;
+use crate::model::recipient_ref::SenderPattern;
+use crate::model::schedule::Schedule;
 use crate::model::size::Size;
+use crate::model::spec::rewrite_sender::RewriteSender;
 
 pub use security::{Authentication, Security, SmartHostTls};
 
@@ -52,6 +55,18 @@ pub struct ConnectorSpec {
     /// Which messages it carries; for others it counts as absent.
     #[serde(default)]
     pub restrictions: Restrictions,
+    /// When it carries mail; at other times mail waits. Default: always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub schedule: Option<Schedule>,
+    /// Large messages have times of their own, instead of `schedule`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub oversize: Option<Oversize>,
+    /// What becomes of mail while none of its smart hosts can be reached, and no other connector has the same address
+    /// space.
+    #[serde(default)]
+    pub fallback: Fallback,
     /// How it encrypts.
     #[serde(default)]
     pub security: Security,
@@ -69,6 +84,10 @@ pub struct ConnectorSpec {
     #[serde(default)]
     #[schema(max_items = 100)]
     pub retry_intervals: Vec<Duration>,
+    /// Senders that become another mailbox on the way out. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub rewrite_sender: Option<RewriteSender>,
 }
 
 impl ConnectorSpec {
@@ -112,10 +131,16 @@ pub enum RouteSpec {
     SmartHosts(Vec<SmartHost>),
 }
 
-/// By DNS: MX, else address records (RFC 5321, 5.1). Has no settings yet.
+/// By DNS: MX, else address records (RFC 5321, 5.1). Has no settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct DnsRoute {}
+pub struct DnsRoute {
+    /// Where the mail goes when none of the hosts that DNS names can be reached. Nobody can write it: it is what
+    /// `outbound.directBeforeSmartHost` of a virtual server means.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub then: Option<SmartHost>,
+}
 
 impl PartialSchema for RouteSpec {
     fn schema() -> RefOr<Schema> {
@@ -190,11 +215,70 @@ fn one_share() -> u16 {
     1
 }
 
+/// When large messages are carried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(as = ConnectorOversize, example = json!({
+    "largerThan": "2MiB", "schedule": {"timeZone": "Europe/Berlin", "windows": [{"from": "20:00", "to": "06:00"}]}
+}))]
+pub struct Oversize {
+    /// Messages of more than this are large.
+    pub larger_than: Size,
+    /// When they are carried.
+    pub schedule: Schedule,
+}
+
+/// Whether mail may take a less specific way while the one it should take is down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ConnectorFallback)]
+pub enum Fallback {
+    /// It waits, as in Exchange 2000: the less specific way may well lead to the wrong place.
+    #[default]
+    Wait,
+    /// It goes by the next less specific address space of any connector (`*.example.com`, then `*`).
+    LessSpecific,
+}
+
+/// A range of the priorities of RFC 6710, as Exchange has them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum PriorityClass {
+    /// Below 0.
+    Low,
+    /// 0, which is what a message without a priority has.
+    Normal,
+    /// Above 0.
+    High,
+}
+
+impl PriorityClass {
+    /// The class of a priority.
+    pub fn of(priority: i8) -> Self {
+        match priority {
+            ..=-1 => PriorityClass::Low,
+            0 => PriorityClass::Normal,
+            1.. => PriorityClass::High,
+        }
+    }
+}
+
 /// Which messages a connector carries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schema(as = ConnectorRestrictions)]
 pub struct Restrictions {
+    /// Only mail of these senders: an address, `*@domain`, or the name of a recipient; of a group also its members. Empty:
+    /// of all. System messages have no sender; `system` is about them.
+    #[schema(max_items = 10_000)]
+    pub accept_from: Vec<SenderPattern>,
+    /// No mail of these senders; goes before `acceptFrom`.
+    #[schema(max_items = 10_000)]
+    pub reject_from: Vec<SenderPattern>,
+    /// Only mail of these priorities. Default: of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, min_items = 1, max_items = 3)]
+    pub priorities: Option<Vec<PriorityClass>>,
     /// Only messages up to this size. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -207,7 +291,14 @@ pub struct Restrictions {
 
 impl Default for Restrictions {
     fn default() -> Self {
-        Restrictions { max_size: None, system: true, non_system: true }
+        Restrictions {
+            accept_from: Vec::new(),
+            reject_from: Vec::new(),
+            priorities: None,
+            max_size: None,
+            system: true,
+            non_system: true,
+        }
     }
 }
 

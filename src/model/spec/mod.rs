@@ -17,6 +17,7 @@ pub mod identity_provider;
 pub mod mailbox_store;
 pub mod recipient;
 pub mod recipient_policy;
+pub mod rewrite_sender;
 pub mod settings;
 pub mod virtual_server;
 

@@ -423,9 +423,23 @@ pub struct Outbound {
     /// The TCP port of hosts that are found by MX.
     #[schema(minimum = 1, maximum = 65535)]
     pub port: u16,
+    /// Where mail goes that no connector carries, `host` or `host:port`; no MX is looked up. It must not be this server.
+    /// Default: such mail waits in the queue `unrouted`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub smart_host: Option<HostAndPort>,
+    /// Try the hosts that DNS names for the domain first, and `smartHost` only when none of them can be reached, or DNS
+    /// names none.
+    pub direct_before_smart_host: bool,
     /// Received fields that a message may have before it counts as a loop (RFC 5321, 6.3).
     #[schema(minimum = 10, maximum = 1_000)]
     pub max_hop_count: u32,
+    /// The domain that takes the place of every local domain in the sender of mail that this server sends to other hosts: in
+    /// MAIL FROM and in the fields From and Sender (Exchange: masquerade domain). Local delivery does not know it, and reports of failures
+    /// still go to the true sender. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub masquerade_domain: Option<HostName>,
 }
 
 impl Default for Outbound {
@@ -437,7 +451,10 @@ impl Default for Outbound {
             timeout: Duration::from_secs(600),
             security: OutboundSecurity::default(),
             port: 25,
+            smart_host: None,
+            direct_before_smart_host: false,
             max_hop_count: 100,
+            masquerade_domain: None,
         }
     }
 }

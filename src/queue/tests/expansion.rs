@@ -34,7 +34,9 @@ impl Fixture {
         let now = self.queue.now();
         let recipient = |to: &String| {
             let path: ForwardPath = to.parse().unwrap();
-            let sending = Sending { sender: &sender, size: 10, virtual_server: &server, spread: 1 };
+            let down = self.queue.down();
+            let sending =
+                Sending { sender: &sender, size: 10, priority: 0, virtual_server: &server, spread: 1, down: &down };
             let Assignment::Queue(queue, directory_name) = assign(&snapshot, &directory, &path, sending) else {
                 panic!("no queue for {to}");
             };

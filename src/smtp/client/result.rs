@@ -19,8 +19,22 @@ pub struct Transaction {
     pub parameters: MailParameters,
     /// For whom: at least one.
     pub recipients: Vec<(ForwardPath, RcptParameters)>,
-    /// Octets of the content; 0 when it is not known.
+    /// Octets of the content, before whatever is changed in it; 0 when it is not known.
     pub size: u64,
+    /// What becomes of the content on its way out.
+    pub treatment: Treatment,
+}
+
+/// What becomes of content on its way to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Treatment {
+    /// It goes as it is.
+    #[default]
+    AsTaken,
+    /// It is changed, so that its parameters hold; how long it is then, nobody knows: no SIZE is told.
+    Changed,
+    /// It cannot be made so that the peer takes it (RFC 6152, section 3), for this reason: 5.6.3.
+    Unfit(&'static str),
 }
 
 /// Where in a session something happened.

@@ -30,6 +30,7 @@ fn transaction(recipients: &[&str]) -> Transaction {
         parameters: MailParameters::default(),
         recipients: recipients.iter().map(|text| (text.parse().unwrap(), Default::default())).collect(),
         size: 7,
+        treatment: Treatment::AsTaken,
     }
 }
 
@@ -338,6 +339,24 @@ fn extensions_that_a_peer_lacks() {
     bench.say(b"250 ok\r\n");
     assert_eq!(bench.told(), [["delivered 250"], ["unsupported 5.6.7"]]);
     assert!(bench.take().ends_with("RCPT TO:<y@d.example>\r\nDATA\r\n"));
+}
+
+#[test]
+fn content_that_is_changed_has_no_size_and_content_that_does_not_fit_stays() {
+    let with = |body, treatment| {
+        let mut transaction = transaction(&["x@d.example"]);
+        (transaction.parameters.body, transaction.treatment) = (body, treatment);
+        transaction
+    };
+    let work = vec![
+        with(Body::SevenBit, Treatment::Unfit("it is signed")),
+        with(Body::Binary, Treatment::Unfit("it is signed")),
+        with(Body::EightBitMime, Treatment::AsTaken),
+        with(Body::SevenBit, Treatment::Changed),
+    ];
+    let mut bench = Bench::ready(EHLO, work);
+    assert_eq!(bench.told(), [["unsupported 5.6.3"], ["unsupported 5.6.3"], ["unsupported 5.6.3"]]);
+    assert_eq!(bench.take(), "MAIL FROM:<a@b.example>\r\nRCPT TO:<x@d.example>\r\nDATA\r\n");
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{RecipientResult, Transaction};
+use super::{RecipientResult, Transaction, Treatment};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::extension::{Objection, PeerExtensions};
 use crate::smtp::parameters::{Body, MailParameters};
@@ -32,7 +32,13 @@ impl Transfer {
         let whole = if !peer.smtputf8 && !sender_ascii {
             Some(no_utf8("The next hop does not offer SMTPUTF8, which this sender needs"))
         } else {
-            peer.objection(&transaction.parameters, transaction.size).map(unsupported)
+            let needs_utf8 = transaction.parameters.smtputf8 && !peer.smtputf8;
+            match transaction.treatment {
+                Treatment::Unfit(text) if !needs_utf8 => {
+                    Some(unsupported(Objection { status: EnhancedStatus::permanent(6, 3), text }))
+                }
+                _ => peer.objection(&transaction.parameters, transaction.size).map(unsupported),
+            }
         };
         let one = |path| {
             let refuse = !peer.smtputf8 && !ascii(path);
@@ -78,11 +84,12 @@ impl Transfer {
         // an address beyond ASCII needs SMTPUTF8 even if nobody said so
         let needs_utf8 = transaction.reverse_path.mailbox().is_some_and(|mailbox| !mailbox.is_ascii())
             || transaction.recipients.iter().any(|(path, _)| matches!(path, ForwardPath::Mailbox(m) if !m.is_ascii()));
+        let size = if transaction.treatment == Treatment::Changed { 0 } else { transaction.size };
         if needs_utf8 && !transaction.parameters.smtputf8 {
             let parameters = MailParameters { smtputf8: true, ..transaction.parameters.clone() };
-            parameters.write(transaction.size, peer, out);
+            parameters.write(size, peer, out);
         } else {
-            transaction.parameters.write(transaction.size, peer, out);
+            transaction.parameters.write(size, peer, out);
         }
         out.push_str("\r\n");
     }

@@ -24,6 +24,7 @@ fuzz_target!(|octets: &[u8]| {
             .map(|at| (format!("r{at}@d{number}.example").parse().expect("valid"), Default::default()))
             .collect(),
         size: 7,
+        treatment: Default::default(),
     };
     let more = input.byte();
     settings.encryption = match more >> 4 & 3 {

@@ -130,7 +130,7 @@ fn is_loopback(host: &Host) -> bool {
 }
 
 /// What the connector encrypts and logs in with. What cannot be read any more stays as it was, as long as the spec does.
-pub(super) fn access(
+pub(super) fn read(
     objects: &Objects,
     name: &Name,
     spec: &ConnectorSpec,

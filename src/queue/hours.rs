@@ -1,0 +1,66 @@
+//! When mail is carried: the schedules of connectors.
+//!
+//! While a connector carries nothing at all, its link queues rest, and no message is touched. While it carries only small or only large
+//! messages (`oversize`), each of the others is put off until its time as it comes up.
+
+use super::link::Link;
+use super::outcome::Conclusion;
+use super::scheduler::waiting_here;
+use super::{Queue, settings};
+use crate::config::Snapshot;
+use crate::model::mail::Message;
+use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
+use crate::store::Leased;
+
+impl Queue {
+    /// Lets a link queue rest when its connector carries nothing now, and says until when; else sees to it that it is looked at
+    /// when that begins.
+    pub(super) fn keep_hours(&self, link: &Link, now: Timestamp) -> Option<Timestamp> {
+        let snapshot = self.live.current();
+        let connector = settings::connector(&snapshot, &link.name)?;
+        if connector.spec.schedule.is_none() && connector.spec.oversize.is_none() {
+            link.open();
+            return None;
+        }
+        let opens = connector.opens(now);
+        if opens > now && !link.is_forced() {
+            self.release(link.close(opens));
+            self.agenda.look(&link.name, opens);
+            return Some(opens);
+        }
+        link.open();
+        if !link.is_forced() {
+            self.release(link.take_back(|leased| connector.opens_for(leased.message.size, now) > now));
+        }
+        let schedules = [&connector.spec.schedule].into_iter().flatten();
+        let schedules = schedules.chain(connector.spec.oversize.as_ref().map(|oversize| &oversize.schedule));
+        if let Some(closes) = schedules.filter_map(|schedule| schedule.closes(now)).min() {
+            self.agenda.look(&link.name, closes);
+        }
+        None
+    }
+
+    /// Until when a message has to wait for its connector's schedule; `None`: it may go.
+    pub(super) fn put_off(&self, link: &Link, message: &Message, now: Timestamp) -> Option<Timestamp> {
+        let opens = opens_for(&self.live.current(), &link.name, message.size, now);
+        (opens > now && !link.is_forced()).then_some(opens)
+    }
+
+    /// Whether the connector of this queue carries anything now. A session takes no more when it does not.
+    pub fn carries_now(&self, link: &Link) -> bool {
+        let now = self.now();
+        let opens = settings::connector(&self.live.current(), &link.name).map(|connector| connector.opens(now));
+        link.is_forced() || opens.is_none_or(|opens| opens <= now)
+    }
+
+    /// Puts off the recipients of a message that wait in this queue.
+    pub(super) async fn wait_until(&self, queue: &QueueName, leased: Leased, until: Timestamp) {
+        let all = waiting_here(&leased.message, queue).map(|index| (index, Conclusion::PutOff { until })).collect();
+        self.conclude_logged(leased, all).await;
+    }
+}
+
+fn opens_for(snapshot: &Snapshot, queue: &QueueName, size: u64, now: Timestamp) -> Timestamp {
+    settings::connector(snapshot, queue).map_or(now, |connector| connector.opens_for(size, now))
+}
