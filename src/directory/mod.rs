@@ -17,7 +17,7 @@ mod resolve;
 mod restrict;
 mod stamp;
 
-pub use distribute::{Distributor, MOST_MEMBERS, MOST_WALKED, Member, NotDistributed};
+pub use distribute::{Distributor, MOST_MEMBERS, MOST_WALKED, Member, NotDistributed, Reached, TurnedAway};
 pub use domains::{Authority, Domains, DomainsError, LocalDomain};
 pub use entry::{EntryKind, Limits, LookupFailed, RecipientEntry, Recipients};
 pub use expand::expand;

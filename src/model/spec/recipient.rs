@@ -63,7 +63,8 @@ pub struct RecipientSpec {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub deliver_and_forward: bool,
     /// The members of a group; other groups may be among them. Each member gets a message once, however often it is
-    /// named. Whoever may send to the group reaches all of its members: their own restrictions are not asked.
+    /// named. A member that does not take mail from the sender, or of that size, gets no copy; the owner hears of it,
+    /// else the sender, as of any member that cannot be reached.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 50_000)]
     pub members: Vec<RecipientRef>,
