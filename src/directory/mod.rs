@@ -21,7 +21,7 @@ pub use distribute::{Distributor, MOST_MEMBERS, MOST_WALKED, Member, NotDistribu
 pub use domains::{Authority, Domains, DomainsError, LocalDomain};
 pub use entry::{EntryKind, Limits, LookupFailed, RecipientEntry, Recipients};
 pub use expand::expand;
-pub use filter::matches;
+pub use filter::{Subject, matches};
 pub use resolve::{Envelope, Resolution, resolve, resolve_taken};
 pub use restrict::Restriction;
 pub use stamp::{Earlier, Policies, Stamp, StampError, stamp};

@@ -31,6 +31,12 @@ fn fake(addresses: &[(&str, &str)]) -> Fake {
     Fake { known: addresses.iter().map(|(key, name)| ((*key).to_owned(), entry(name))).collect(), ..Fake::default() }
 }
 
+/// In no group.
+fn subject<'a>(name: &'a Name, spec: &'a RecipientSpec) -> Subject<'a> {
+    static NONE: std::collections::BTreeSet<Name> = std::collections::BTreeSet::new();
+    Subject { name, spec, groups: &NONE }
+}
+
 fn policy(json: serde_json::Value) -> RecipientPolicySpec {
     serde_json::from_value(json).unwrap()
 }
@@ -134,22 +140,25 @@ fn stamping_numbers_collisions_and_keeps_what_was() {
     };
     let none = Earlier::default();
     let name: Name = "john".parse().unwrap();
-    let stamped = stamp(&policies, &domains, &name, &smith, &earlier, taken).unwrap();
+    let stamped = stamp(&policies, &domains, subject(&name, &smith), &earlier, taken).unwrap();
     let texts: Vec<_> =
         stamped.addresses.iter().map(|a| format!("{}{}", a.address, if a.primary { "!" } else { "" })).collect();
     assert_eq!(texts, ["john@example.com!", "John.Smith2@example.com", "js@example.com", "old@example.com"]);
 
     let ada = RecipientSpec { surname: Some("Lovelace".into()), ..RecipientSpec::default() };
-    assert_eq!(stamp(&policies, &domains, &name, &ada, &none, taken).unwrap().policy, Some(first_name));
+    assert_eq!(stamp(&policies, &domains, subject(&name, &ada), &none, taken).unwrap().policy, Some(first_name));
 
     let nameless = RecipientSpec { alias: Some("李".into()), ..RecipientSpec::default() };
-    assert_eq!(stamp(&policies, &domains, &name, &nameless, &none, taken).unwrap().addresses.len(), 1);
+    assert_eq!(stamp(&policies, &domains, subject(&name, &nameless), &none, taken).unwrap().addresses.len(), 1);
     let thief =
         RecipientSpec { addresses: vec!["John.Smith@example.com".parse().unwrap()], ..RecipientSpec::default() };
-    assert!(matches!(stamp(&policies, &domains, &name, &thief, &none, taken), Err(StampError::Taken { index: 0, .. })));
+    assert!(matches!(
+        stamp(&policies, &domains, subject(&name, &thief), &none, taken),
+        Err(StampError::Taken { index: 0, .. })
+    ));
     let foreign = RecipientSpec { addresses: vec!["a@foreign.example".parse().unwrap()], ..RecipientSpec::default() };
     assert!(matches!(
-        stamp(&policies, &domains, &name, &foreign, &none, taken),
+        stamp(&policies, &domains, subject(&name, &foreign), &none, taken),
         Err(StampError::NotLocal { index: 0, .. })
     ));
 }
@@ -519,7 +528,7 @@ impl Office {
         let (spec, addresses) = before.map_or((None, Vec::new()), |(spec, addresses)| (Some(spec), addresses));
         let earlier = Earlier { addresses, spec };
         let owner = |key: &str| Ok::<_, ()>(self.owner(&name, key));
-        let stamped = stamp(&self.policies, &self.domains, &name, &recipient, &earlier, owner).unwrap();
+        let stamped = stamp(&self.policies, &self.domains, subject(&name, &recipient), &earlier, owner).unwrap();
         self.people.insert(name, (recipient, stamped.addresses));
     }
 

@@ -9,6 +9,7 @@ use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, Type};
 use utoipa::openapi::{ObjectBuilder, Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
+use crate::model::name::Name;
 use crate::model::spec::recipient::is_attribute_key;
 use crate::model::template::Template;
 use crate::model::text::text_value;
@@ -66,6 +67,20 @@ pub enum Filter {
     Not(Box<Filter>),
     /// What an attribute is.
     Attribute(Condition),
+    /// In which groups it is. On the wire the attribute `group`.
+    Group(Membership),
+}
+
+/// In which groups a recipient is, directly or by a group in a group. Members that a group names by an address do not count:
+/// addresses are what policies make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Membership {
+    /// In one of these.
+    In(Vec<Name>),
+    /// In none of these.
+    NotIn(Vec<Name>),
+    /// In any.
+    Exists,
 }
 
 impl Filter {
@@ -83,10 +98,43 @@ impl Filter {
         let (depth, conditions) = match self {
             Filter::All(filters) | Filter::Any(filters) => several(filters),
             Filter::Not(filter) => filter.size(),
-            Filter::Attribute(_) => (0, 1),
+            Filter::Attribute(_) | Filter::Group(_) => (0, 1),
         };
         (depth + 1, conditions)
     }
+
+    /// Whether it asks for groups.
+    pub fn asks_for_groups(&self) -> bool {
+        match self {
+            Filter::All(filters) | Filter::Any(filters) => filters.iter().any(Filter::asks_for_groups),
+            Filter::Not(filter) => filter.asks_for_groups(),
+            Filter::Attribute(_) => false,
+            Filter::Group(_) => true,
+        }
+    }
+
+    /// The groups it names, each with its pointer from the filter.
+    pub fn groups(&self) -> Vec<(String, &Name)> {
+        match self {
+            Filter::All(filters) => below("/all", filters),
+            Filter::Any(filters) => below("/any", filters),
+            Filter::Not(filter) => {
+                filter.groups().into_iter().map(|(pointer, group)| (format!("/not{pointer}"), group)).collect()
+            }
+            Filter::Attribute(_) | Filter::Group(Membership::Exists) => Vec::new(),
+            Filter::Group(Membership::In(groups) | Membership::NotIn(groups)) => {
+                groups.iter().enumerate().map(|(index, group)| (format!("/values/{index}"), group)).collect()
+            }
+        }
+    }
+}
+
+/// The groups that these filters name, under a pointer.
+fn below<'a>(at: &str, filters: &'a [Filter]) -> Vec<(String, &'a Name)> {
+    let named = filters.iter().enumerate().flat_map(|(index, filter)| {
+        filter.groups().into_iter().map(move |(pointer, group)| (format!("/{index}{pointer}"), group))
+    });
+    named.map(|(pointer, group)| (format!("{at}{pointer}"), group)).collect()
 }
 
 /// A condition on an attribute of a recipient. Texts compare without regard to case.
@@ -138,10 +186,39 @@ const WORDS: [(Attribute, &str); 8] = [
     (Attribute::MailboxStore, "mailboxStore"),
 ];
 
+/// What a condition asks for, as its `attribute` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Asked {
+    /// The word `group`.
+    Group,
+    /// An attribute.
+    Attribute(Attribute),
+}
+
+/// The word for membership.
+const GROUP: &str = "group";
+
+impl FromStr for Asked {
+    type Err = NotAnAttribute;
+
+    fn from_str(text: &str) -> Result<Self, NotAnAttribute> {
+        if text == GROUP { Ok(Asked::Group) } else { text.parse().map(Asked::Attribute) }
+    }
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Asked::Group => f.write_str(GROUP),
+            Asked::Attribute(attribute) => attribute.fmt(f),
+        }
+    }
+}
+
 /// The text names no attribute.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "an attribute is one of name, type, alias, givenName, initials, surname, displayName, mailboxStore, or attributes. \
+    "an attribute is one of name, type, alias, givenName, initials, surname, displayName, mailboxStore, group, or attributes. \
      with the key of a free attribute behind it (attributes.department)"
 )]
 pub struct NotAnAttribute;
@@ -170,11 +247,11 @@ impl fmt::Display for Attribute {
 }
 
 text_value!(
-    Attribute,
+    Asked,
     "RecipientAttribute",
     "bridgehead-recipient-attribute",
-    "An attribute of a recipient: `name`, `type`, `alias` (the name when none is given), `givenName`, `initials`, `surname`, `displayName`, `mailboxStore`, or `attributes.` with the key of a free attribute.",
-    ["surname", "attributes.department"]
+    "An attribute of a recipient: `name`, `type`, `alias` (the name when none is given), `givenName`, `initials`, `surname`, `displayName`, `mailboxStore`, `attributes.` with the key of a free attribute, or `group`: the groups that have it as a member, directly or by a group in a group. `group` takes the operators `in`, `notIn` and `exists`, and its values are names of groups that are there; members that a group names by an address do not count.",
+    ["surname", "attributes.department", "group"]
 );
 
 /// How a filter compares an attribute with its values.
@@ -205,7 +282,7 @@ struct FilterForm {
     #[serde(skip_serializing_if = "Option::is_none")]
     not: Option<Box<Filter>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    attribute: Option<Attribute>,
+    attribute: Option<Asked>,
     #[serde(skip_serializing_if = "Option::is_none")]
     operator: Option<Operator>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,8 +296,19 @@ impl Serialize for Filter {
             Filter::All(filters) => form.all = Some(filters),
             Filter::Any(filters) => form.any = Some(filters),
             Filter::Not(filter) => form.not = Some(filter),
+            Filter::Group(membership) => {
+                let (operator, groups) = match membership {
+                    Membership::In(groups) => (Operator::In, groups),
+                    Membership::NotIn(groups) => (Operator::NotIn, groups),
+                    Membership::Exists => (Operator::Exists, Vec::new()),
+                };
+                form.attribute = Some(Asked::Group);
+                form.operator = Some(operator);
+                let values = groups.iter().map(Name::to_string).collect();
+                form.values = Some(values).filter(|values: &Vec<String>| !values.is_empty());
+            }
             Filter::Attribute(condition) => {
-                form.attribute = Some(condition.attribute);
+                form.attribute = Some(Asked::Attribute(condition.attribute));
                 form.operator = Some(condition.operator);
                 form.values = Some(condition.values).filter(|values| !values.is_empty());
             }
@@ -231,7 +319,7 @@ impl Serialize for Filter {
 
 impl<'de> Deserialize<'de> for Filter {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let error = serde::de::Error::custom;
+        let error = |words: &str| serde::de::Error::custom(words);
         let (attribute, operator, values) = match FilterForm::deserialize(d)? {
             FilterForm { all: Some(filters), any: None, not: None, attribute: None, operator: None, values: None } => {
                 return Ok(Filter::All(filters));
@@ -254,6 +342,20 @@ impl<'de> Deserialize<'de> for Filter {
         if (operator == Operator::Exists) != values.is_empty() {
             return Err(error("the operator exists takes no values, every other needs at least one"));
         }
+        let attribute = match attribute {
+            Asked::Attribute(attribute) => attribute,
+            Asked::Group => {
+                let names = values.into_iter().map(|value| value.parse().map_err(|_| value));
+                let names = names.collect::<Result<Vec<Name>, String>>();
+                let names = names.map_err(|value| error(&format!("{value:?} cannot be the name of a group")))?;
+                return match operator {
+                    Operator::In => Ok(Filter::Group(Membership::In(names))),
+                    Operator::NotIn => Ok(Filter::Group(Membership::NotIn(names))),
+                    Operator::Exists => Ok(Filter::Group(Membership::Exists)),
+                    Operator::Prefix | Operator::Glob => Err(error("group takes the operators in, notIn and exists")),
+                };
+            }
+        };
         Ok(Filter::Attribute(Condition { attribute, operator, values }))
     }
 }
@@ -274,7 +376,7 @@ impl PartialSchema for Filter {
             .property("all", several("All of these hold; none given: everybody."))
             .property("any", several("One of these holds; none given: nobody."))
             .property("not", own())
-            .property("attribute", Ref::from_schema_name(Attribute::name()))
+            .property("attribute", Ref::from_schema_name(Asked::name()))
             .property("operator", Ref::from_schema_name(Operator::name()))
             .property(
                 "values",
@@ -290,6 +392,7 @@ impl PartialSchema for Filter {
                     {"attribute": "type", "operator": "in", "values": ["mailbox"]},
                     {"not": {"attribute": "attributes.department", "operator": "in", "values": ["Sales"]}}
                 ]}),
+                serde_json::json!({"attribute": "group", "operator": "in", "values": ["staff"]}),
             ])
             .into()
     }
@@ -301,7 +404,7 @@ impl ToSchema for Filter {
     }
 
     fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
-        schemas.push((Attribute::name().into_owned(), Attribute::schema()));
+        schemas.push((Asked::name().into_owned(), Asked::schema()));
         schemas.push((Operator::name().into_owned(), Operator::schema()));
     }
 }
@@ -326,11 +429,25 @@ mod tests {
     }
 
     #[test]
+    fn groups_are_named_with_their_places() {
+        let text = r#"{"any":[{"not":{"attribute":"group","operator":"in","values":["a","b"]}},
+            {"all":[{"attribute":"surname","operator":"exists"},{"attribute":"group","operator":"notIn","values":["c"]}]}]}"#;
+        let filter: Filter = serde_json::from_str(text).unwrap();
+        let named: Vec<String> = filter.groups().iter().map(|(pointer, name)| format!("{name} at {pointer}")).collect();
+        assert_eq!(named, ["a at /any/0/not/values/0", "b at /any/0/not/values/1", "c at /any/1/all/1/values/0"]);
+        assert!(filter.asks_for_groups());
+        let exists: Filter = serde_json::from_str(r#"{"not":{"attribute":"group","operator":"exists"}}"#).unwrap();
+        assert!(exists.asks_for_groups() && exists.groups().is_empty());
+    }
+
+    #[test]
     fn filters_come_back() {
         for text in [
             r#"{"all":[{"attribute":"surname","operator":"in","values":["x"]},{"not":{"any":[]}}]}"#,
             r#"{"attribute":"alias","operator":"exists"}"#,
             r#"{"attribute":"attributes.cost.center","operator":"prefix","values":["7"]}"#,
+            r#"{"attribute":"group","operator":"notIn","values":["staff","all-hands"]}"#,
+            r#"{"attribute":"group","operator":"exists"}"#,
         ] {
             let filter: Filter = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&filter).unwrap(), text);
@@ -345,6 +462,8 @@ mod tests {
             r#"{"attribute":"attributes.","operator":"exists"}"#,
             r#"{"attribute":"attributes.a b","operator":"exists"}"#,
             r#"{"none":[]}"#,
+            r#"{"attribute":"group","operator":"prefix","values":["st"]}"#,
+            r#"{"attribute":"group","operator":"in","values":["No Name"]}"#,
         ] {
             assert!(serde_json::from_str::<Filter>(text).is_err(), "{text}");
         }
