@@ -12,6 +12,7 @@ mod appliance;
 mod dialogs;
 mod dialogs_tcp;
 mod directory;
+mod domains;
 mod filters;
 mod lettre_client;
 mod mailbox_stores;

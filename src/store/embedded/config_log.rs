@@ -164,6 +164,11 @@ impl ConfigLog {
         self.checkpoint_sequence
     }
 
+    /// Octets of both files.
+    pub fn bytes(&self) -> u64 {
+        self.checkpoint_bytes + self.end
+    }
+
     /// Appends a change; durable when it returns. Gives its number.
     pub fn append(&mut self, revision: u64, writes: &[Write]) -> Result<u64, ConfigLogError> {
         if self.in_doubt {
