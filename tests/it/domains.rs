@@ -126,6 +126,13 @@ fn the_list_of_domains_says_what_rcpt_does() {
 
     // what is ours alone is not opened by a connector that covers it
     put("connectors/partner", open(&["*.partner.example", "*.example"], true));
+    let mut smtp = Smtp::open(appliance.smtp());
+    smtp.expect("MAIL FROM:<s@far.example>", "250");
+    // the connector with the more specific address space decides
+    smtp.expect("RCPT TO:<x@closed.example>", "550 5.7.1");
+    delete("connectors/closed");
+    smtp.expect("RCPT TO:<x@closed.example>", "550 5.7.1"); // inside a transaction nothing changes
+    smtp.expect("RSET", "250");
     let seen = agree(&appliance, "a connector over all of it");
     assert!(
         seen.contains(&"first.example authoritative".to_owned())

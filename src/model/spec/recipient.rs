@@ -78,7 +78,8 @@ pub struct RecipientSpec {
     #[schema(nullable = false)]
     pub max_receive_size: Option<Size>,
     /// Only these senders may write to it. Empty: everybody. The sender is the reverse-path, which is as good as the
-    /// client that gave it. Notifications (null reverse-path) reach mailboxes and contacts all the same, groups not.
+    /// client that gave it; also when the mail comes by a group or a forward. Notifications (null reverse-path) reach
+    /// mailboxes and contacts all the same, groups not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 1_000)]
     pub accept_from: Vec<SenderPattern>,
