@@ -267,6 +267,9 @@ pub(super) fn missing_groups(draft: &dyn ConfigDraft, spec: &Spec) -> Result<Vec
         if !groups::is_group(draft, group)? {
             let detail = format!("there is no group {group}");
             found.push(Violation::new(format!("/spec/filter{pointer}"), ViolationCode::UnknownReference, detail));
+            if found.len() == MOST_NAMED {
+                break;
+            }
         }
     }
     Ok(found)
