@@ -13,6 +13,7 @@ mod connectors;
 mod dialogs;
 mod dialogs_tcp;
 mod directory;
+mod domains;
 mod explain;
 mod filters;
 mod lettre_client;
