@@ -1,6 +1,20 @@
 //! How a large directory does: run by hand, with figures on stdout.
 //!
-//! `BRIDGEHEAD_SCALE=1000000 cargo test --release --test it scale -- --ignored --nocapture`
+//! `BRIDGEHEAD_SCALE=1000000 cargo test --release --test it scale::a_million -- --ignored --nocapture`
+//!
+//! Measured on 2 cores that others used too (load 4 to 9), 2026-11, recipients of 400 bytes with one address:
+//!
+//! | recipients | look-up by address, warm: median, p99 | resident memory | import |
+//! |---|---|---|---|
+//! | 1,000 | 0.2 µs, 0.4 µs | 78 MB | |
+//! | 100,000 | 1.1 µs, 4.0 µs | 192 MB | 42,000/s |
+//! | 1,000,000 | 3.9 µs, 35 µs (cache of an empty start) | 255 MB, 320 at most | 25,000/s |
+//! | the same, started again | 1.7 µs, 5.6 µs (cache for its size) | 191 MB, 282 with a warm cache | |
+//!
+//! Stamping all of the million anew takes 30 to 70 s, as a dry run and as a commit, with 600 to 700 MB at most; a start 2.6 s;
+//! on disk 407 MB of configuration and 1.0 to 1.3 GB of sled. A look-up is not flat, as one in sled is not: with all of a
+//! million keys in its cache it takes 1.5 µs against 0.3 µs with a thousand, by three levels of nodes that lie apart. That
+//! is 1 % of what a message may cost (190 µs); what is not in the cache costs 10 to 50 µs.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
