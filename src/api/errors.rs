@@ -191,6 +191,10 @@ group! {
     ImportErrors: 400 401 408 413 415 422 429 500 503 507
 }
 group! {
+    /// Errors of an action on many messages.
+    BulkErrors: 400 401 408 409 413 415 422 429 500 503 507
+}
+group! {
     /// Errors of a question that has a body.
     QuestionErrors: 400 401 404 408 413 415 422 429 500 503
 }

@@ -301,7 +301,7 @@ fn answer_example() -> Value {
             "tls": {"tls": "opportunistic", "source": "builtIn"}
         }],
         "decisions": [
-            {"stage": "connect", "rule": "connectionControl", "outcome": "passed", "detail": ""},
+            {"stage": "connect", "rule": "connectionControl", "outcome": "passed"},
             {"stage": "rcpt", "rule": "recipient", "outcome": "passed", "detail": "the client may relay"},
             {"stage": "directory", "rule": "recipient", "outcome": "passed", "detail": "partner.example is not local"},
             {"stage": "route", "rule": "restrictions.maxSize", "outcome": "passedOver", "object": "connectors/small",

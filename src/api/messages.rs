@@ -38,6 +38,7 @@ impl IntoParams for MessageParams {
             query::text("queue", "A recipient waits in this queue.", "dns:default:example.com"),
             query::text("connector", "A recipient waits in a queue of this connector.", "default"),
             query::text("virtualServer", "The virtual server that took it.", "internet"),
+            query::text("account", "The account that handed it in.", "app"),
             query::text("sender", "The sender: an address, `*@domain`, or `<>` for the null path.", "*@example.net"),
             query::text("recipient", "One of the recipients: an address or `*@domain`.", "ada@example.com"),
             query::text("messageId", "The Message-ID field, with or without angle brackets.", "1@example.net"),
@@ -66,13 +67,14 @@ impl FromQuery for MessageParams {
             queue: query.get("queue"),
             connector: query.get("connector"),
             virtual_server: query.get("virtualServer"),
+            account: query.get("account"),
             sender: query.get("sender"),
             recipient: query.get("recipient"),
             message_id: query.get::<String>("messageId").map(|id| id.trim_matches(['<', '>']).to_owned()),
             since: query.get("since"),
             until: query.get("until"),
-            older_than: query.get::<Duration>("olderThan").map(Duration::std),
-            larger_than: query.get::<Size>("largerThan").map(Size::bytes),
+            older_than: query.get::<Duration>("olderThan"),
+            larger_than: query.get::<Size>("largerThan"),
         };
         let paging = Paging::from_query(query);
         let after = paging.after.as_deref().and_then(page_key);
@@ -217,6 +219,40 @@ pub async fn thaw_message(
     show(id, &state).await
 }
 
+/// Reroute a message
+///
+/// It is routed anew for all recipients that wait, dead letters too, and is due now. The answer does not wait for the attempt, and
+/// a message that is delivered at once is gone from here: then the answer is 202 without a body. Scope: `queue:write`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "rerouteMessage",
+    params(("id" = String, Path, description = "The message's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11")),
+    responses(
+        (status = 200, description = "The message as it is now.", body = MessageResource, example = mail::message_example),
+        (status = 202, description = "It was due, and has left the queue already."),
+        ActionErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("queue:write")))
+)]
+#[post("/messages/{id}/reroute")]
+pub async fn reroute_message(
+    id: web::Path<String>,
+    _: Params<NoParams>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, Problem> {
+    let id = message_id(&id)?;
+    state.handles.operate.reroute(id).await.map_err(|error| named(error, id))?;
+    gone_or_shown(id, &state).await
+}
+
+async fn gone_or_shown(id: MessageId, state: &State) -> Result<HttpResponse, Problem> {
+    match state.handles.operate.message(id).await {
+        Err(ActionError::NotFound) => Ok(HttpResponse::Accepted().finish()),
+        _ => show(id, state).await,
+    }
+}
+
 /// Retry a message
 ///
 /// It is due now in all its queues. The answer does not wait for the attempt, and a message that is delivered at once
@@ -241,10 +277,7 @@ pub async fn retry_message(
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
     state.handles.operate.retry(id).await.map_err(|error| named(error, id))?;
-    match state.handles.operate.message(id).await {
-        Err(ActionError::NotFound) => Ok(HttpResponse::Accepted().finish()),
-        _ => show(id, &state).await,
-    }
+    gone_or_shown(id, &state).await
 }
 
 /// How to delete a message.

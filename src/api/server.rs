@@ -29,12 +29,14 @@ use super::kinds::{
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    connector_test, directory, docs, document, domains, explain, health, messages, queues, running, sessions, settings,
+    bulk, connector_test, directory, docs, document, domains, explain, health, messages, queues, running, sessions,
+    settings,
 };
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
 use crate::intake::explain::Explain;
 use crate::model::name::Name;
+use crate::queue::bulk::Bulk;
 use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
 use crate::status::{Running, Sessions};
@@ -54,6 +56,8 @@ pub struct Handles {
     pub configuration: Arc<Configuration>,
     /// The queue.
     pub operate: Arc<dyn Operate>,
+    /// Actions on many messages.
+    pub bulk: Arc<dyn Bulk>,
     /// The probes.
     pub health: Arc<dyn Health>,
     /// All metrics in the OpenMetrics text format, with `# EOF`.
@@ -314,8 +318,13 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(messages::freeze_message)
         .service(messages::thaw_message)
         .service(messages::retry_message)
+        .service(messages::reroute_message)
         .service(messages::delete_message)
         .service(explain::explain_message)
+        .service(bulk::bulk_action)
+        .service(bulk::list_operations)
+        .service(bulk::get_operation)
+        .service(bulk::cancel_operation)
         .service(connector_test::test_connector)
         .service(sessions::list_sessions)
         .service(sessions::end_sessions)

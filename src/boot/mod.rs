@@ -154,6 +154,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let handles = Handles {
         configuration: configuration.clone(),
         operate: Arc::new(Operator(queue.clone())),
+        bulk: Arc::new(Operator(queue.clone())),
         health: Arc::new(status::Health {
             store: store.clone(),
             live: live.clone(),

@@ -125,7 +125,9 @@ pub struct Decision {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub reply: Option<String>,
-    /// Why, for people.
+    /// Why, for people; absent where the rule says enough.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    #[schema(required = false)]
     pub detail: String,
 }
 

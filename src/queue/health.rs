@@ -79,7 +79,7 @@ impl Queue {
         });
         if is_down && self.live.current().routes.has_another_way(connector) {
             tracing::info!(connector = %connector, "the connector is down; its mail takes another way where there is one");
-            self.reroute(Some(link.name.clone()));
+            self.look_for_another_way(Some(link.name.clone()));
         }
     }
 

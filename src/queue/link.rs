@@ -44,7 +44,7 @@ struct Inner {
     frozen: bool,
     stopping: bool,
     rest: Option<Rest>,
-    /// An operator wants it tried whatever the schedule says, until nothing is due any more.
+    /// An operator wants it tried whatever the schedule says, until nothing is due any more or the next hop fails.
     forced: bool,
     failures: u32,
     last_failure: Option<Failure>,
@@ -244,6 +244,8 @@ impl Link {
             return (Vec::new(), now + CAP_HOLDS);
         }
         inner.proven = false;
+        // it was tried, which is what an operator wanted
+        inner.forced = false;
         inner.failures = inner.failures.saturating_add(1);
         let until = until(inner.failures);
         inner.rest = Some(Rest { until, why: Why::Failed });

@@ -19,7 +19,7 @@
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
-//! * `operate`: what a person sees and does.
+//! * `operate`: what a person sees and does; `bulk`: with many messages at once.
 //!
 //! **What happens on failure.** After a crash every message is due as before. A failure of the host puts the link queue to rest, not its messages; a failure of a message defers
 //! that message. An outcome that the store cannot record is kept in hand, with its lease, until it can: mail that was delivered
@@ -27,6 +27,7 @@
 
 mod agenda;
 mod assign;
+pub mod bulk;
 pub mod carrier;
 mod deadlines;
 mod dequeue;
@@ -100,6 +101,8 @@ pub struct Queue {
     down: ArcSwap<BTreeSet<Name>>,
     /// Queues, or (`None`) all of them, whose mail may belong elsewhere now.
     wanting: Mutex<BTreeSet<Option<QueueName>>>,
+    /// Held while an operation's record is read and written.
+    operating: tokio::sync::Mutex<()>,
     health: Mutex<HashMap<Name, ConnectorHealth>>,
     agenda: Arc<Agenda>,
     deadlines: Deadlines,
@@ -131,6 +134,7 @@ impl Queue {
             frozen: Mutex::new(frozen),
             down: ArcSwap::default(),
             wanting: Mutex::default(),
+            operating: tokio::sync::Mutex::default(),
             health: Mutex::default(),
             agenda: Arc::default(),
             deadlines: Deadlines::default(),

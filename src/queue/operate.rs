@@ -4,17 +4,22 @@
 //! message needs its lease, so a message that is being delivered right now is [`ActionError::Leased`]. An action
 //! is durable when it returns.
 
+use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::ConnectorHealth;
+use crate::model::duration::Duration;
 use crate::model::failure::Failure;
 use crate::model::mail::{Message, MessageId, RecipientStatus};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
+use crate::model::size::Size;
+use crate::model::text::text_value;
 use crate::model::time::Timestamp;
 use crate::smtp::address::{AddressError, Domain, Mailbox};
 use crate::store::{PageKey, StoreError};
@@ -62,6 +67,9 @@ pub trait Operate: Send + Sync {
 
     /// Ends a freeze.
     async fn thaw(&self, id: MessageId) -> Result<(), ActionError>;
+
+    /// The message is routed anew, and due now.
+    async fn reroute(&self, id: MessageId) -> Result<(), ActionError>;
 
     /// The message is due now in all its queues.
     async fn retry(&self, id: MessageId) -> Result<(), ActionError>;
@@ -165,35 +173,78 @@ pub enum QueueState {
     Frozen,
 }
 
-/// Which messages to list: all that is given must hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+/// Which messages: all that is given must hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[schema(as = MessageSelector, example = json!({"queue": "dns:default:example.com", "sender": "*@example.net", "olderThan": "2h"}))]
 pub struct MessageFilter {
     /// The state of the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub state: Option<MessageState>,
     /// A recipient waits in this queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<String>)]
     pub queue: Option<QueueName>,
     /// A recipient waits in a queue of this connector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub connector: Option<Name>,
     /// The virtual server that took it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub virtual_server: Option<Name>,
+    /// The account that handed it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub account: Option<Name>,
     /// The reverse-path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub sender: Option<AddressFilter>,
     /// One of the recipients.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub recipient: Option<AddressFilter>,
     /// The Message-ID field without angle brackets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub message_id: Option<String>,
     /// Received at or after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<String>, format = DateTime)]
     pub since: Option<Timestamp>,
     /// Received before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Option<String>, format = DateTime)]
     pub until: Option<Timestamp>,
     /// Received longer ago than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub older_than: Option<Duration>,
     /// More octets than this.
-    pub larger_than: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub larger_than: Option<Size>,
+}
+
+impl MessageFilter {
+    /// The same with the times that it means now, and nothing that is received from now on; `None` when it says nothing.
+    pub fn fixed(mut self, now: Timestamp) -> Option<Self> {
+        if self == MessageFilter::default() {
+            return None;
+        }
+        let aged = self.older_than.take().map(|age| now - age.std());
+        // the end is not included: what came in this very moment is meant
+        let until = [self.until, aged, Some(now + std::time::Duration::from_millis(1))].into_iter().flatten().min();
+        Some(MessageFilter { until, ..self })
+    }
 }
 
 /// The state of a whole message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = SelectedState)]
 pub enum MessageState {
     /// A recipient waits for an attempt.
     Queued,
@@ -244,6 +295,24 @@ impl AddressFilter {
         }
     }
 }
+
+impl fmt::Display for AddressFilter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            AddressFilter::Address(mailbox) => mailbox.fmt(f),
+            AddressFilter::Domain(domain) => write!(f, "*@{domain}"),
+            AddressFilter::Null => f.write_str("<>"),
+        }
+    }
+}
+
+text_value!(
+    AddressFilter,
+    "AddressSelector",
+    "bridgehead-address-selector",
+    "An address, `*@domain`, or `<>` for the null reverse-path.",
+    ["*@example.net"]
+);
 
 impl FromStr for AddressFilter {
     type Err = AddressError;

@@ -4,7 +4,6 @@
 //! is [`ActionError::Leased`]. What an action answers is durable.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -14,6 +13,7 @@ use super::operate::{
 use super::outcome::{Conclusion, Facts, Persistence};
 use super::scheduler::waiting_here;
 use super::{Assignment, FROZEN_KEY, Queue, assign_again, settings, track};
+use crate::model::duration::Duration;
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -151,6 +151,10 @@ impl Operate for Queue {
 
     async fn thaw(&self, id: MessageId) -> Result<(), ActionError> {
         self.set_frozen(id, false).await
+    }
+
+    async fn reroute(&self, id: MessageId) -> Result<(), ActionError> {
+        self.route_again(id, true).await
     }
 
     async fn retry(&self, id: MessageId) -> Result<(), ActionError> {
@@ -291,8 +295,8 @@ fn is_deferred(message: &Message, queue: &QueueName, now: Timestamp) -> bool {
     message.recipients.iter().filter_map(|r| r.waits.as_ref()).any(|waits| waits.queue == *queue && waits.due > now)
 }
 
-fn matches(filter: &MessageFilter, message: &Message, now: Timestamp) -> bool {
-    let age = |limit: Duration| now.since(message.received_at) > limit;
+pub(super) fn matches(filter: &MessageFilter, message: &Message, now: Timestamp) -> bool {
+    let age = |limit: Duration| now.since(message.received_at) > limit.std();
     let waits_for = |connector: &_| {
         message.recipients.iter().filter_map(|r| r.waits.as_ref()).any(|w| w.queue.connector() == Some(connector))
     };
@@ -310,5 +314,7 @@ fn matches(filter: &MessageFilter, message: &Message, now: Timestamp) -> bool {
         && filter.since.is_none_or(|since| message.received_at >= since)
         && filter.until.is_none_or(|until| message.received_at < until)
         && filter.older_than.is_none_or(age)
-        && filter.larger_than.is_none_or(|size| message.size > size)
+        && filter.larger_than.is_none_or(|size| message.size > size.bytes())
+        && filter.account.as_ref().is_none_or(|account| message.origin.account.as_ref() == Some(account))
+        && filter.queue.as_ref().is_none_or(|queue| waiting_here(message, queue).next().is_some())
 }

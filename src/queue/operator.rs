@@ -83,6 +83,10 @@ impl Operate for Operator {
         self.act(|queue| async move { queue.thaw(id).await }).await
     }
 
+    async fn reroute(&self, id: MessageId) -> Result<(), ActionError> {
+        self.act(|queue| async move { queue.reroute(id).await }).await
+    }
+
     async fn retry(&self, id: MessageId) -> Result<(), ActionError> {
         self.act(|queue| async move { queue.retry(id).await }).await
     }

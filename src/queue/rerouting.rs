@@ -53,7 +53,7 @@ impl Rerouting {
             // every queue may rest for a schedule, or a connector, that is no more
             queue.store.queues().iter().for_each(|count| queue.agenda.look_at_once(&count.queue));
             queue.forget_gone_connectors();
-            queue.reroute(None);
+            queue.look_for_another_way(None);
         }
         self.known = current;
         if self.next.is_some_and(|next| now < next) {
@@ -144,7 +144,7 @@ fn misplaced(
 
 impl Queue {
     /// Has all mail looked at, or that of one queue, for another way.
-    pub(super) fn reroute(&self, over: Option<QueueName>) {
+    pub(super) fn look_for_another_way(&self, over: Option<QueueName>) {
         let mut wanting = self.wanting();
         // all of it is more than one queue
         if over.is_none() {

@@ -37,6 +37,7 @@ pub(super) async fn run(queue: &Arc<Queue>) {
     }
     let mut aging = Aging { cursor: None, next: queue.now(), began: queue.now() };
     let mut walk = Walk::default();
+    queue.resume_operations();
     let mut rerouting = Rerouting::new(queue);
     let mut changes = queue.live.subscribe();
     while !queue.stopping.load(Ordering::Acquire) {

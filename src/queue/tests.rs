@@ -268,6 +268,7 @@ impl Fixture {
 
 use crate::store::QueueStore;
 
+mod bulk;
 mod expansion;
 mod routes;
 

@@ -19,6 +19,7 @@ use bridgehead::model::mail::{Message, MessageId, Origin, Protocol, Recipient, R
 use bridgehead::model::name::Name;
 use bridgehead::model::queue_name::QueueName;
 use bridgehead::model::time::Timestamp;
+use bridgehead::queue::bulk::{Bulk, BulkAction, BulkError, Operation, Preview};
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
@@ -64,6 +65,26 @@ impl Explain for Silent {
 
     fn taken(&self, _: &Snapshot, _: &Message, _: &Recipient) -> Explanation {
         Explanation::default()
+    }
+}
+
+/// Begins nothing.
+#[async_trait]
+impl Bulk for Silent {
+    async fn preview(&self, _: &MessageFilter) -> Result<Preview, BulkError> {
+        Err(BulkError::EmptySelector)
+    }
+
+    async fn begin(&self, _: BulkAction, _: bool, _: MessageFilter, _: String) -> Result<Operation, BulkError> {
+        Err(BulkError::EmptySelector)
+    }
+
+    fn operations(&self) -> Vec<Operation> {
+        Vec::new()
+    }
+
+    async fn cancel(&self, _: uuid::Uuid) -> Result<Operation, BulkError> {
+        Err(BulkError::NotFound)
     }
 }
 
@@ -115,6 +136,7 @@ impl House {
             running: Arc::new(Running::new(Arc::new(Controls::default()))),
             issuers: Arc::new(|_: &Name| None),
             explain: Arc::new(Silent),
+            bulk: Arc::new(Silent),
             probe: Arc::new(Silent),
         };
         let any = "127.0.0.1:0".parse().unwrap();
@@ -442,7 +464,7 @@ impl Operate for Queue {
             filter.state.is_none_or(|state| MessageState::of(message) == state)
                 && filter.queue.as_ref().is_none_or(|queue| message.waiting().iter().any(|(name, _)| name == queue))
                 && filter.sender.as_ref().is_none_or(|sender| sender.matches(message.reverse_path.mailbox()))
-                && filter.larger_than.is_none_or(|size| message.size > size)
+                && filter.larger_than.is_none_or(|size| message.size > size.bytes())
                 && after.is_none_or(|after| key(message) > after)
         };
         let mut rest = messages.iter().filter(meets).peekable();
@@ -470,6 +492,10 @@ impl Operate for Queue {
     }
 
     async fn retry(&self, id: MessageId) -> Result<(), ActionError> {
+        self.change(id, |_| {})
+    }
+
+    async fn reroute(&self, id: MessageId) -> Result<(), ActionError> {
         self.change(id, |_| {})
     }
 

@@ -9,6 +9,7 @@ mod api_house;
 mod api_mail;
 mod api_sessions;
 mod appliance;
+mod bulk;
 mod connectors;
 mod dialogs;
 mod dialogs_tcp;

@@ -73,6 +73,19 @@ async fn an_operator_sends_whatever_the_schedule_says_and_a_new_schedule_holds_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_an_operator_forces_is_tried_once_when_it_fails() {
+    let f = Fixture::new(NextHop::Dead).await;
+    let night = json!({"schedule": {"windows": [{"from": "22:00", "to": "06:00"}]}});
+    f.put(Collection::Connectors, "hub", hub("dst.example", &night)).await;
+    f.send("s@src.example", "u@dst.example", None).await;
+    f.pass(MINUTE).await;
+    f.queue.retry_queue(&"smarthost:hub".parse().unwrap()).await.unwrap();
+    f.pass(5 * HOUR).await;
+    assert_eq!(f.attempts_of("u@dst.example").len(), 1);
+    assert_eq!(f.state("smarthost:hub").await, QueueState::Scheduled);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_schedule_that_closes_ends_the_flow() {
     let f = Fixture::new(NextHop::Dead).await;
     let morning = json!({"schedule": {"windows": [{"from": "11:00", "to": "12:00"}]}, "retryIntervals": ["10m"]});

@@ -1,0 +1,264 @@
+//! `bulk-actions` and `operations`: one action on many messages, and how far it has come.
+
+use actix_web::{HttpRequest, HttpResponse, get, post, web};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::body;
+use super::errors::{ActionErrors, BulkErrors, ListErrors, ReadErrors};
+use super::problem::{Problem, ProblemKind};
+use super::query::{NoParams, Params};
+use super::queues::store_problem;
+use super::resources::{WriteParams, actor};
+use super::server::State;
+use crate::model::time::Timestamp;
+use crate::queue::bulk::{self, BulkAction, BulkError, OperationState};
+use crate::queue::operate::MessageFilter;
+
+/// One action, and the messages it is for.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schema(example = request_example)]
+pub struct BulkRequest {
+    /// What is done with each.
+    action: BulkAction,
+    /// Which messages: all that is given must hold, and something must be given. Meant are those that are there when the
+    /// operation begins.
+    selector: MessageFilter,
+    /// More about the action.
+    #[serde(default)]
+    parameters: BulkParameters,
+}
+
+/// More about an action.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct BulkParameters {
+    /// With `delete`: whether senders get a non-delivery report.
+    #[schema(default = false)]
+    ndr: bool,
+}
+
+/// What an action would be done with.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({"count": 1204, "complete": true, "sample": ["019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11"]}))]
+pub struct BulkPreview {
+    /// So many messages.
+    count: u64,
+    /// Whether all that wait were looked at; at most 50,000 are.
+    complete: bool,
+    /// The first ten of them.
+    #[schema(value_type = Vec<String>)]
+    sample: Vec<String>,
+}
+
+/// An action on many messages, and how far it has come.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = operation_example)]
+pub struct Operation {
+    /// Its id.
+    #[schema(value_type = String, format = "uuid")]
+    id: Uuid,
+    /// What is done.
+    action: BulkAction,
+    /// Whether senders are told, with `delete`.
+    ndr: bool,
+    /// With which messages; the times in it are those of its beginning.
+    selector: MessageFilter,
+    /// Who wanted it.
+    by: String,
+    /// How it is.
+    state: OperationState,
+    /// Since when.
+    #[schema(value_type = String, format = DateTime)]
+    started_at: Timestamp,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    ended_at: Option<Timestamp>,
+    /// How many messages were meant at the beginning; absent while they are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    total: Option<u64>,
+    /// Messages that are done.
+    done: u64,
+    /// Messages that were being delivered right then, or had left meanwhile.
+    skipped: u64,
+    /// Messages with which it went wrong.
+    failed: u64,
+    /// What went wrong, the first three.
+    errors: Vec<String>,
+}
+
+/// All operations that are remembered.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OperationList {
+    /// The latest first; at most 100.
+    items: Vec<Operation>,
+}
+
+/// Act on many messages
+///
+/// Freezes, thaws, retries, reroutes or deletes all messages that the selector means. It goes on in the background, also over a
+/// restart: the answer is an operation to follow. With `dryRun=true` the answer is how many are meant, with a sample. An empty
+/// selector is 400. Messages that are being delivered right then are skipped and counted. Scope: `queue:write`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "bulkAction",
+    params(WriteParams),
+    request_body(content = BulkRequest, content_type = "application/json", description = "What, and with which messages.", example = request_example),
+    responses(
+        (status = 200, description = "With `dryRun`: what would be meant.", body = BulkPreview, example = preview_example),
+        (status = 202, description = "It has begun.", body = Operation, example = operation_example),
+        BulkErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("queue:write")))
+)]
+#[post("/bulk-actions")]
+pub async fn bulk_action(
+    request: HttpRequest,
+    payload: web::Payload,
+    params: Params<WriteParams>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, Problem> {
+    let body = body::json(&request, payload, &["application/json"]).await?;
+    let asked: BulkRequest = body::typed(&body)?;
+    let bulk = &state.handles.bulk;
+    if params.0.dry_run {
+        let bulk::Preview { count, complete, sample } = bulk.preview(&asked.selector).await.map_err(problem)?;
+        let sample = sample.iter().map(ToString::to_string).collect();
+        return Ok(HttpResponse::Ok().json(BulkPreview { count, complete, sample }));
+    }
+    let by = actor(&request).key;
+    let begun = bulk.begin(asked.action, asked.parameters.ndr, asked.selector, by).await.map_err(problem)?;
+    Ok(HttpResponse::Accepted().json(Operation::from(begun)))
+}
+
+/// List operations
+///
+/// Those that run, and the latest that have ended. Scope: `queue:read`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "listOperations",
+    responses(
+        (status = 200, description = "The operations.", body = OperationList, example = list_example),
+        ListErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("queue:read")))
+)]
+#[get("/operations")]
+pub async fn list_operations(_: Params<NoParams>, state: web::Data<State>) -> Result<HttpResponse, Problem> {
+    let items = state.handles.bulk.operations().into_iter().map(Operation::from).collect();
+    Ok(HttpResponse::Ok().json(OperationList { items }))
+}
+
+/// Get an operation
+///
+/// How far it has come. Scope: `queue:read`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "getOperation",
+    params(("id" = String, Path, description = "The operation's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11")),
+    responses(
+        (status = 200, description = "The operation.", body = Operation, example = operation_example),
+        ReadErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("queue:read")))
+)]
+#[get("/operations/{id}")]
+pub async fn get_operation(
+    id: web::Path<String>,
+    _: Params<NoParams>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, Problem> {
+    let wanted = operation_id(&id)?;
+    let known = state.handles.bulk.operations().into_iter().find(|known| known.id == wanted);
+    let known = known.ok_or_else(|| problem(BulkError::NotFound))?;
+    Ok(HttpResponse::Ok().json(Operation::from(known)))
+}
+
+/// Cancel an operation
+///
+/// It stops within a few hundred messages; what was done stays done. One that has ended stays as it is. Scope: `queue:write`.
+#[utoipa::path(
+    tag = "messages",
+    operation_id = "cancelOperation",
+    params(("id" = String, Path, description = "The operation's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11")),
+    responses(
+        (status = 200, description = "The operation as it is now.", body = Operation, example = operation_example),
+        ActionErrors,
+    ),
+    security(("key" = [])),
+    extensions(("x-scope" = json!("queue:write")))
+)]
+#[post("/operations/{id}/cancel")]
+pub async fn cancel_operation(
+    id: web::Path<String>,
+    _: Params<NoParams>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, Problem> {
+    let cancelled = state.handles.bulk.cancel(operation_id(&id)?).await.map_err(problem)?;
+    Ok(HttpResponse::Ok().json(Operation::from(cancelled)))
+}
+
+fn operation_id(id: &str) -> Result<Uuid, Problem> {
+    id.parse().map_err(|_| Problem::new(ProblemKind::NotFound, format!("{id:?} is no id of an operation (a UUID)")))
+}
+
+fn problem(error: BulkError) -> Problem {
+    match error {
+        BulkError::EmptySelector => Problem::new(ProblemKind::BadParameter, error.to_string()),
+        BulkError::TooMany => Problem::new(ProblemKind::Conflict, error.to_string()),
+        BulkError::NotFound => Problem::new(ProblemKind::NotFound, error.to_string()),
+        BulkError::Store(error) => store_problem(&error),
+    }
+}
+
+impl From<bulk::Operation> for Operation {
+    fn from(known: bulk::Operation) -> Self {
+        Operation {
+            id: known.id,
+            action: known.action,
+            ndr: known.ndr,
+            selector: known.selector,
+            by: known.by,
+            state: known.state,
+            started_at: known.started_at,
+            ended_at: known.ended_at,
+            total: known.total,
+            done: known.done,
+            skipped: known.skipped,
+            failed: known.failed,
+            errors: known.errors,
+        }
+    }
+}
+
+fn request_example() -> Value {
+    json!({"action": "delete", "selector": {"queue": "dns:default:example.com", "olderThan": "1d"}, "parameters": {"ndr": true}})
+}
+
+fn preview_example() -> Value {
+    json!({"count": 1204, "complete": true, "sample": ["019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11"]})
+}
+
+fn operation_example() -> Value {
+    json!({
+        "id": "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11", "action": "delete", "ndr": true,
+        "selector": {"queue": "dns:default:example.com", "until": "2026-11-28T10:15:02.113Z"}, "by": "bootstrap",
+        "state": "running", "startedAt": "2026-11-29T10:15:02.113Z", "total": 1204, "done": 500, "skipped": 2,
+        "failed": 0, "errors": []
+    })
+}
+
+fn list_example() -> Value {
+    json!({"items": [operation_example()]})
+}

@@ -1,0 +1,414 @@
+//! One action on many messages: those that a selector means when it begins.
+//!
+//! An operation is a record under a control key; it survives a restart and goes on where it was. It walks over the messages in the
+//! order in which they were received, in bounded steps, and notes behind each step how far it came. What was received
+//! after it began it never touches. Every action can be done twice without harm, so a crash between an action and the
+//! note of it costs nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::operate::{ActionError, MessageFilter, Operate as _};
+use super::operations::matches;
+use super::outcome::{Conclusion, Facts, Persistence};
+use super::{Assignment, Operator, Queue, assign_again, log_store_error};
+use crate::model::mail::MessageId;
+use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
+use crate::store::{PageKey, StoreError};
+
+/// Prefix of the control keys.
+const KEY: &str = "operation/";
+/// Messages that are looked at in one step.
+const STEP: usize = 500;
+/// Most messages that a preview looks at.
+const MOST_PREVIEWED: u64 = 50_000;
+/// Messages that a preview names.
+const SAMPLE: usize = 10;
+/// Operations that are remembered; the oldest ended ones go first.
+const MOST_REMEMBERED: usize = 100;
+/// Operations that run at a time.
+const MOST_RUNNING: usize = 10;
+/// Errors that are remembered of one operation.
+const MOST_ERRORS: usize = 3;
+/// Pause after a store that did not answer.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// What is done with each message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum BulkAction {
+    /// No attempt is made until it is thawed.
+    Freeze,
+    /// A freeze ends.
+    Thaw,
+    /// It is due now.
+    Retry,
+    /// It is routed anew, and due now; dead letters too.
+    Reroute,
+    /// It is removed; `parameters.ndr` says whether its sender is told.
+    Delete,
+}
+
+/// How an operation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OperationState {
+    /// It goes on.
+    Running,
+    /// It has come to its end.
+    Done,
+    /// An operator ended it; what was done stays done.
+    Cancelled,
+}
+
+/// An action on many messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Operation {
+    /// Its id.
+    pub id: Uuid,
+    /// What is done.
+    pub action: BulkAction,
+    /// With `Delete`: whether senders are told.
+    pub ndr: bool,
+    /// With which messages; the times in it are fixed.
+    pub selector: MessageFilter,
+    /// Who wanted it.
+    pub by: String,
+    /// Since when.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub ended_at: Option<Timestamp>,
+    /// How it is.
+    pub state: OperationState,
+    /// Messages that the selector meant at the start; `None`: they are being counted.
+    pub total: Option<u64>,
+    /// Messages that are done.
+    pub done: u64,
+    /// Messages that were being delivered, or had left meanwhile.
+    pub skipped: u64,
+    /// Messages with which it went wrong.
+    pub failed: u64,
+    /// What went wrong, the first few.
+    pub errors: Vec<String>,
+    /// How far it came.
+    after: Option<(Timestamp, MessageId)>,
+}
+
+/// What a selector means now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Preview {
+    /// So many messages.
+    pub count: u64,
+    /// Whether all were looked at; at most 50,000 are.
+    pub complete: bool,
+    /// The first of them.
+    pub sample: Vec<MessageId>,
+}
+
+/// Why an operation did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum BulkError {
+    /// The selector means everything: that is not said by leaving everything out.
+    #[error("the selector is empty; say which messages are meant, such as {{\"until\": \"…\"}}")]
+    EmptySelector,
+    /// Too many are running.
+    #[error("{MOST_RUNNING} operations are running; wait until one has ended, or cancel one")]
+    TooMany,
+    /// There is none of this id.
+    #[error("no such operation")]
+    NotFound,
+    /// The store did not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Acts on many messages. [`Operator`] does.
+#[async_trait]
+pub trait Bulk: Send + Sync {
+    /// What a selector means now.
+    async fn preview(&self, selector: &MessageFilter) -> Result<Preview, BulkError>;
+
+    /// Begins an operation; it is remembered when this returns.
+    async fn begin(
+        &self,
+        action: BulkAction,
+        ndr: bool,
+        selector: MessageFilter,
+        by: String,
+    ) -> Result<Operation, BulkError>;
+
+    /// All that are remembered, the latest first.
+    fn operations(&self) -> Vec<Operation>;
+
+    /// Ends one; what was done stays done. One that has ended already stays as it is.
+    async fn cancel(&self, id: Uuid) -> Result<Operation, BulkError>;
+}
+
+#[async_trait]
+impl Bulk for Operator {
+    async fn preview(&self, selector: &MessageFilter) -> Result<Preview, BulkError> {
+        let queue = &self.0;
+        let selector = selector.clone().fixed(queue.now()).ok_or(BulkError::EmptySelector)?;
+        let mut preview = Preview::default();
+        let (mut after, mut looked) = (None, 0);
+        loop {
+            let (ids, next) = queue.meant(&selector, after).await?;
+            preview.count += ids.len() as u64;
+            preview.sample.extend(ids.into_iter().take(SAMPLE - preview.sample.len()));
+            looked += STEP as u64;
+            after = next;
+            preview.complete = after.is_none();
+            if after.is_none() || looked >= MOST_PREVIEWED {
+                return Ok(preview);
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        action: BulkAction,
+        ndr: bool,
+        selector: MessageFilter,
+        by: String,
+    ) -> Result<Operation, BulkError> {
+        let queue = &self.0;
+        let now = queue.now();
+        let operation = Operation {
+            id: Uuid::now_v7(),
+            action,
+            ndr,
+            selector: selector.fixed(now).ok_or(BulkError::EmptySelector)?,
+            by: by.chars().take(128).collect(),
+            started_at: now,
+            ended_at: None,
+            state: OperationState::Running,
+            total: None,
+            done: 0,
+            skipped: 0,
+            failed: 0,
+            errors: Vec::new(),
+            after: None,
+        };
+        let known = queue.operations();
+        if known.iter().filter(|known| known.state == OperationState::Running).count() >= MOST_RUNNING {
+            return Err(BulkError::TooMany);
+        }
+        for old in known.iter().skip(MOST_REMEMBERED - 1).filter(|old| old.state != OperationState::Running) {
+            queue.store.set(&key(old.id), None).await?;
+        }
+        queue.keep(&operation).await?;
+        tracing::info!(operation.id = %operation.id, action = ?action, by = operation.by, "operation begun");
+        drop(tokio::spawn(queue.clone().carry_out(operation.clone())));
+        Ok(operation)
+    }
+
+    fn operations(&self) -> Vec<Operation> {
+        self.0.operations()
+    }
+
+    async fn cancel(&self, id: Uuid) -> Result<Operation, BulkError> {
+        let queue = self.0.clone();
+        let cancelled = tokio::spawn(async move { queue.cancel(id).await });
+        cancelled.await.unwrap_or_else(|error| Err(StoreError::Io(error.to_string()).into()))
+    }
+}
+
+fn key(id: Uuid) -> String {
+    format!("{KEY}{}", id.simple())
+}
+
+impl Queue {
+    /// Goes on with the operations that were running when the process ended.
+    pub(super) fn resume_operations(self: &Arc<Self>) {
+        for operation in self.operations().into_iter().filter(|known| known.state == OperationState::Running) {
+            tracing::info!(operation.id = %operation.id, "operation goes on");
+            drop(tokio::spawn(self.clone().carry_out(operation)));
+        }
+    }
+
+    fn operations(&self) -> Vec<Operation> {
+        let stored = self.store.all(KEY);
+        let mut known: Vec<Operation> =
+            stored.iter().filter_map(|(_, value)| serde_json::from_slice(value).ok()).collect();
+        known.sort_by(|a, b| (b.started_at, b.id).cmp(&(a.started_at, a.id)));
+        known
+    }
+
+    fn operation(&self, id: Uuid) -> Option<Operation> {
+        let stored = self.store.all(&key(id));
+        stored.iter().find_map(|(_, value)| serde_json::from_slice(value).ok())
+    }
+
+    async fn keep(&self, operation: &Operation) -> Result<(), StoreError> {
+        let value = serde_json::to_vec(operation).map_err(|error| StoreError::Io(error.to_string()))?;
+        self.store.set(&key(operation.id), Some(value)).await
+    }
+
+    async fn cancel(&self, id: Uuid) -> Result<Operation, BulkError> {
+        let _one = self.operating.lock().await;
+        let mut operation = self.operation(id).ok_or(BulkError::NotFound)?;
+        if operation.state == OperationState::Running {
+            operation.state = OperationState::Cancelled;
+            operation.ended_at = Some(self.now());
+            self.keep(&operation).await?;
+        }
+        Ok(operation)
+    }
+
+    /// Notes how far an operation came. False: somebody has ended it meanwhile.
+    async fn note(&self, operation: &Operation) -> bool {
+        loop {
+            let noted = {
+                let _one = self.operating.lock().await;
+                match self.operation(operation.id) {
+                    Some(known) if known.state == OperationState::Running => self.keep(operation).await,
+                    _ => return false,
+                }
+            };
+            match noted {
+                Ok(()) => return true,
+                Err(error) => log_store_error("how far an operation came could not be noted", &error),
+            }
+            if self.stopping.load(Ordering::Acquire) {
+                return false;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    async fn carry_out(self: Arc<Self>, mut operation: Operation) {
+        if operation.total.is_none() {
+            let Some(total) = self.count(&operation).await else { return };
+            operation.total = Some(total);
+            if !self.note(&operation).await {
+                return;
+            }
+        }
+        loop {
+            let after = operation.after.map(|(received_at, id)| PageKey { received_at, id });
+            let (ids, next) = match self.meant(&operation.selector, after).await {
+                Ok(step) => step,
+                Err(error) => {
+                    log_store_error("mail that an operation means could not be read", &error);
+                    if self.stopping.load(Ordering::Acquire) {
+                        return;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            for id in ids {
+                if self.stopping.load(Ordering::Acquire) {
+                    return;
+                }
+                match self.act(operation.action, operation.ndr, id).await {
+                    Ok(()) => operation.done += 1,
+                    Err(ActionError::Leased | ActionError::NotFound) => operation.skipped += 1,
+                    Err(ActionError::Store(error)) => {
+                        operation.failed += 1;
+                        if operation.errors.len() < MOST_ERRORS {
+                            operation.errors.push(format!("{id}: {error}").chars().take(120).collect());
+                        }
+                    }
+                }
+            }
+            operation.after = next.map(|key| (key.received_at, key.id));
+            if next.is_none() {
+                operation.state = OperationState::Done;
+                operation.ended_at = Some(self.now());
+            }
+            if !self.note(&operation).await {
+                return;
+            }
+            if next.is_none() {
+                let Operation { id, done, skipped, failed, .. } = operation;
+                tracing::info!(operation.id = %id, done, skipped, failed, "operation done");
+                return;
+            }
+        }
+    }
+
+    async fn count(&self, operation: &Operation) -> Option<u64> {
+        let (mut total, mut after) = (0, None);
+        loop {
+            match self.meant(&operation.selector, after).await {
+                Ok((ids, next)) => {
+                    total += ids.len() as u64;
+                    after = next;
+                    if after.is_none() {
+                        return Some(total);
+                    }
+                }
+                Err(error) => {
+                    log_store_error("mail that an operation means could not be counted", &error);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+            if self.stopping.load(Ordering::Acquire) {
+                return None;
+            }
+        }
+    }
+
+    /// The messages of one step that a selector means, and where the next step begins.
+    async fn meant(
+        &self,
+        selector: &MessageFilter,
+        after: Option<PageKey>,
+    ) -> Result<(Vec<MessageId>, Option<PageKey>), StoreError> {
+        // others want the store and this thread too
+        tokio::task::yield_now().await;
+        let now = self.now();
+        let rows = self.store.page(selector.queue.as_ref(), after, STEP).await?;
+        let next = if rows.len() < STEP { None } else { rows.last().map(|(key, _)| *key) };
+        // behind this time nothing is meant
+        let ended = rows.last().is_some_and(|(key, _)| selector.until.is_some_and(|until| key.received_at >= until));
+        let meant = rows.iter().filter(|(_, message)| matches(selector, message, now));
+        let ids = meant.map(|(_, message)| message.id).collect();
+        Ok((ids, next.filter(|_| !ended)))
+    }
+
+    async fn act(&self, action: BulkAction, ndr: bool, id: MessageId) -> Result<(), ActionError> {
+        match action {
+            BulkAction::Freeze => return self.freeze(id).await,
+            BulkAction::Thaw => return self.thaw(id).await,
+            BulkAction::Retry => return self.retry(id).await,
+            BulkAction::Reroute => return self.route_again(id, false).await,
+            BulkAction::Delete => {}
+        }
+        let leased = self.lease_for_operator(id).await?;
+        let waiting = leased.message.recipients.iter().zip(0u32..).filter(|(recipient, _)| recipient.waits.is_some());
+        let all = waiting.map(|(_, index)| (index, Conclusion::Removed { report: ndr })).collect();
+        Ok(self.conclude(leased, all, Facts::default(), Persistence::Once { synced: false }).await?)
+    }
+
+    /// Routes a message anew, whatever it waits for; dead letters too.
+    pub(super) async fn route_again(&self, id: MessageId, synced: bool) -> Result<(), ActionError> {
+        let leased = self.lease_for_operator(id).await?;
+        let (snapshot, down) = (self.live.current(), self.down());
+        let all = leased
+            .message
+            .recipients
+            .iter()
+            .zip(0u32..)
+            .filter(|(recipient, _)| recipient.waits.is_some())
+            .map(|(recipient, index)| {
+                let to = match assign_again(&snapshot, &*self.recipients, &leased.message, recipient, &down) {
+                    Assignment::Queue(queue, name) => Conclusion::Moved(queue, name),
+                    Assignment::Refused(_) | Assignment::Unknown | Assignment::TryLater => {
+                        Conclusion::Moved(QueueName::Unrouted, recipient.directory_name.clone())
+                    }
+                };
+                (index, to)
+            })
+            .collect();
+        Ok(self.conclude(leased, all, Facts::default(), Persistence::Once { synced }).await?)
+    }
+}
