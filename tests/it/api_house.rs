@@ -22,6 +22,7 @@ use bridgehead::model::time::Timestamp;
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
+use bridgehead::routing::Connector;
 use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe};
 use bridgehead::status::{Running, Sessions};
 use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, PageKey, StoreError};
@@ -110,6 +111,7 @@ impl House {
             sessions: sessions.clone(),
             running: Arc::new(Running::new(Arc::new(Controls::default()))),
             issuers: Arc::new(|_: &Name| None),
+            logins: Arc::new(|_: &Connector| None),
             explain: Arc::new(Silent),
             probe: Arc::new(Silent),
         };
