@@ -22,5 +22,6 @@ mod outgoing_content;
 mod scale;
 mod secure_hops;
 mod shape;
+mod token_logins;
 mod virtual_servers;
 mod way_of_a_message;
