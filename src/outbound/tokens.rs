@@ -132,21 +132,28 @@ impl Tokens {
         }
         state.refused = Some(now);
         state.token = None;
+        source.note(|status| status.expires = None);
         let token = self.ask(connector, &source, &mut state, ended).await?;
         login.with(&token).map(Some)
     }
 
     /// Takes note of what a smart host said of a token.
     pub(super) fn answered(&self, connector: &Name, login: &TokenLogin, answer: Result<(), String>) {
-        self.source(connector, &login.request).note(|status| status.login = Some(answer));
+        if let Some(source) = self.known(connector, &login.request) {
+            source.note(|status| status.login = Some(answer));
+        }
     }
 
     /// How a connector with these settings stands; `None` while no session has needed a token.
     pub(super) fn status(&self, connector: &Name, request: &TokenRequest) -> Option<TokenStatus> {
-        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let source = sources.get(connector).filter(|source| *source.request == *request)?.clone();
-        drop(sources);
+        let source = self.known(connector, request)?;
         Some(source.status.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// Nothing when its settings are others by now.
+    fn known(&self, connector: &Name, request: &TokenRequest) -> Option<Arc<Source>> {
+        let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        sources.get(connector).filter(|source| *source.request == *request).cloned()
     }
 
     fn source(&self, connector: &Name, request: &Arc<TokenRequest>) -> Arc<Source> {

@@ -323,7 +323,7 @@ fn faults_of_the_endpoint_let_mail_wait_and_say_why() {
     let moved: &'static str = format!("Location: {}", elsewhere.url()).leak();
     let json_type = "Content-Type: application/json";
     let html = || "<html><body>Sign in to your account</body></html>".to_owned();
-    let grant = format!(r#"{{"error":"invalid_grant","error_description":"AADSTS7000215: Invalid client\r\nsecret"}}"#);
+    let grant = r#"{"error":"invalid_grant","error_description":"AADSTS7000215: Invalid client\r\nsecret"}"#.to_owned();
     let echo = format!(r#"{{"error":"invalid_client","error_description":"{CLIENT_SECRET} is wrong"}}"#);
     let rows = [
         ("hangs", Says::Nothing, "4.7.0", "did not answer in 10 s", "endpointSilent"),

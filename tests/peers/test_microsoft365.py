@@ -68,12 +68,14 @@ class Office365(socketserver.ThreadingTCPServer):
 
     def __init__(self, good):
         where = workdir("office365")
-        key, self.ca = os.path.join(where, "key.pem"), os.path.join(where, "chain.pem")
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-                        "-subj", "/CN=office365.test", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", self.ca],
-                       check=True, capture_output=True)
+        key, chain, self.ca = (os.path.join(where, name) for name in ("key.pem", "chain.pem", "ca.pem"))
+        new = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+        for more in (["-subj", "/CN=issuer.test", "-keyout", "issuer.pem", "-out", self.ca],
+                     ["-subj", "/CN=office365.test", "-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE",
+                      "-CA", self.ca, "-CAkey", "issuer.pem", "-keyout", key, "-out", chain]):
+            subprocess.run(new + more, check=True, capture_output=True, cwd=where)
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.tls.load_cert_chain(self.ca, key)
+        self.tls.load_cert_chain(chain, key)
         self.good, self.taken, self.clear, self.refused, self.open = good, [], [], 0, 0
         super().__init__(("127.0.0.1", 0), self.Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()

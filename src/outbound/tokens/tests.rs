@@ -181,6 +181,15 @@ async fn a_token_that_is_refused_is_renewed_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_token_is_given_up_even_when_there_is_no_other() {
+    let bench = bench([issued("one", 1_000), broken(), issued("two", 1_000)]);
+    let one = bench.get().await.unwrap();
+    assert!(bench.tokens.instead_of(&hub(), &bench.login, &one).await.is_err());
+    assert!(bench.status().expires.is_none() && bench.status().fault.is_some());
+    assert_eq!(bench.get().await, bench.is("two"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rotated_refresh_token_is_used_until_it_is_refused() {
     let rotated = |token: &str, refresh: Option<&str>| {
         issued(token, 10).map(|issued| Issued { refresh_token: refresh.map(SecretText::new), ..issued })
