@@ -1,8 +1,8 @@
 //! The tokens that connectors log in with: asked for when a session needs one, kept in memory, renewed before they expire.
 //!
 //! One token for a connector and its settings; when these change, it is forgotten. One request at a time for a connector: who comes
-//! meanwhile waits, and shares what comes of it. After four fifths of its life a token is renewed by whoever needs it next; as long
-//! as that fails and the old one is still good, mail goes on with the old one, and another try is made after [`APART`].
+//! meanwhile waits, and shares what comes of it. After four fifths of its life a token is renewed by whoever needs it next; all others
+//! go on with the old one while it is good, and so does mail when that fails; another try is made after [`APART`].
 //!
 //! A token that a smart host refuses is given up and another is asked for, once: not again before [`APART`] is over, so that a smart
 //! host that lets nobody in does not make us ask at the pace of its refusals. A refresh token that the endpoint gives in the place
@@ -12,7 +12,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::model::name::Name;
@@ -50,6 +50,8 @@ pub(super) struct Tokens {
 /// Where the tokens of one connector come from.
 struct Source {
     request: Arc<TokenRequest>,
+    token: Mutex<Option<Held>>,
+    /// Locked while the endpoint is asked.
     state: tokio::sync::Mutex<State>,
     /// Requests that have ended.
     ended: AtomicU64,
@@ -58,7 +60,6 @@ struct Source {
 
 #[derive(Default)]
 struct State {
-    token: Option<Held>,
     /// A refresh token that was given in the place of the configured one.
     rotated: Option<SecretText>,
     /// What came of the last request, if it failed.
@@ -88,15 +89,18 @@ impl Tokens {
     pub(super) async fn get(&self, connector: &Name, login: &TokenLogin) -> Result<Credentials, TokenFault> {
         let source = self.source(connector, &login.request);
         let ended = source.ended.load(Ordering::Acquire);
-        let mut state = source.state.lock().await;
-        let now = self.clock.now();
-        if let Some(held) = &state.token {
+        let mut state = match (source.state.try_lock(), self.good(&source)) {
+            (Ok(state), _) => state,
+            (Err(_), Some(held)) => return login.with(&held.token),
+            (Err(_), None) => source.state.lock().await,
+        };
+        let (now, good) = (self.clock.now(), self.good(&source));
+        if let Some(held) = &good {
             let tried = state.failed.is_some_and(|at| now.saturating_duration_since(at) < APART);
-            if now < held.renew || tried && now < held.expires {
+            if now < held.renew || tried {
                 return login.with(&held.token);
             }
         }
-        let good = state.token.clone().filter(|held| now < held.expires);
         match (self.ask(connector, &source, &mut state, ended).await, good) {
             (Ok(token), _) => login.with(&token),
             (Err(_), Some(held)) => {
@@ -121,7 +125,7 @@ impl Tokens {
         let ended = source.ended.load(Ordering::Acquire);
         let mut state = source.state.lock().await;
         let now = self.clock.now();
-        if let Some(held) = &state.token {
+        if let Some(held) = self.good(&source) {
             let other = login.with(&held.token)?;
             if other != *refused {
                 return Ok(Some(other));
@@ -131,7 +135,7 @@ impl Tokens {
             return Ok(None);
         }
         state.refused = Some(now);
-        state.token = None;
+        *source.token() = None;
         source.note(|status| status.expires = None);
         let token = self.ask(connector, &source, &mut state, ended).await?;
         login.with(&token).map(Some)
@@ -150,6 +154,11 @@ impl Tokens {
         Some(source.status.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
+    /// The token in hand, as long as it is good.
+    fn good(&self, source: &Source) -> Option<Held> {
+        source.token().clone().filter(|held| self.clock.now() < held.expires)
+    }
+
     /// Nothing when its settings are others by now.
     fn known(&self, connector: &Name, request: &TokenRequest) -> Option<Arc<Source>> {
         let sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
@@ -160,6 +169,7 @@ impl Tokens {
         let fresh = || {
             Arc::new(Source {
                 request: request.clone(),
+                token: Mutex::default(),
                 state: tokio::sync::Mutex::default(),
                 ended: AtomicU64::new(0),
                 status: Mutex::default(),
@@ -195,7 +205,7 @@ impl Tokens {
         match asked {
             Ok(Issued { token, life, refresh_token }) => {
                 let held = Held { token: token.clone(), renew: now + life * 4 / 5, expires: now + life };
-                state.token = Some(held);
+                *source.token() = Some(held);
                 state.failed = None;
                 state.rotated = refresh_token.or_else(|| state.rotated.take());
                 let millis = i64::try_from(life.as_millis()).unwrap_or(i64::MAX);
@@ -217,6 +227,10 @@ impl Tokens {
 }
 
 impl Source {
+    fn token(&self) -> MutexGuard<'_, Option<Held>> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn note(&self, change: impl FnOnce(&mut TokenStatus)) {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }

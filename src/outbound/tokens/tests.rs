@@ -155,6 +155,23 @@ async fn a_renewal_that_fails_leaves_the_old_token_as_long_as_it_is_good() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn nobody_waits_for_a_renewal_while_the_old_token_is_good() {
+    // the endpoint hangs at the second request
+    let bench = Arc::new(bench([issued("one", 1_000)]));
+    bench.get().await.unwrap();
+    pass(850).await;
+    let renewing = tokio::spawn({
+        let bench = bench.clone();
+        async move { bench.get().await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(bench.asked(), 2);
+    let at_once = tokio::time::timeout(Duration::ZERO, bench.get());
+    assert_eq!(at_once.await.unwrap(), bench.is("one"));
+    renewing.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_token_that_is_refused_is_renewed_once() {
     let bench = Arc::new(bench([issued("one", 1_000), issued("two", 1_000), issued("three", 1_000)]));
     let one = bench.get().await.unwrap();
