@@ -29,7 +29,9 @@ use super::kinds::{
 use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
-use super::{directory, docs, document, domains, explain, health, messages, queues, running, sessions, settings};
+use super::{
+    connector_test, directory, docs, document, domains, explain, health, messages, queues, running, sessions, settings,
+};
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
 use crate::intake::explain::Explain;
@@ -317,6 +319,7 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(messages::retry_message)
         .service(messages::delete_message)
         .service(explain::explain_message)
+        .service(connector_test::test_connector)
         .service(sessions::list_sessions)
         .service(sessions::end_sessions)
         .service(sessions::end_session)

@@ -17,6 +17,7 @@ use crate::model::spec::connector::security::{LoginMechanism, SmartHostTls, TlsL
 use crate::net::client_driver::Connection;
 use crate::net::connect::{Stream, Target};
 use crate::net::tls::client::{Check, Handshake, no_name, server_name};
+use crate::net::transcript::Transcript;
 use crate::routing::Connector;
 use crate::routing::access;
 use crate::routing::security::{self, Hop, Security, is_private_to_us};
@@ -61,18 +62,14 @@ pub(super) async fn open(
     queue: &QueueName,
     hop: &NextHop,
     credentials: &mut Option<Credentials>,
+    transcript: Option<&Transcript>,
 ) -> Result<Connection<Box<dyn Stream>>, Failure> {
     let label = label(hop);
     let whose = whose(connector);
-    let domain = match queue {
-        QueueName::Dns(_, domain) => Some(domain),
-        _ => None,
-    };
-    let to = Hop { host: &hop.name, port: hop.address.port(), domain };
-    let security = security::in_force(&connector.spec, &server.spec.outbound, to);
+    let security = security_of(server, connector, queue, hop);
     let mut plan = Plan::new(connector, server, hop, &security, credentials.as_ref())
         .map_err(|why| Failure::of_setup(&why, &whose).by(&label))?;
-    let mut result = plan.attempts(outbound, connector, hop).await;
+    let mut result = plan.attempts(outbound, connector, hop, transcript).await;
     if let Some(access::Login::Token(login)) = &connector.access.login {
         if let (Some(refusal), Some(shown)) = (refusal(&result), &mut *credentials) {
             tracing::info!(connector = %connector.name, next_hop = %label, %refusal, "another token is asked for");
@@ -80,7 +77,7 @@ pub(super) async fn open(
             if let Some(other) = other.map_err(|fault| Failure::of_token(&fault, &whose).by(&label))? {
                 *shown = other;
                 plan.show(shown);
-                result = plan.attempts(outbound, connector, hop).await;
+                result = plan.attempts(outbound, connector, hop, transcript).await;
             }
         }
         let answer = refusal(&result).map_or(Ok(()), Err);
@@ -97,6 +94,16 @@ pub(super) async fn open(
         Err(Attempt::Connect(error)) => Err(Failure::of_connect(&error, &label)),
         Err(Attempt::Open(error)) => Err(Failure::of_open(&error, &label, &whose)),
     }
+}
+
+/// Whether a session with this host is encrypted, and what is checked.
+pub(super) fn security_of(server: &VirtualServer, connector: &Connector, queue: &QueueName, hop: &NextHop) -> Security {
+    let domain = match queue {
+        QueueName::Dns(_, domain) => Some(domain),
+        _ => None,
+    };
+    let to = Hop { host: &hop.name, port: hop.address.port(), domain };
+    security::in_force(&connector.spec, &server.spec.outbound, to)
 }
 
 /// Why there is no session.
@@ -198,12 +205,13 @@ impl Plan {
         outbound: &Outbound,
         connector: &Connector,
         hop: &NextHop,
+        transcript: Option<&Transcript>,
     ) -> Result<Connection<Box<dyn Stream>>, Attempt> {
-        match self.attempt(outbound, hop, self.encryption).await {
+        match self.attempt(outbound, hop, self.encryption, transcript).await {
             Err(Attempt::Open(error)) if self.may_go_in_clear && is_about_tls(&error) => {
                 let next_hop = label(hop);
                 tracing::info!(connector = %connector.name, next_hop, %error, "no TLS: the host is tried in clear");
-                self.attempt(outbound, hop, Encryption::None).await
+                self.attempt(outbound, hop, Encryption::None, transcript).await
             }
             result => result,
         }
@@ -214,6 +222,7 @@ impl Plan {
         outbound: &Outbound,
         hop: &NextHop,
         encryption: Encryption,
+        transcript: Option<&Transcript>,
     ) -> Result<Connection<Box<dyn Stream>>, Attempt> {
         let mut settings = Settings { encryption, ..self.settings.clone() };
         if let Some(login) = &mut settings.login {
@@ -223,7 +232,8 @@ impl Plan {
         let target = Target { address: hop.address, source: None, timeout };
         let connected = outbound.connect.connect(&target).await.map_err(Attempt::Connect)?;
         let handshake = self.handshake.clone().filter(|_| encryption != Encryption::None);
-        let opened = Connection::open(connected.stream, settings, handshake, &*outbound.clock).await;
+        let told = transcript.cloned();
+        let opened = Connection::open_told(connected.stream, settings, handshake, &*outbound.clock, told).await;
         opened.map_err(Attempt::Open)
     }
 }

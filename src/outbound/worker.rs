@@ -194,7 +194,7 @@ async fn open(
     let mut credentials = session::credentials(outbound, connector).await?;
     let mut last = None;
     for (at, hop) in hops.iter().enumerate() {
-        match session::open(outbound, server, connector, queue, hop, &mut credentials).await {
+        match session::open(outbound, server, connector, queue, hop, &mut credentials, None).await {
             Ok(connection) => return Ok((connection, at)),
             Err(failure) => {
                 let label = label(hop);

@@ -14,7 +14,8 @@
 //! * [`outgoing`]: a message as it leaves: other senders, and content converted for who takes less.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
-//! * `hours`: the schedules of connectors. `rerouting`: mail that belongs elsewhere since something has changed.
+//! * `hours`: the schedules of connectors. `health`: which of them are down. `rerouting`: mail that belongs elsewhere since
+//!   something has changed.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
@@ -30,6 +31,7 @@ pub mod carrier;
 mod deadlines;
 mod dequeue;
 mod distribution;
+mod health;
 mod hours;
 mod link;
 pub mod operate;
@@ -67,6 +69,7 @@ use link::{Link, Offer};
 
 pub use assign::{Assignment, Sending, Way, assign, assign_again, considered, is_ours, way};
 pub use distribution::restriction_failure;
+pub use health::ConnectorHealth;
 pub use link::Hand;
 pub use operate::{
     ActionError, AddressFilter, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
@@ -97,6 +100,7 @@ pub struct Queue {
     down: ArcSwap<BTreeSet<Name>>,
     /// Queues, or (`None`) all of them, whose mail may belong elsewhere now.
     wanting: Mutex<BTreeSet<Option<QueueName>>>,
+    health: Mutex<HashMap<Name, ConnectorHealth>>,
     agenda: Arc<Agenda>,
     deadlines: Deadlines,
     workforce: OnceLock<Arc<dyn Workforce>>,
@@ -127,6 +131,7 @@ impl Queue {
             frozen: Mutex::new(frozen),
             down: ArcSwap::default(),
             wanting: Mutex::default(),
+            health: Mutex::default(),
             agenda: Arc::default(),
             deadlines: Deadlines::default(),
             workforce: OnceLock::new(),
@@ -171,6 +176,7 @@ impl Queue {
     /// A worker opened a session: more workers may try.
     pub fn session_opened(&self, hand: &Hand) {
         hand.link().session_opened();
+        self.note_opened(hand.link());
         self.agenda.look_at_once(&hand.link().name);
     }
 
@@ -187,9 +193,9 @@ impl Queue {
         tracing::warn!(queue = %link.name, failure = %failure, "next hop failed");
         let snapshot = self.live.current();
         let terms = settings::terms(&snapshot, server, &link.name);
-        let (ready, until) = link.failed(failure, now, |failures| now + terms.retry_after(failures));
+        let (ready, until) = link.failed(failure.clone(), now, |failures| now + terms.retry_after(failures));
         self.release(ready);
-        self.note_health(link);
+        self.note_failed(link, &failure);
         self.agenda.look(&link.name, until);
     }
 
@@ -228,6 +234,10 @@ impl Queue {
 
     fn frozen(&self) -> MutexGuard<'_, HashSet<QueueName>> {
         self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health(&self) -> MutexGuard<'_, HashMap<Name, ConnectorHealth>> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wanting(&self) -> MutexGuard<'_, BTreeSet<Option<QueueName>>> {

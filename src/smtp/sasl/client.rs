@@ -29,6 +29,8 @@ pub const ITERATIONS: RangeInclusive<u32> = 4_096..=1_000_000;
 pub const MAX_PASSWORD: usize = 1_024;
 /// Longest bearer token, in octets: with a name and in base64 it fits into the 12,288 octets of a line (RFC 4954, 4).
 pub const MAX_TOKEN: usize = 8_192;
+/// So many octets of a secret tell that it is this one.
+const ENOUGH: usize = 32;
 /// Longest salt and nonce of a server that are taken.
 const MAX_FIELD: usize = 1_024;
 
@@ -120,10 +122,17 @@ impl Credentials {
         self.mechanism
     }
 
-    /// Whether the text holds the password, or what was sent to show it: a server may say it back.
+    /// Whether the text holds the password, or what was sent to show it: a server may say it back. Where these are long, what they
+    /// begin with is enough: the text may have been cut.
     pub fn are_in(&self, text: &str) -> bool {
-        let coded = |octets: &[u8]| text.contains(&*Zeroizing::new(STANDARD.encode(octets)));
-        text.contains(&*self.password) || coded(self.password.as_bytes()) || coded(&self.message())
+        let begins = |octets: &[u8]| octets.len().min(ENOUGH);
+        let coded = |octets: &[u8]| {
+            let coded = Zeroizing::new(STANDARD.encode(octets));
+            text.contains(&coded[..begins(coded.as_bytes())])
+        };
+        let password = self.password.as_bytes();
+        let holds = text.as_bytes().windows(begins(password)).any(|window| password.starts_with(window));
+        holds || coded(password) || coded(&self.message())
     }
 
     /// What shows all of it in one message: PLAIN's (`NUL username NUL password`, RFC 4616), or a token's.
@@ -562,6 +571,10 @@ mod tests {
             }
             assert!(!credentials.are_in("535 no, user"));
         }
+        // a reply that was cut
+        let long = Credentials::new(Mechanism::Xoauth2, "user", &"x".repeat(4_000)).unwrap();
+        let coded = STANDARD.encode(&*long.message());
+        assert!(long.are_in(&"x".repeat(2_000)) && long.are_in(&coded[..1_000]) && !long.are_in("535 no, user"));
         assert_eq!(Credentials::new(Mechanism::Plain, "user", "a\0b"), Err(BadPassword::Character));
         assert_eq!(Credentials::new(Mechanism::Plain, "user", ""), Err(BadPassword::Length));
     }
