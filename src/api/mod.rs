@@ -1,7 +1,8 @@
 //! The REST API: what an operator, a program and the command line see of the appliance.
 //!
 //! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
-//! share [`resources`]; [`settings`], [`domains`], [`queues`], [`messages`], [`bulk`], [`explain`], [`sessions`], [`running`], [`health`] and [`docs`] the
+//! share [`resources`]; [`settings`], [`domains`], [`logins`], [`queues`], [`messages`], [`bulk`], [`explain`], [`sessions`],
+//! [`running`], [`health`] and [`docs`] the
 //! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
 //! caller with a key ([`auth`]); whatever is refused is a [`problem`].
@@ -24,6 +25,7 @@ mod etag;
 mod explain;
 pub mod health;
 mod kinds;
+mod logins;
 mod mail;
 mod messages;
 mod problem;
@@ -40,5 +42,6 @@ mod status;
 pub use auth::{AdminKey, FirstKey, Keys, Principal};
 pub use document::{openapi, openapi_json};
 pub use health::{Check, Health, Probe};
+pub use logins::Logins;
 pub use server::{Api, Handles, Issuers, Listen, Listeners, Server, StartError};
 pub use shapes::{BoundAddress, Condition, ConditionStatus, ConditionType, VirtualServerState, VirtualServerStatus};

@@ -26,6 +26,7 @@ use super::kinds::{
     accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
     virtual_servers,
 };
+use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
@@ -72,6 +73,8 @@ pub struct Handles {
     pub running: Arc<Running>,
     /// How it went to fetch the keys of identity providers.
     pub issuers: Arc<dyn Issuers>,
+    /// How connectors stand with the tokens that they log in with.
+    pub logins: Arc<dyn Logins>,
     /// Says what would become of a message.
     pub explain: Arc<dyn Explain>,
     /// Asks for next hops.

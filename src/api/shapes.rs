@@ -51,6 +51,8 @@ pub enum ConditionType {
     ConfigAccepted,
     /// Whether the other side answers.
     Reachable,
+    /// Whether it can log in to the other side. Only there for connectors that do so with a token.
+    Authenticated,
 }
 
 /// Whether a condition holds.

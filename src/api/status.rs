@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::logins;
 use super::server::State;
 use super::shapes::{
     CertificateStatus, Condition, ConditionStatus, ConditionType, ObjectState, ObjectStatus, RecipientStatus,
@@ -100,7 +101,12 @@ pub(super) fn connector(object: &Object, state: &State) -> ObjectStatus {
     let condition = open.then(|| open_relay(object, "every client may send to every domain through this connector"));
     ObjectStatus {
         state: if enabled { ObjectState::Active } else { ObjectState::Disabled },
-        conditions: condition.into_iter().chain(access(object, state)).chain(reachable(object, state)).collect(),
+        conditions: condition
+            .into_iter()
+            .chain(access(object, state))
+            .chain(reachable(object, state))
+            .chain(logins::authenticated(object, state))
+            .collect(),
     }
 }
 

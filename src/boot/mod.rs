@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::accounts::{Authenticator, Quotas};
-use crate::api::{self, Api, Handles, Listen};
+use crate::api::{self, Api, Handles, Listen, Logins};
 use crate::cli::Serve;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use crate::inbound::{BindCheck, Inbound, ProtocolLogs};
@@ -34,6 +34,7 @@ use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::Outbound;
 use crate::queue::{Hand, Operator, Queue, Workforce};
+use crate::routing::Connector;
 use crate::status::{Drain, Listeners, Masks, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
@@ -117,6 +118,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         resolvers.clone(),
         listeners.clone(),
         metrics.clone(),
+        Arc::new(Http::default()),
     );
     let connect = Arc::new(TcpConnect);
     let local = Local::new(queue.clone(), clock.clone(), connect, Http::default(), options.data_dir.clone());
@@ -169,6 +171,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         running,
         issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
         explain,
+        logins: logins(outbound.clone()),
         probe: outbound,
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
@@ -209,6 +212,11 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     .context("the store did not close")?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// How connectors stand with the tokens that they log in with.
+fn logins(outbound: Arc<Outbound>) -> Arc<dyn Logins> {
+    Arc::new(move |connector: &Connector| outbound.tokens_of(connector))
 }
 
 fn open_store(options: &Serve) -> anyhow::Result<Arc<Embedded>> {

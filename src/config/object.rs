@@ -12,6 +12,7 @@ use crate::model::labels::Labels;
 use crate::model::name::Name;
 use crate::model::secret::Secret;
 use crate::model::spec::account::AccountPassword;
+use crate::model::spec::connector::Authentication;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{
     AccountSpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
@@ -148,8 +149,16 @@ impl Spec {
                 MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Drop(_) => Vec::new(),
             },
             Spec::Connector(spec) => {
-                let password = &mut Arc::make_mut(spec).authentication.password;
-                password.iter_mut().map(|secret| ("/authentication/password".to_owned(), secret)).collect()
+                let Authentication { password, oauth2, .. } = &mut Arc::make_mut(spec).authentication;
+                let (client, refresh) =
+                    oauth2.as_mut().map_or((None, None), |of| (of.client_secret.as_mut(), of.refresh_token.as_mut()));
+                let all = [
+                    ("password", password.as_mut()),
+                    ("oauth2/clientSecret", client),
+                    ("oauth2/refreshToken", refresh),
+                ];
+                let given = all.into_iter().filter_map(|(at, secret)| Some((at, secret?)));
+                given.map(|(at, secret)| (format!("/authentication/{at}"), secret)).collect()
             }
             Spec::VirtualServer(_)
             | Spec::RecipientPolicy(_)

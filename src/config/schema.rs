@@ -154,6 +154,7 @@ type Parse = fn(&str) -> Result<(), String>;
 const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-address-pattern", parse::<crate::model::pattern::AddressPattern>),
     ("bridgehead-address-template", parse::<crate::model::template::Template>),
+    ("bridgehead-client-id", parse::<crate::model::spec::connector::oauth2::ClientId>),
     ("bridgehead-client-pattern", parse::<crate::model::pattern::ClientPattern>),
     ("bridgehead-dns-list-code", parse::<crate::model::dns_list::DnsListCode>),
     ("bridgehead-dns-list-reply", parse::<crate::model::dns_list::DnsListReply>),
@@ -177,6 +178,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-recipient-pattern", parse::<crate::model::pattern::RecipientPattern>),
     ("bridgehead-recipient-reference", parse::<crate::model::recipient_ref::RecipientRef>),
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
+    ("bridgehead-scope", parse::<crate::model::spec::connector::oauth2::Scope>),
     ("bridgehead-secret-file", parse::<crate::model::secret::SecretFile>),
     ("bridgehead-secret-variable", parse::<crate::model::secret::SecretVariable>),
     ("bridgehead-ascii-mailbox", parse::<crate::model::spec::rewrite_sender::AsciiMailbox>),

@@ -16,6 +16,7 @@
 //! | TLS is required and not offered, or STARTTLS is refused (also 5xx) | host | transient |
 //! | a TLS handshake that fails, a certificate that is not good | host | transient |
 //! | we cannot log in: refused (also 5xx), not offered, not proven, in clear | host | transient: the operator mends it |
+//! | there is no token to log in with, whatever the token endpoint says | host | transient: the operator mends it, or time |
 //! | a secret or certificate that a session needs cannot be read | host | transient: the operator mends it |
 //! | a webhook answers 4xx, but 408, 425, 429 | message | permanent |
 //! | a webhook answers 408, 425, 5xx but 502, 503, 504 | message | transient |
@@ -27,6 +28,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::token_fault::TokenFault;
 use crate::smtp::client::{Cause, LoginError, OpenError, Phase, RecipientResult, RemoteReply};
 use crate::smtp::reply::{EnhancedStatus, StatusClass};
 
@@ -151,6 +153,10 @@ impl Failure {
                         status: refused_for_now(Phase::Auth, reply).status,
                         ..own(8, format!("{login}: the server refused with {reply}"))
                     },
+                    LoginError::TokenRefused { reply, why } => Failure {
+                        status: refused_for_now(Phase::Auth, reply).status,
+                        ..own(8, format!("{login}: the server refused the token with {reply} ({why})"))
+                    },
                 }
             }
         }
@@ -161,6 +167,14 @@ impl Failure {
     pub fn of_setup(why: &str, whose: &str) -> Failure {
         let words = format!("{whose} cannot be used as it is set up: {why}");
         Failure::new(Scope::Host, EnhancedStatus::transient(3, 5), words)
+    }
+
+    /// There is no token for `whose` (`connector hub`) to log in with. No host was asked.
+    pub fn of_token(fault: &TokenFault, whose: &str) -> Failure {
+        // 4.7.8: what we log in with is not good; 4.7.0: for another reason there is none for now (RFC 4954, 6)
+        let detail = if fault.is_refusal() { 8 } else { 0 };
+        let words = format!("{whose} has no token to log in with: {fault}");
+        Failure::new(Scope::Host, EnhancedStatus::transient(7, detail), words)
     }
 
     /// What the answer of a webhook means, with the words in it; `None` when it took the message.
@@ -329,6 +343,11 @@ mod tests {
             (refused(535, Some("5.7.8")), "4.7.8", "connector hub cannot log in by PLAIN: the server refused with 535"),
             (refused(535, None), "4.7.8", "connector hub"),
             (refused(454, Some("4.7.0")), "4.7.0", "454"),
+            (
+                login(LoginError::TokenRefused { reply: reply(535, Some("5.7.3")), why: "status 401".into() }),
+                "4.7.3",
+                "refused the token with 535 5.7.3 words (status 401)",
+            ),
             (login(LoginError::NotOffered), "4.7.4", "connector hub cannot log in by PLAIN"),
             (login(LoginError::InClear), "4.7.11", "not encrypted"),
             (login(LoginError::Fault(Fault::NotProven)), "4.7.8", "did not prove"),
@@ -336,6 +355,16 @@ mod tests {
             let failure = Failure::of_open(&error, "mx", "connector hub");
             assert_eq!((failure.scope, failure.status.to_string().as_str()), (Scope::Host, status), "{error:?}");
             assert!(failure.diagnostic.contains(words), "{failure}");
+        }
+        for (fault, status) in [
+            (TokenFault::Refused("https://t.example".into(), "invalid_grant".into()), "4.7.8"),
+            (TokenFault::Answer("https://t.example".into(), "500".into()), "4.7.0"),
+            (TokenFault::Silent("https://t.example".into(), 10), "4.7.0"),
+            (TokenFault::Unreachable("https://t.example".into(), "refused".into()), "4.7.0"),
+        ] {
+            let failure = Failure::of_token(&fault, "connector hub");
+            assert_eq!((failure.scope, failure.status.to_string().as_str()), (Scope::Host, status), "{fault:?}");
+            assert!(failure.diagnostic.starts_with("connector hub has no token") && !failure.is_permanent());
         }
         let setup = Failure::of_setup("the file ca cannot be read", "connector hub");
         assert_eq!((setup.scope, setup.status.to_string().as_str()), (Scope::Host, "4.3.5"));

@@ -22,5 +22,6 @@ pub mod spec;
 pub mod template;
 pub(crate) mod text;
 pub mod time;
+pub mod token_fault;
 pub mod username;
 pub mod web;

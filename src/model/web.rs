@@ -4,10 +4,11 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use super::http_url::is_off_limits;
 use super::text::text_value;
 
 /// A URL of a service that the appliance asks: encrypted, unless it is on this machine. Without credentials, without a
-/// fragment, and not of the link-local addresses where clouds keep their metadata.
+/// fragment, and not of the addresses where clouds keep their metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServiceUrl(url::Url);
 
@@ -37,8 +38,9 @@ fn is_loopback(host: &url::Host<&str>) -> bool {
 }
 
 fn is_forbidden(host: &url::Host<&str>) -> bool {
-    let v4 = |v4: Ipv4Addr| v4.is_link_local() || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast();
-    let v6 = |v6: Ipv6Addr| v6.is_unicast_link_local() || v6.is_unspecified() || v6.is_multicast();
+    let v4 =
+        |v4: Ipv4Addr| is_off_limits(IpAddr::V4(v4)) || v4.is_unspecified() || v4.is_multicast() || v4.is_broadcast();
+    let v6 = |v6: Ipv6Addr| is_off_limits(IpAddr::V6(v6)) || v6.is_unspecified() || v6.is_multicast();
     match host {
         url::Host::Domain(_) => false,
         url::Host::Ipv4(address) => v4(*address),
@@ -101,6 +103,9 @@ mod tests {
             "https://[fe80::1]/",
             "https://[::ffff:169.254.169.254]/",
             "https://0.0.0.0/",
+            "https://168.63.129.16/",
+            "https://[fd00:ec2::254]/",
+            "https://[64:ff9b::a9fe:a9fe]/",
             "ftp://login.example.com/",
             "file:///etc/passwd",
         ] {

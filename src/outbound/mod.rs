@@ -1,25 +1,31 @@
 //! Sockets out: workers that carry the mail of one link queue to its next hop.
 //!
 //! `worker` is one worker's life: find hosts, open a session, carry messages over it as long as there are any, again.
-//! `hosts` says which addresses to try, `session` opens one with each, encrypted and logged in. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
+//! `hosts` says which addresses to try, `session` opens one with each, encrypted and logged in, by a token of `tokens` if need be. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
 //! the session one by one and turns results into outcomes.
 
 mod hosts;
 mod probe;
 mod session;
 mod slots;
+mod tokens;
 mod worker;
 
 use std::sync::Arc;
 
 use crate::net::clock::Clock;
 use crate::net::connect::Connect;
+use crate::net::oauth::TokenEndpoint;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::queue::{Hand, Queue};
+use crate::routing::Connector;
+use crate::routing::access::Login;
 use crate::status::Listeners;
 
 use slots::Slots;
+pub use tokens::TokenStatus;
+use tokens::Tokens;
 
 /// Everything a worker needs.
 pub struct Outbound {
@@ -30,10 +36,11 @@ pub struct Outbound {
     listeners: Arc<Listeners>,
     metrics: Metrics,
     slots: Slots,
+    tokens: Tokens,
 }
 
 impl Outbound {
-    /// For a queue; `listeners` tells which addresses are our own.
+    /// For a queue; `listeners` tells which addresses are our own, `tokens` gives what connectors log in with.
     pub fn new(
         queue: Arc<Queue>,
         clock: Arc<dyn Clock>,
@@ -41,8 +48,19 @@ impl Outbound {
         resolvers: Arc<Resolvers>,
         listeners: Arc<Listeners>,
         metrics: Metrics,
+        tokens: Arc<dyn TokenEndpoint>,
     ) -> Arc<Self> {
-        Arc::new(Outbound { queue, clock, connect, resolvers, listeners, metrics, slots: Slots::default() })
+        let tokens = Tokens::new(clock.clone(), tokens);
+        let slots = Slots::default();
+        Arc::new(Outbound { queue, clock, connect, resolvers, listeners, metrics, slots, tokens })
+    }
+
+    /// How the connector stands with the tokens that it logs in with; `None`: no session has needed one, with these settings.
+    pub fn tokens_of(&self, connector: &Connector) -> Option<TokenStatus> {
+        match &connector.access.login {
+            Some(Login::Token(login)) => self.tokens.status(&connector.name, &login.request),
+            Some(Login::Password(_)) | None => None,
+        }
     }
 
     /// Starts a worker; the queue counts it by its hand and awaits it at the end.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::hosts::NextHop;
-use super::session::{open, security_of};
+use super::session::{credentials, open, security_of};
 use super::{Outbound, hosts, worker};
 use crate::config::VirtualServer;
 use crate::model::failure::{Failure, Scope};
@@ -21,6 +21,7 @@ use crate::routing::probe::{Hop, NextHops, Probe, TestResult, Tested};
 use crate::smtp::address::Domain;
 use crate::smtp::client::{RecipientResult, Transaction};
 use crate::smtp::reply::EnhancedStatus;
+use crate::smtp::sasl::client::Credentials;
 
 /// The longest that one host is tested.
 const TEST_LIMIT: Duration = Duration::from_secs(60);
@@ -45,7 +46,13 @@ impl Outbound {
     }
 
     /// One session, opened as for mail and ended by QUIT.
-    async fn ask(&self, ways: &Ways, queue: &QueueName, next: NextHop) -> Tested {
+    async fn ask(
+        &self,
+        ways: &Ways,
+        queue: &QueueName,
+        next: NextHop,
+        credentials: &mut Option<Credentials>,
+    ) -> Tested {
         let began = self.clock.now();
         let transcript = Transcript::new(began);
         let mut tested = Tested {
@@ -56,8 +63,10 @@ impl Outbound {
             dialogue: Vec::new(),
             took: Duration::ZERO,
         };
+        let before = credentials.clone();
         let session = async {
-            let connection = open(self, &ways.server, &ways.connector, queue, &next, Some(&transcript)).await?;
+            let told = Some(&transcript);
+            let connection = open(self, &ways.server, &ways.connector, queue, &next, credentials, told).await?;
             let known = (connection.agreed().cloned(), connection.extensions().clone());
             connection.run(&mut Nothing, &*self.clock).await;
             Ok(known)
@@ -71,6 +80,13 @@ impl Outbound {
             }
         }
         tested.dialogue = transcript.lines();
+        // a peer may say back what it was shown
+        let shown = [&before, &*credentials].into_iter().flatten();
+        for line in &mut tested.dialogue {
+            if shown.clone().any(|credentials| credentials.are_in(&line.text)) {
+                line.text = "***".to_owned();
+            }
+        }
         tested.took = self.clock.now().saturating_duration_since(began);
         tested
     }
@@ -107,11 +123,15 @@ impl Probe for Outbound {
             Err(failure) => return Some(TestResult { server: took, hosts: Err(failure) }),
         };
         let mut hosts = Vec::new();
+        let mut login = match credentials(self, &ways.connector).await {
+            Ok(login) => login,
+            Err(failure) => return Some(TestResult { server: ways.server.name.clone(), hosts: Err(failure) }),
+        };
         match &ways.hosts {
             Err(failure) => return Some(TestResult { server: ways.server.name.clone(), hosts: Err(failure.clone()) }),
             Ok(found) => {
                 for next in found.clone() {
-                    hosts.push(self.ask(&ways, &queue, next).await);
+                    hosts.push(self.ask(&ways, &queue, next, &mut login).await);
                 }
             }
         }

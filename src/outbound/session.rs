@@ -2,7 +2,7 @@
 //!
 //! Where TLS is opportunistic and cannot be had, the host is tried once more in clear, on a new connection; what was sent before
 //! is not used. Credentials go in TLS only, but to this machine itself, so a session that has to log in falls back to
-//! clear nowhere else.
+//! clear nowhere else. A host that refuses our token is tried once more with another one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,8 +19,10 @@ use crate::net::connect::{Stream, Target};
 use crate::net::tls::client::{Check, Handshake, no_name, server_name};
 use crate::net::transcript::Transcript;
 use crate::routing::Connector;
+use crate::routing::access;
 use crate::routing::security::{self, Hop, Security, is_private_to_us};
 use crate::smtp::client::{Cause, Encryption, Hello, Login, OpenError, Phase, Settings, Timeouts};
+use crate::smtp::sasl::client::Credentials;
 
 /// Longest wait for a TCP connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
@@ -30,7 +32,26 @@ pub(super) fn label(hop: &NextHop) -> String {
     format!("{} ({})", hop.name, hop.address)
 }
 
-/// A session that is ready for mail.
+fn whose(connector: &Connector) -> String {
+    format!("connector {}", connector.name)
+}
+
+/// What the connector's sessions log in with, once it is there; `None`: they do not log in.
+///
+/// # Errors
+/// It cannot be had. That is no fault of a host: none has to be asked.
+pub(super) async fn credentials(outbound: &Outbound, connector: &Connector) -> Result<Option<Credentials>, Failure> {
+    match &connector.access.login {
+        Some(access::Login::Password(credentials)) => Ok(Some(credentials.clone())),
+        Some(access::Login::Token(login)) => {
+            let token = outbound.tokens.get(&connector.name, login).await;
+            token.map(Some).map_err(|fault| Failure::of_token(&fault, &whose(connector)))
+        }
+        None => Ok(None),
+    }
+}
+
+/// A session that is ready for mail. What it logs in with becomes another when the host refuses it.
 ///
 /// # Errors
 /// A failure of the host, transient.
@@ -40,21 +61,30 @@ pub(super) async fn open(
     connector: &Connector,
     queue: &QueueName,
     hop: &NextHop,
+    credentials: &mut Option<Credentials>,
     transcript: Option<&Transcript>,
 ) -> Result<Connection<Box<dyn Stream>>, Failure> {
     let label = label(hop);
-    let whose = format!("connector {}", connector.name);
+    let whose = whose(connector);
     let security = security_of(server, connector, queue, hop);
-    let plan =
-        Plan::new(connector, server, hop, &security).map_err(|why| Failure::of_setup(&why, &whose).by(&label))?;
-    let first = plan.attempt(outbound, hop, plan.encryption, transcript).await;
-    let result = match first {
-        Err(Attempt::Open(error)) if plan.may_go_in_clear && is_about_tls(&error) => {
-            tracing::info!(connector = %connector.name, next_hop = %label, %error, "no TLS: the host is tried in clear");
-            plan.attempt(outbound, hop, Encryption::None, transcript).await
+    let mut plan = Plan::new(connector, server, hop, &security, credentials.as_ref())
+        .map_err(|why| Failure::of_setup(&why, &whose).by(&label))?;
+    let mut result = plan.attempts(outbound, connector, hop, transcript).await;
+    if let Some(access::Login::Token(login)) = &connector.access.login {
+        if let (Some(refusal), Some(shown)) = (refusal(&result), &mut *credentials) {
+            tracing::info!(connector = %connector.name, next_hop = %label, %refusal, "another token is asked for");
+            let other = outbound.tokens.instead_of(&connector.name, login, shown).await;
+            if let Some(other) = other.map_err(|fault| Failure::of_token(&fault, &whose).by(&label))? {
+                *shown = other;
+                plan.show(shown);
+                result = plan.attempts(outbound, connector, hop, transcript).await;
+            }
         }
-        result => result,
-    };
+        let answer = refusal(&result).map_or(Ok(()), Err);
+        if result.is_ok() || answer.is_err() {
+            outbound.tokens.answered(&connector.name, login, answer);
+        }
+    }
     match result {
         Ok(connection) => {
             let (tls, verified) = connection.agreed().map_or(("none", false), |tls| (tls.version, tls.verified));
@@ -92,6 +122,14 @@ fn is_about_tls(error: &OpenError) -> bool {
     }
 }
 
+/// In what words the host refused what we logged in with; `None`: it did not.
+fn refusal<T>(result: &Result<T, Attempt>) -> Option<String> {
+    match result {
+        Err(Attempt::Open(OpenError::Login { why, .. })) if why.is_about_credentials() => Some(why.to_string()),
+        _ => None,
+    }
+}
+
 /// How sessions with a host are opened.
 struct Plan {
     settings: Settings,
@@ -103,13 +141,19 @@ struct Plan {
 impl Plan {
     /// # Errors
     /// In words, when what the connector needs for it cannot be had.
-    fn new(connector: &Connector, server: &VirtualServer, hop: &NextHop, security: &Security) -> Result<Self, String> {
+    fn new(
+        connector: &Connector,
+        server: &VirtualServer,
+        hop: &NextHop,
+        security: &Security,
+        credentials: Option<&Credentials>,
+    ) -> Result<Self, String> {
         let fault = || {
             let fault = connector.access.fault.as_ref();
             fault.map_or("what it needs to be let in cannot be read".to_owned(), |fault| fault.message.clone())
         };
         let near = is_private_to_us(hop.address.ip());
-        let login = match (connector.spec.authentication.mechanism, &connector.access.credentials) {
+        let login = match (connector.spec.authentication.mechanism, credentials) {
             (LoginMechanism::None, _) => None,
             (_, None) => return Err(fault()),
             (_, Some(credentials)) => {
@@ -146,6 +190,31 @@ impl Plan {
         };
         let may_go_in_clear = encryption == Encryption::Opportunistic && (login.is_none() || near);
         Ok(Plan { settings: Settings { login, ..settings }, encryption, handshake, may_go_in_clear })
+    }
+
+    /// The same with other credentials.
+    fn show(&mut self, credentials: &Credentials) {
+        if let Some(login) = &mut self.settings.login {
+            login.credentials = credentials.clone();
+        }
+    }
+
+    /// As it should be; in clear where that may be and TLS is not to be had.
+    async fn attempts(
+        &self,
+        outbound: &Outbound,
+        connector: &Connector,
+        hop: &NextHop,
+        transcript: Option<&Transcript>,
+    ) -> Result<Connection<Box<dyn Stream>>, Attempt> {
+        match self.attempt(outbound, hop, self.encryption, transcript).await {
+            Err(Attempt::Open(error)) if self.may_go_in_clear && is_about_tls(&error) => {
+                let next_hop = label(hop);
+                tracing::info!(connector = %connector.name, next_hop, %error, "no TLS: the host is tried in clear");
+                self.attempt(outbound, hop, Encryption::None, transcript).await
+            }
+            result => result,
+        }
     }
 
     async fn attempt(
@@ -192,7 +261,7 @@ mod tests {
             name: "hub".parse().unwrap(),
             generation: 1,
             spec: serde_json::from_value(spec).unwrap(),
-            access: Access { credentials, ..Access::default() },
+            access: Access::default(),
         };
         access(&mut connector.access);
         let server = VirtualServer {
@@ -209,7 +278,13 @@ mod tests {
         let hop = NextHop { name: "hop.example".to_owned(), address: address.parse().unwrap() };
         let to = Hop { host: &hop.name, port: hop.address.port(), domain: None };
         let security = security::in_force(&connector.spec, &server.spec.outbound, to);
-        Plan::new(&connector, &server, &hop, &security)
+        Plan::new(
+            &connector,
+            &server,
+            &hop,
+            &security,
+            credentials.as_ref().filter(|_| connector.access.fault.is_none()),
+        )
     }
 
     #[test]
@@ -257,7 +332,7 @@ mod tests {
             let message = "the file password cannot be read".to_owned();
             let pointer = "/spec/authentication/password";
             let fault = Some(AccessFault { pointer, kind: AccessFaultKind::Unreadable, message });
-            *access = Access { tls: None, credentials: None, fault };
+            *access = Access { tls: None, login: None, fault };
         };
         for (tls, logs_in) in [("none", true), ("opportunistic", false), ("verified", true)] {
             let why = plan(tls, logs_in, "127.0.0.1:25", broken).err().unwrap();

@@ -191,9 +191,10 @@ async fn open(
     queue: &QueueName,
     hops: &[NextHop],
 ) -> Result<(Connection<Box<dyn Stream>>, usize), Failure> {
+    let mut credentials = session::credentials(outbound, connector).await?;
     let mut last = None;
     for (at, hop) in hops.iter().enumerate() {
-        match session::open(outbound, server, connector, queue, hop, None).await {
+        match session::open(outbound, server, connector, queue, hop, &mut credentials, None).await {
             Ok(connection) => return Ok((connection, at)),
             Err(failure) => {
                 let label = label(hop);

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::net::oauth::TokenRequest;
 use crate::net::tls::client::ClientTls;
-use crate::smtp::sasl::client::Credentials;
+use crate::smtp::sasl::client::{Credentials, Mechanism};
 
 /// What a connector encrypts and logs in with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub struct Access {
     /// Whom it trusts, and what it shows of itself; `None`: that cannot be had.
     pub tls: Option<Arc<ClientTls>>,
     /// What it logs in with; `None`: that cannot be had, or it does not log in.
-    pub credentials: Option<Credentials>,
+    pub login: Option<Login>,
     /// Why what the spec says now is not in force.
     pub fault: Option<AccessFault>,
 }
@@ -19,8 +20,28 @@ pub struct Access {
 /// The system's roots, no login.
 impl Default for Access {
     fn default() -> Self {
-        Access { tls: Some(Arc::default()), credentials: None, fault: None }
+        Access { tls: Some(Arc::default()), login: None, fault: None }
     }
+}
+
+/// What a connector logs in with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Login {
+    /// This, always.
+    Password(Credentials),
+    /// A token, which has to be asked for.
+    Token(TokenLogin),
+}
+
+/// How to log in with a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenLogin {
+    /// By which mechanism.
+    pub mechanism: Mechanism,
+    /// As whom.
+    pub username: String,
+    /// How to get one.
+    pub request: Arc<TokenRequest>,
 }
 
 /// Why what a spec names cannot be used now. Never holds any of a secret.

@@ -23,6 +23,7 @@ use bridgehead::queue::bulk::{Bulk, BulkAction, BulkError, Operation, Preview};
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
+use bridgehead::routing::Connector;
 use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe, TestResult};
 use bridgehead::status::{Running, Sessions};
 use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, PageKey, StoreError};
@@ -135,6 +136,7 @@ impl House {
             sessions: sessions.clone(),
             running: Arc::new(Running::new(Arc::new(Controls::default()))),
             issuers: Arc::new(|_: &Name| None),
+            logins: Arc::new(|_: &Connector| None),
             explain: Arc::new(Silent),
             bulk: Arc::new(Silent),
             probe: Arc::new(Silent),

@@ -25,5 +25,6 @@ mod outgoing_content;
 mod scale;
 mod secure_hops;
 mod shape;
+mod token_logins;
 mod virtual_servers;
 mod way_of_a_message;

@@ -9,17 +9,22 @@ use crate::config::violation::{ViolationCode, WarningCode};
 use crate::config::{Kept, Vault};
 use crate::model::host::Host;
 use crate::model::name::Name;
+use crate::model::secret::{Secret, SecretText};
+use crate::model::spec::connector::oauth2::{self, OAuth2};
 use crate::model::spec::connector::security::{LoginMechanism, SmartHostTls, TlsLevel};
 use crate::model::spec::connector::{Hello, RouteSpec, SmartHost};
 use crate::model::spec::{Collection, ConnectorSpec};
+use crate::net::oauth::{Grant, TokenRequest};
 use crate::net::tls::client::ClientTls;
-use crate::routing::access::{Access, AccessFault, AccessFaultKind};
+use crate::routing::access::{Access, AccessFault, AccessFaultKind, Login, TokenLogin};
 use crate::routing::{Connector, security};
 use crate::smtp::sasl::client::Credentials;
 
 const CA: &str = "/spec/security/ca";
 const CLIENT_CERTIFICATE: &str = "/spec/security/clientCertificate";
 const PASSWORD: &str = "/spec/authentication/password";
+const CLIENT_SECRET: &str = "/spec/authentication/oauth2/clientSecret";
+const REFRESH_TOKEN: &str = "/spec/authentication/oauth2/refreshToken";
 
 /// Everything about security and authentication that is wrong with the connector.
 pub(super) fn check(objects: &Objects, name: &Name, spec: &ConnectorSpec, found: &mut Findings) {
@@ -67,14 +72,22 @@ fn authentication(objects: &Objects, name: &Name, spec: &ConnectorSpec, found: &
     let of = (Collection::Connectors, name);
     let own = &spec.authentication;
     let logs_in = own.mechanism != LoginMechanism::None;
-    for (field, given) in [("username", own.username.is_some()), ("password", own.password.is_some())] {
+    let by_token = own.mechanism.sasl().is_some_and(|mechanism| mechanism.is_bearer());
+    for (field, given, needed) in [
+        ("username", own.username.is_some(), logs_in),
+        ("password", own.password.is_some(), logs_in && !by_token),
+        ("oauth2", own.oauth2.is_some(), by_token),
+    ] {
         let pointer = format!("/spec/authentication/{field}");
-        if given && !logs_in {
-            let detail = format!("{field} is for logging in, and mechanism is none");
-            found.wrong(of, pointer, ViolationCode::Conflict, detail);
-        } else if !given && logs_in {
+        if given && !needed {
+            let why = if logs_in { "the mechanism does not use it" } else { "mechanism is none" };
+            found.wrong(of, pointer, ViolationCode::Conflict, format!("{field} is for logging in, and {why}"));
+        } else if !given && needed {
             found.wrong(of, pointer, ViolationCode::Required, format!("{field} is needed to log in"));
         }
+    }
+    if let Some(oauth2) = &own.oauth2 {
+        grant(of, oauth2, found);
     }
     let hosts = smart_hosts(spec);
     if !logs_in {
@@ -99,11 +112,28 @@ fn authentication(objects: &Objects, name: &Name, spec: &ConnectorSpec, found: &
         );
         found.wrong(of, "/spec/authentication", ViolationCode::Conflict, detail);
     }
-    let shown = matches!(own.mechanism, LoginMechanism::Plain | LoginMechanism::Login);
+    let shown = own.mechanism.sasl().is_some_and(|mechanism| mechanism.sasl().is_plaintext());
     let elsewhere = hosts.iter().any(|host| !is_loopback(&host.host));
     if shown && elsewhere && levels(objects, spec).any(|level| level < TlsLevel::Verified) {
-        let detail = "the password is shown to whoever answers: only security.tls: verified checks who that is";
+        let what = if by_token { "token" } else { "password" };
+        let detail = format!("the {what} is shown to whoever answers: only security.tls: verified checks who that is");
         found.warn(of, WarningCode::PasswordToUnverified, detail);
+    }
+}
+
+/// Each grant takes what it needs.
+fn grant(of: (Collection, &Name), oauth2: &OAuth2, found: &mut Findings) {
+    let by_refresh_token = oauth2.grant == oauth2::Grant::RefreshToken;
+    if oauth2.client_secret.is_none() && !by_refresh_token {
+        let detail = "clientSecret is needed with grant: clientCredentials";
+        found.wrong(of, CLIENT_SECRET, ViolationCode::Required, detail);
+    }
+    if oauth2.refresh_token.is_none() && by_refresh_token {
+        let detail = "refreshToken is needed with grant: refreshToken";
+        found.wrong(of, REFRESH_TOKEN, ViolationCode::Required, detail);
+    } else if oauth2.refresh_token.is_some() && !by_refresh_token {
+        let detail = "grant: clientCredentials has no refresh token";
+        found.wrong(of, REFRESH_TOKEN, ViolationCode::Conflict, detail);
     }
 }
 
@@ -151,11 +181,11 @@ pub(super) fn read(
         },
         Some,
     );
-    let credentials = credentials(objects, name, spec, vault).unwrap_or_else(|error| {
+    let login = login(objects, name, spec, vault).unwrap_or_else(|error| {
         or_before(error);
-        before.and_then(|before| before.credentials.clone())
+        before.and_then(|before| before.login.clone())
     });
-    Access { tls, credentials, fault }
+    Access { tls, login, fault }
 }
 
 fn client_tls(
@@ -187,25 +217,47 @@ fn client_tls(
     })
 }
 
-fn credentials(
-    objects: &Objects,
-    name: &Name,
-    spec: &ConnectorSpec,
-    vault: &Vault,
-) -> Result<Option<Credentials>, AccessFault> {
+fn login(objects: &Objects, name: &Name, spec: &ConnectorSpec, vault: &Vault) -> Result<Option<Login>, AccessFault> {
     let own = &spec.authentication;
-    let (Some(mechanism), Some(username), Some(password)) = (own.mechanism.sasl(), &own.username, &own.password) else {
-        return Ok(None);
-    };
+    let (Some(mechanism), Some(username)) = (own.mechanism.sasl(), &own.username) else { return Ok(None) };
     let none = Kept::default();
     let kept = objects.secrets(Collection::Connectors, name).unwrap_or(&none);
-    let password = vault.secret(password, kept).map_err(|error| unreadable(PASSWORD, &error))?;
-    let credentials = Credentials::new(mechanism, username.as_str(), password.reveal());
-    credentials.map(Some).map_err(|error| AccessFault {
-        pointer: PASSWORD,
-        kind: AccessFaultKind::Password,
-        message: error.to_string(),
-    })
+    let text = |secret: &Secret, pointer| vault.secret(secret, kept).map_err(|error| unreadable(pointer, &error));
+    match (&own.password, &own.oauth2) {
+        (Some(password), None) if !mechanism.is_bearer() => {
+            let password = text(password, PASSWORD)?;
+            let credentials = Credentials::new(mechanism, username.as_str(), password.reveal());
+            credentials.map(Login::Password).map(Some).map_err(|error| AccessFault {
+                pointer: PASSWORD,
+                kind: AccessFaultKind::Password,
+                message: error.to_string(),
+            })
+        }
+        (None, Some(oauth2)) if mechanism.is_bearer() => {
+            let Some(request) = token_request(oauth2, text)? else { return Ok(None) };
+            let (username, request) = (username.to_string(), Arc::new(request));
+            Ok(Some(Login::Token(TokenLogin { mechanism, username, request })))
+        }
+        // violations
+        _ => Ok(None),
+    }
+}
+
+fn token_request(
+    oauth2: &OAuth2,
+    text: impl Fn(&Secret, &'static str) -> Result<SecretText, AccessFault>,
+) -> Result<Option<TokenRequest>, AccessFault> {
+    let client_secret = oauth2.client_secret.as_ref().map(|secret| text(secret, CLIENT_SECRET)).transpose()?;
+    let refresh_token = oauth2.refresh_token.as_ref().map(|secret| text(secret, REFRESH_TOKEN)).transpose()?;
+    let grant = match (oauth2.grant, client_secret, refresh_token) {
+        (oauth2::Grant::ClientCredentials, Some(client_secret), None) => Grant::ClientCredentials { client_secret },
+        (oauth2::Grant::RefreshToken, client_secret, Some(refresh_token)) => {
+            Grant::RefreshToken { refresh_token, client_secret }
+        }
+        _ => return Ok(None),
+    };
+    let OAuth2 { token_url, client_id, scopes, .. } = oauth2.clone();
+    Ok(Some(TokenRequest { url: token_url, client_id, grant, scopes }))
 }
 
 fn unreadable(pointer: &'static str, error: &dyn std::fmt::Display) -> AccessFault {

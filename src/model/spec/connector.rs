@@ -1,5 +1,6 @@
 //! `connectors`: how mail leaves (Exchange: SMTP connector). How they encrypt and log in is in [`security`].
 
+pub mod oauth2;
 pub mod security;
 
 use std::borrow::Cow;

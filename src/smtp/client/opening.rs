@@ -167,12 +167,17 @@ impl Session {
                 self.state = State::Opened;
             }
             235 => {
+                // or it has refused our token a moment ago
                 let why = exchange.unproven().into();
                 self.login_failed(mechanism, why);
             }
             400.. => {
                 let reply = without(exchange.credentials(), lines.into_reply());
-                self.login_failed(mechanism, LoginError::Refused(reply));
+                let why = match exchange.refusal() {
+                    Some(why) => LoginError::TokenRefused { reply, why: why.to_owned() },
+                    None => LoginError::Refused(reply),
+                };
+                self.login_failed(mechanism, why);
             }
             _ => self.fail_in(Phase::Auth, Cause::Garbage, None),
         }

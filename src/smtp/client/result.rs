@@ -205,7 +205,26 @@ pub enum LoginError {
     /// The peer refused.
     #[error("{0}")]
     Refused(RemoteReply),
+    /// The peer refused our token, and said why in a challenge before it did.
+    #[error("{reply} ({why})")]
+    TokenRefused {
+        /// The reply that ended it.
+        reply: RemoteReply,
+        /// Why; may be empty.
+        why: String,
+    },
     /// The exchange was given up.
     #[error("{0}")]
     Fault(#[from] Fault),
+}
+
+impl LoginError {
+    /// Whether it is what we showed that was refused, and not just for now: another token may do.
+    pub fn is_about_credentials(&self) -> bool {
+        match self {
+            LoginError::Refused(reply) => reply.is_permanent(),
+            LoginError::TokenRefused { .. } => true,
+            LoginError::InClear | LoginError::NotOffered | LoginError::Fault(_) => false,
+        }
+    }
 }

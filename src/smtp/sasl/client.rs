@@ -1,11 +1,13 @@
-//! SASL, the client's side: PLAIN (RFC 4616), LOGIN, SCRAM-SHA-256 (RFC 5802, 7677), as a machine without IO.
+//! SASL, the client's side: PLAIN (RFC 4616), LOGIN, SCRAM-SHA-256 (RFC 5802, 7677), OAUTHBEARER (RFC 7628) and XOAUTH2, as a
+//! machine without IO.
 //!
 //! [`Exchange::start`] gives what goes along with AUTH, if anything; [`Exchange::challenge`] takes what the server sends and says
 //! what to do next; at the end [`Exchange::is_done`] says whether a success of the server may be believed. Bytes here are
 //! raw: base64 is the session's.
 //!
 //! With SCRAM the server proves that it knows the password too: one that lets us in without the proof is not believed. It
-//! also chooses how much we compute, between [`ITERATIONS`]. Nothing here shows a password in `Debug`.
+//! also chooses how much we compute, between [`ITERATIONS`]. With a bearer token it says in a challenge why it refuses, and waits
+//! for an empty answer before it does. Nothing here shows a password or a token in `Debug`.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -19,12 +21,16 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use super::scram::hmac;
-use super::{NotPrepared, prepare};
+use super::{NotPrepared, oauth, prepare};
 
 /// How many iterations a server may ask for: as many as RFC 7677, 4 wants at least, and no more than a second or so of work.
 pub const ITERATIONS: RangeInclusive<u32> = 4_096..=1_000_000;
 /// Longest password, in octets.
 pub const MAX_PASSWORD: usize = 1_024;
+/// Longest bearer token, in octets: with a name and in base64 it fits into the 12,288 octets of a line (RFC 4954, 4).
+pub const MAX_TOKEN: usize = 8_192;
+/// So many octets of a secret tell that it is this one.
+const ENOUGH: usize = 32;
 /// Longest salt and nonce of a server that are taken.
 const MAX_FIELD: usize = 1_024;
 
@@ -37,15 +43,26 @@ pub enum Mechanism {
     Login,
     /// SCRAM-SHA-256: proves that we know the password, without showing it.
     ScramSha256,
+    /// OAUTHBEARER: shows a token in the place of a password.
+    OauthBearer,
+    /// XOAUTH2: the same, as Google and Microsoft have it.
+    Xoauth2,
 }
 
 impl Mechanism {
+    /// Whether it shows a bearer token.
+    pub fn is_bearer(self) -> bool {
+        matches!(self, Mechanism::OauthBearer | Mechanism::Xoauth2)
+    }
+
     /// As the EHLO keyword AUTH lists it.
     pub fn sasl(self) -> super::Mechanism {
         match self {
             Mechanism::Plain => super::Mechanism::Plain,
             Mechanism::Login => super::Mechanism::Login,
             Mechanism::ScramSha256 => super::Mechanism::ScramSha256,
+            Mechanism::OauthBearer => super::Mechanism::OauthBearer,
+            Mechanism::Xoauth2 => super::Mechanism::Xoauth2,
         }
     }
 }
@@ -61,10 +78,11 @@ impl fmt::Display for Mechanism {
 pub struct Credentials {
     mechanism: Mechanism,
     username: String,
+    /// Or the token.
     password: Zeroizing<String>,
 }
 
-/// The text cannot be a password.
+/// The text cannot be a password, or a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BadPassword {
     /// It has no octets, or too many.
@@ -73,14 +91,23 @@ pub enum BadPassword {
     /// It holds a control character or another one that SASLprep forbids.
     #[error("the password holds a control character, or another one that passwords must not hold (RFC 4013)")]
     Character,
+    /// It is no bearer token.
+    #[error("a bearer token has 1 to {MAX_TOKEN} letters, digits and -._~+/= (RFC 6750, 2.1)")]
+    Token,
 }
 
 impl Credentials {
-    /// These. The username is a prepared one.
+    /// These: a password, or a token with a mechanism that [shows one](Mechanism::is_bearer). The username is a prepared one.
     ///
     /// # Errors
     /// See [`BadPassword`].
     pub fn new(mechanism: Mechanism, username: &str, password: &str) -> Result<Self, BadPassword> {
+        if mechanism.is_bearer() {
+            let token = Zeroizing::new(password.to_owned());
+            let is_one = token.len() <= MAX_TOKEN && oauth::is_token(&token);
+            let credentials = Credentials { mechanism, username: username.to_owned(), password: token };
+            return if is_one { Ok(credentials) } else { Err(BadPassword::Token) };
+        }
         if password.is_empty() || password.len() > MAX_PASSWORD {
             return Err(BadPassword::Length);
         }
@@ -95,15 +122,29 @@ impl Credentials {
         self.mechanism
     }
 
-    /// Whether the text holds the password, or what was sent to show it: a server may say it back.
+    /// Whether the text holds the password, or what was sent to show it: a server may say it back. Where these are long, what they
+    /// begin with is enough: the text may have been cut.
     pub fn are_in(&self, text: &str) -> bool {
-        let coded = |octets: &[u8]| text.contains(&*Zeroizing::new(STANDARD.encode(octets)));
-        text.contains(&*self.password) || coded(self.password.as_bytes()) || coded(&self.plain())
+        let begins = |octets: &[u8]| octets.len().min(ENOUGH);
+        let coded = |octets: &[u8]| {
+            let coded = Zeroizing::new(STANDARD.encode(octets));
+            text.contains(&coded[..begins(coded.as_bytes())])
+        };
+        let password = self.password.as_bytes();
+        let holds = text.as_bytes().windows(begins(password)).any(|window| password.starts_with(window));
+        holds || coded(password) || coded(&self.message())
     }
 
-    /// `NUL username NUL password` (RFC 4616).
-    fn plain(&self) -> Zeroizing<Vec<u8>> {
-        Zeroizing::new([b"\0", self.username.as_bytes(), b"\0", self.password.as_bytes()].concat())
+    /// What shows all of it in one message: PLAIN's (`NUL username NUL password`, RFC 4616), or a token's.
+    fn message(&self) -> Zeroizing<Vec<u8>> {
+        let Credentials { username, password, .. } = self;
+        match self.mechanism {
+            Mechanism::OauthBearer => oauth::oauthbearer(username, password),
+            Mechanism::Xoauth2 => oauth::xoauth2(username, password),
+            Mechanism::Plain | Mechanism::Login | Mechanism::ScramSha256 => {
+                Zeroizing::new([b"\0", username.as_bytes(), b"\0", password.as_bytes()].concat())
+            }
+        }
     }
 }
 
@@ -165,12 +206,13 @@ impl fmt::Debug for Response {
 pub struct Exchange {
     credentials: Credentials,
     state: State,
+    refusal: Option<String>,
 }
 
 #[derive(Debug)]
 enum State {
-    /// PLAIN that is too long for one line: an empty challenge comes first.
-    BeforePlain,
+    /// A message that is too long for one line with AUTH: an empty challenge comes first.
+    BeforeMessage,
     /// LOGIN, the server asks for the name.
     BeforeName,
     /// LOGIN, the server asks for the password.
@@ -187,34 +229,45 @@ enum State {
     },
     /// SCRAM, the server's proof comes.
     BeforeProof([u8; 32]),
+    /// A token was shown: only a refusal comes in a challenge.
+    Shown,
     /// We have nothing more to say.
     Done,
     Over,
 }
 
 impl Exchange {
-    /// Begins. The response goes along with AUTH. `nonce` is printable ASCII without commas, new each time; of PLAIN's message
-    /// at most `room` octets in base64 fit into the command.
+    /// Begins. The response goes along with AUTH. `nonce` is printable ASCII without commas, new each time; of a message that shows
+    /// everything at most `room` octets in base64 fit into the command.
     pub fn start(credentials: Credentials, nonce: &str, room: usize) -> (Exchange, Option<Response>) {
         let (state, response) = match credentials.mechanism {
-            Mechanism::Plain if credentials.plain().len().div_ceil(3) * 4 > room => (State::BeforePlain, None),
-            Mechanism::Plain => (State::Done, Some(Response(credentials.plain()))),
+            Mechanism::Plain | Mechanism::OauthBearer | Mechanism::Xoauth2 => {
+                let message = credentials.message();
+                let fits = message.len().div_ceil(3) * 4 <= room;
+                if fits { (credentials.shown(), Some(Response(message))) } else { (State::BeforeMessage, None) }
+            }
             Mechanism::Login => (State::BeforeName, None),
             Mechanism::ScramSha256 => {
-                let username = credentials.username.replace('=', "=3D").replace(',', "=2C");
+                let username = oauth::escape(&credentials.username);
                 let bare = format!("n={username},r={nonce}");
                 let first = Response::new(format!("n,,{bare}"));
                 (State::BeforeSalt { nonce: nonce.to_owned(), bare }, Some(first))
             }
         };
-        (Exchange { credentials, state }, response)
+        (Exchange { credentials, state, refusal: None }, response)
     }
 
     /// Takes a challenge, decoded; `None`: it was no base64. The words of PLAIN's and LOGIN's are not looked at: they differ.
     pub fn challenge(&mut self, challenge: Option<&[u8]>) -> Step {
         let credentials = &self.credentials;
         let (state, step) = match std::mem::replace(&mut self.state, State::Over) {
-            State::BeforePlain => (State::Done, Step::Respond(Response(credentials.plain()))),
+            State::BeforeMessage => (credentials.shown(), Step::Respond(Response(credentials.message()))),
+            State::Shown => {
+                let words = challenge.map(oauth::refusal).filter(|words| !credentials.are_in(words));
+                self.refusal = Some(words.unwrap_or_default());
+                let nothing: &[u8] = if credentials.mechanism == Mechanism::OauthBearer { b"\x01" } else { b"" };
+                (State::Over, Step::Respond(Response::new(nothing)))
+            }
             State::BeforeName => (State::BeforePassword, Step::Respond(Response::new(credentials.username.as_bytes()))),
             State::BeforePassword => (State::Done, Step::Respond(Response::new(credentials.password.as_bytes()))),
             State::BeforeSalt { nonce, bare } => {
@@ -273,7 +326,19 @@ impl Exchange {
 
     /// Whether the server may say now that we are in.
     pub fn is_done(&self) -> bool {
-        matches!(self.state, State::Done)
+        matches!(self.state, State::Done | State::Shown)
+    }
+
+    /// Why the server refuses our token, in its own words, cleaned and bounded; `None`: it has not said so.
+    pub fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
+    }
+}
+
+impl Credentials {
+    /// What comes when all of it was shown.
+    fn shown(&self) -> State {
+        if self.mechanism.is_bearer() { State::Shown } else { State::Done }
     }
 }
 
@@ -438,6 +503,50 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_shown_and_a_refusal_is_answered_with_nothing() {
+        for (mechanism, message, nothing) in [
+            (Mechanism::Xoauth2, &b"user=user\x01auth=Bearer pencil\x01\x01"[..], &b""[..]),
+            (Mechanism::OauthBearer, b"n,a=user,\x01auth=Bearer pencil\x01\x01", b"\x01"),
+        ] {
+            let (mut exchange, first) = Exchange::start(credentials(mechanism), "", 500);
+            assert_eq!(&*first.unwrap().0, message);
+            assert!(exchange.is_done() && exchange.refusal().is_none());
+            let refusal = br#"{"status":"401","schemes":"bearer","x":"a\nb"}"#;
+            assert_eq!(exchange.challenge(Some(refusal)), Step::Respond(Response::new(nothing)));
+            assert!(!exchange.is_done(), "a server that lets us in after all is not believed");
+            assert_eq!(exchange.refusal(), Some("status 401"));
+            assert_eq!(exchange.challenge(Some(refusal)), Step::Fail(Fault::Malformed), "only once");
+            // what does not fit into the command waits for a challenge
+            let (mut exchange, first) = Exchange::start(credentials(mechanism), "", 10);
+            assert!(first.is_none() && !exchange.is_done());
+            assert_eq!(exchange.challenge(Some(b"")), Step::Respond(Response::new(message)));
+            assert!(exchange.is_done());
+            assert_eq!(exchange.challenge(Some(b"you said pencil")), Step::Respond(Response::new(nothing)));
+            assert_eq!(exchange.refusal(), Some(""));
+        }
+        for token in ["", "a b", "a\x01b", "ü", &"x".repeat(MAX_TOKEN + 1)] {
+            assert_eq!(Credentials::new(Mechanism::Xoauth2, "user", token), Err(BadPassword::Token), "{token}");
+        }
+        assert!(Credentials::new(Mechanism::Xoauth2, "user", &"x".repeat(MAX_TOKEN)).is_ok());
+    }
+
+    /// Our own two sides.
+    #[test]
+    fn our_server_reads_our_token() {
+        for mechanism in [Mechanism::Xoauth2, Mechanism::OauthBearer] {
+            let credentials = Credentials::new(mechanism, "a=b,c@d.example", "eyJ.a-b_c~+/=").unwrap();
+            let (_, first) = Exchange::start(credentials, "", 500);
+            let (_, step) = server::Exchange::start(
+                mechanism.sasl(),
+                first.as_ref().map(|first| &first.0[..]),
+                ChannelBindings::default(),
+            );
+            let server::Step::Verify(server::Credentials::Token { username, token }) = step else { panic!("{step:?}") };
+            assert_eq!((username.as_deref(), token.as_str()), (Some("a=b,c@d.example"), "eyJ.a-b_c~+/="));
+        }
+    }
+
+    #[test]
     fn plain_that_does_not_fit_waits_and_more_than_was_asked_is_malformed() {
         let (mut exchange, first) = Exchange::start(credentials(Mechanism::Plain), "", 15);
         assert!(first.is_none() && !exchange.is_done());
@@ -449,16 +558,23 @@ mod tests {
 
     #[test]
     fn no_password_is_shown() {
-        for mechanism in [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha256] {
+        for mechanism in
+            [Mechanism::Plain, Mechanism::Login, Mechanism::ScramSha256, Mechanism::OauthBearer, Mechanism::Xoauth2]
+        {
             let credentials = credentials(mechanism);
             let (exchange, first) = Exchange::start(credentials.clone(), "abc", 500);
             let shown = format!("{credentials:?} {exchange:?} {first:?}");
             assert!(!shown.contains("pencil") && !shown.contains("cGVuY2ls"), "{shown}");
-            for text in ["no: pencil", "AHVzZXIAcGVuY2ls", "cGVuY2ls?"] {
+            let message = STANDARD.encode(&*credentials.message());
+            for text in ["no: pencil", &message, "cGVuY2ls?"] {
                 assert!(credentials.are_in(text), "{text}");
             }
             assert!(!credentials.are_in("535 no, user"));
         }
+        // a reply that was cut
+        let long = Credentials::new(Mechanism::Xoauth2, "user", &"x".repeat(4_000)).unwrap();
+        let coded = STANDARD.encode(&*long.message());
+        assert!(long.are_in(&"x".repeat(2_000)) && long.are_in(&coded[..1_000]) && !long.are_in("535 no, user"));
         assert_eq!(Credentials::new(Mechanism::Plain, "user", "a\0b"), Err(BadPassword::Character));
         assert_eq!(Credentials::new(Mechanism::Plain, "user", ""), Err(BadPassword::Length));
     }

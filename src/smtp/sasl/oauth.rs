@@ -1,12 +1,14 @@
-//! Messages of OAUTHBEARER (RFC 7628) and XOAUTH2: a bearer token, and why it was refused.
+//! Messages of OAUTHBEARER (RFC 7628) and XOAUTH2: a bearer token, and why it was refused. Both sides.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use super::{Credentials, SaslError, name, text};
 
 /// What separates and ends the fields of both (RFC 7628, 3.1).
 const SEPARATOR: char = '\x01';
+/// Most characters of a refusal's `status` that are shown.
+const MOST_STATUS: usize = 100;
 
 /// Why a token was refused, as the client is told. Never in more detail: a token's faults are for our log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,12 +71,41 @@ pub(super) fn parse_xoauth2(message: &[u8]) -> Result<Credentials, SaslError> {
 fn bearer(value: &str) -> Result<Zeroizing<String>, SaslError> {
     let (scheme, token) = value.split_once(' ').ok_or(SaslError::Malformed)?;
     let token = token.trim_matches(' ');
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
-    if scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && token.bytes().all(allowed) {
+    if scheme.eq_ignore_ascii_case("bearer") && is_token(token) {
         Ok(Zeroizing::new(token.to_owned()))
     } else {
         Err(SaslError::Malformed)
     }
+}
+
+/// Whether the text can be a bearer token: b64token, taken generously (RFC 6750, 2.1).
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b))
+}
+
+/// What a client of OAUTHBEARER says (RFC 7628, 3.1). Host and port are left out: whoever is connected knows them.
+pub(super) fn oauthbearer(username: &str, token: &str) -> Zeroizing<Vec<u8>> {
+    let username = escape(username);
+    Zeroizing::new(["n,a=", &username, ",\x01auth=Bearer ", token, "\x01\x01"].concat().into_bytes())
+}
+
+/// What a client of XOAUTH2 says.
+pub(super) fn xoauth2(username: &str, token: &str) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(["user=", username, "\x01auth=Bearer ", token, "\x01\x01"].concat().into_bytes())
+}
+
+/// Why a server refused a token (RFC 7628, 3.2.2; XOAUTH2's has a `status` too): its `status`, or nothing where it is not to be
+/// understood. Nothing else of it is shown: who knows what stands there.
+pub(super) fn refusal(challenge: &[u8]) -> String {
+    let told: Value = serde_json::from_slice(challenge).unwrap_or_default();
+    let Some(status) = told["status"].as_str() else { return String::new() };
+    let status: String = status.chars().filter(|c| !c.is_control()).take(MOST_STATUS).collect();
+    format!("status {status}")
+}
+
+/// As a saslname (RFC 5801, 4).
+pub(super) fn escape(text: &str) -> String {
+    text.replace('=', "=3D").replace(',', "=2C")
 }
 
 /// A saslname (RFC 5801, 4): `,` is written `=2C` and `=` is written `=3D`.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::oauth2::OAuth2;
 use crate::model::host::HostName;
 use crate::model::name::Name;
 use crate::model::secret::{Secret, Source};
@@ -71,10 +72,15 @@ pub struct Authentication {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub username: Option<Username>,
-    /// The password. Needed unless `mechanism` is `none`. It is sent in TLS only, in clear to nobody but loopback addresses.
+    /// The password. Needed with `plain`, `login` and `scramSha256`. It is sent in TLS only, in clear to nobody but loopback addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub password: Option<Secret>,
+    /// Where the token is from that stands in the place of a password. Needed with `xoauth2` and `oauthbearer`. A token is sent in TLS
+    /// only too. While none can be had, mail waits; the condition `Authenticated` says why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub oauth2: Option<OAuth2>,
 }
 
 /// SASL mechanisms by which a connector logs in.
@@ -91,6 +97,10 @@ pub enum LoginMechanism {
     Login,
     /// SCRAM-SHA-256 (RFC 7677): proves the password without showing it, and that the server knows it too.
     ScramSha256,
+    /// XOAUTH2: shows a token to the server, as Microsoft 365 and Google want it.
+    Xoauth2,
+    /// OAUTHBEARER (RFC 7628): the same by the standard.
+    Oauthbearer,
 }
 
 impl LoginMechanism {
@@ -101,6 +111,8 @@ impl LoginMechanism {
             LoginMechanism::Plain => Some(client::Mechanism::Plain),
             LoginMechanism::Login => Some(client::Mechanism::Login),
             LoginMechanism::ScramSha256 => Some(client::Mechanism::ScramSha256),
+            LoginMechanism::Xoauth2 => Some(client::Mechanism::Xoauth2),
+            LoginMechanism::Oauthbearer => Some(client::Mechanism::OauthBearer),
         }
     }
 }

@@ -215,6 +215,44 @@ fn scram_proves_both_sides() {
     assert_eq!(bench.failed, Some(OpenError::Login { mechanism: Mechanism::ScramSha256, why }));
 }
 
+#[test]
+fn a_token_that_is_refused_with_a_reason() {
+    let offers = b"250-mx.example\r\n250 AUTH XOAUTH2 OAUTHBEARER\r\n";
+    let refused = format!("334 {}\r\n", encoded(r#"{"status":"401","schemes":"bearer"}"#)).into_bytes();
+    for (mechanism, shown, nothing) in [
+        (Mechanism::Xoauth2, "AUTH XOAUTH2 dXNlcj11c2VyAWF1dGg9QmVhcmVyIHBlbmNpbAEB\r\n", "\r\n"),
+        (Mechanism::OauthBearer, "AUTH OAUTHBEARER bixhPXVzZXIsAWF1dGg9QmVhcmVyIHBlbmNpbAEB\r\n", "AQ==\r\n"),
+    ] {
+        let shows = || {
+            let mut bench = begun(Encryption::Implicit, Some(mechanism));
+            bench.say(offers);
+            assert_eq!(bench.take(), shown);
+            bench
+        };
+        let mut bench = shows();
+        bench.say(b"235 in\r\n");
+        assert!(bench.opened);
+        let mut bench = shows();
+        bench.say(&refused);
+        assert_eq!(bench.take(), nothing);
+        bench.say(b"535 5.7.8 no pencil\r\n");
+        let Some(OpenError::Login { why, .. }) = &bench.failed else { panic!("{:?}", bench.failed) };
+        assert_eq!(why.to_string(), "535 5.7.8 (status 401)");
+        assert!(why.is_about_credentials() && bench.closed && bench.taken == 0);
+        // let in after all: that is not what was said
+        let mut bench = shows();
+        bench.say(&refused);
+        bench.say(b"235 in\r\n");
+        let why = LoginError::Fault(Fault::Malformed);
+        assert_eq!(bench.failed, Some(OpenError::Login { mechanism, why }));
+        // refused for now, which another token does not mend
+        let mut bench = shows();
+        bench.say(b"454 4.7.0 later\r\n");
+        let Some(OpenError::Login { why, .. }) = &bench.failed else { panic!("{:?}", bench.failed) };
+        assert!(!why.is_about_credentials());
+    }
+}
+
 fn encoded(text: &str) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(text)
