@@ -109,7 +109,10 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let running = Arc::new(Running::new(store.clone()));
     let drain = Arc::new(Drain::default());
 
-    let resolvers = Arc::new(Resolvers::new());
+    let resolvers = Arc::new(match &options.dnssec_trust_anchors {
+        Some(file) => Resolvers::with_anchor_file(file).context("--dnssec-trust-anchors")?,
+        None => Resolvers::new(),
+    });
     let outbound = Outbound::new(
         queue.clone(),
         clock.clone(),

@@ -1,24 +1,27 @@
 //! Sockets out: workers that carry the mail of one link queue to its next hop.
 //!
 //! `worker` is one worker's life: find hosts, open a session, carry messages over it as long as there are any, again.
-//! `hosts` says which addresses to try, `session` opens one with each, encrypted and logged in. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
+//! `hosts` says which addresses to try, `tlsa` what their owners ask by DNS, `session` opens one with each, encrypted and logged in. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
 //! the session one by one and turns results into outcomes.
 
 mod hosts;
 mod probe;
 mod session;
 mod slots;
+mod tlsa;
 mod worker;
 
 use std::sync::Arc;
 
 use crate::net::clock::Clock;
 use crate::net::connect::Connect;
+use crate::net::mta_sts::{OverHttps, Policies};
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::queue::{Hand, Queue};
 use crate::status::Listeners;
 
+use hosts::LookUp;
 use slots::Slots;
 
 /// Everything a worker needs.
@@ -28,6 +31,7 @@ pub struct Outbound {
     connect: Arc<dyn Connect>,
     resolvers: Arc<Resolvers>,
     listeners: Arc<Listeners>,
+    policies: Policies,
     metrics: Metrics,
     slots: Slots,
 }
@@ -42,7 +46,12 @@ impl Outbound {
         listeners: Arc<Listeners>,
         metrics: Metrics,
     ) -> Arc<Self> {
-        Arc::new(Outbound { queue, clock, connect, resolvers, listeners, metrics, slots: Slots::default() })
+        let policies = Policies::new(clock.clone(), Arc::new(OverHttps));
+        Arc::new(Outbound { queue, clock, connect, resolvers, listeners, policies, metrics, slots: Slots::default() })
+    }
+
+    fn look_up(&self) -> LookUp<'_> {
+        LookUp { resolvers: &self.resolvers, policies: &self.policies, listeners: &self.listeners }
     }
 
     /// Starts a worker; the queue counts it by its hand and awaits it at the end.
