@@ -106,7 +106,9 @@ pub fn in_force(connector: &ConnectorSpec, server: &Outbound, floor: Option<TlsL
 
     let verifies = (tls == TlsLevel::Verified).then(|| match (&connector.security.server_name, hop.domain) {
         (Some(name), _) if from != Origin::MtaSts => name.to_string(),
-        (_, Some(_)) if hop.asked.named_securely || asked.is_some() => hop.host.to_owned(),
+        (_, Some(_)) if hop.asked.named_securely || asked.is_some_and(|(tls, _)| tls == TlsLevel::Verified) => {
+            hop.host.to_owned()
+        }
         // what MX names without DNSSEC is anybody's word
         (_, Some(Domain::Name(domain))) => domain.clone(),
         (_, Some(Domain::Literal(address))) => address.to_string(),
