@@ -32,7 +32,7 @@ use crate::net::connect::TcpConnect;
 use crate::net::http::Http;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
-use crate::outbound::Outbound;
+use crate::outbound::{KeptPolicies, Outbound};
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::status::{Drain, Listeners, Masks, Running, Sessions};
 use crate::store::Store;
@@ -119,6 +119,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         Arc::new(TcpConnect),
         resolvers.clone(),
         listeners.clone(),
+        Arc::new(KeptPolicies(store.clone())),
         metrics.clone(),
     );
     let connect = Arc::new(TcpConnect);

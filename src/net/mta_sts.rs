@@ -2,16 +2,16 @@
 //!
 //! A domain says by a TXT record at `_mta-sts` that it has a policy, and which; the policy is at
 //! `https://mta-sts.<domain>/.well-known/mta-sts.txt`. It is got without redirects, in 60 seconds, at most 64 KiB, from a host whose
-//! certificate the system trusts. It is remembered in memory for as long as it says, and got again once a day, at half its
+//! certificate the system trusts. It is remembered for as long as it says, and got again once a day, at half its
 //! life, or when the record names another. What cannot be got or read changes nothing: the policy that is remembered holds, and
-//! without one there is none. A restart forgets.
+//! without one there is none. What is remembered is [kept](Keep) over a restart, unless it is longer than what can be kept.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::clock::Clock;
@@ -36,7 +36,7 @@ const FRESH: Duration = Duration::from_secs(86_400);
 const MOST_DOMAINS: usize = 4_096;
 
 /// What is to be done about a host that a policy does not name, or whose certificate is not good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = MtaStsMode)]
 pub enum Mode {
@@ -187,6 +187,28 @@ fn words(error: &reqwest::Error) -> String {
     words
 }
 
+/// Keeps policies over a restart.
+#[async_trait]
+pub trait Keep: Send + Sync {
+    /// What was kept, by domain.
+    fn all(&self) -> Vec<(String, Vec<u8>)>;
+
+    /// Keeps one in place of the one before; `None` forgets it. What cannot be kept is a warning in the log.
+    async fn keep(&self, domain: &str, policy: Option<Vec<u8>>);
+}
+
+/// A policy as it is kept.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Kept {
+    mode: Mode,
+    max_age: u64,
+    hosts: Vec<String>,
+    id: String,
+    /// Milliseconds since 1970.
+    got: i64,
+}
+
 /// What is known of a domain.
 #[derive(Debug, Default)]
 struct Known {
@@ -199,16 +221,16 @@ struct Known {
 struct Remembered {
     policy: Arc<Policy>,
     id: String,
-    got: Instant,
+    fresh_until: Instant,
+    holds_until: Instant,
 }
 
 impl Remembered {
-    fn holds(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.got) < self.policy.max_age
-    }
-
-    fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.got) < FRESH.min(self.policy.max_age / 2)
+    /// One that was got so long ago.
+    fn new(policy: Policy, id: String, age: Duration, now: Instant) -> Self {
+        let until = |life: Duration| now + life.saturating_sub(age);
+        let (fresh_until, holds_until) = (until(FRESH.min(policy.max_age / 2)), until(policy.max_age));
+        Remembered { policy: Arc::new(policy), id, fresh_until, holds_until }
     }
 }
 
@@ -216,13 +238,37 @@ impl Remembered {
 pub struct Policies {
     clock: Arc<dyn Clock>,
     get: Arc<dyn GetPolicy>,
+    keep: Arc<dyn Keep>,
     known: Mutex<HashMap<String, Arc<tokio::sync::Mutex<Known>>>>,
 }
 
 impl Policies {
-    /// None yet.
-    pub fn new(clock: Arc<dyn Clock>, get: Arc<dyn GetPolicy>) -> Self {
-        Policies { clock, get, known: Mutex::default() }
+    /// Those that were kept.
+    pub fn new(clock: Arc<dyn Clock>, get: Arc<dyn GetPolicy>, keep: Arc<dyn Keep>) -> Self {
+        let read = |(domain, kept): (String, Vec<u8>)| {
+            let kept: Kept = serde_json::from_slice(&kept).ok()?;
+            let age =
+                Duration::from_millis(clock.unix_millis().saturating_sub(kept.got).try_into().unwrap_or_default());
+            let max_age = Duration::from_secs(kept.max_age.min(MOST_AGE));
+            let policy = Policy { mode: kept.mode, max_age, hosts: kept.hosts };
+            let policy = Some(Remembered::new(policy, kept.id, age, clock.now()));
+            Some((domain, Arc::new(tokio::sync::Mutex::new(Known { policy, failed: None }))))
+        };
+        let known = keep.all().into_iter().take(MOST_DOMAINS).filter_map(read).collect();
+        Policies { clock, get, keep, known: Mutex::new(known) }
+    }
+
+    async fn remember(&self, domain: &str, policy: Policy, id: String) -> Remembered {
+        let kept = Kept {
+            mode: policy.mode,
+            max_age: policy.max_age.as_secs(),
+            hosts: policy.hosts.clone(),
+            id: id.clone(),
+            got: self.clock.unix_millis(),
+        };
+        let kept = serde_json::to_vec(&kept).ok().filter(|_| policy.mode != Mode::None);
+        self.keep.keep(domain, kept).await;
+        Remembered::new(policy, id, Duration::ZERO, self.clock.now())
     }
 
     /// The policy that holds for a domain now. Asked for by many at once, it is got once.
@@ -230,11 +276,15 @@ impl Policies {
         let domain = domain.trim_end_matches('.').to_ascii_lowercase();
         let texts = resolver.texts(&format!("_mta-sts.{domain}")).await.unwrap_or_default();
         let id = policy_id(&texts);
-        let known = self.entry(&domain, id.is_some())?;
+        let (known, gone) = self.entry(&domain, id.is_some());
+        for other in gone {
+            self.keep.keep(&other, None).await;
+        }
+        let known = known?;
         let mut known = known.lock().await;
         let now = self.clock.now();
         if let Some(id) = id {
-            let fresh = known.policy.as_ref().is_some_and(|old| old.id == id && old.is_fresh(now));
+            let fresh = known.policy.as_ref().is_some_and(|old| old.id == id && now < old.fresh_until);
             let rests =
                 known.failed.as_ref().is_some_and(|(of, at)| *of == id && now.saturating_duration_since(*at) < REST);
             if !fresh && !rests {
@@ -243,7 +293,7 @@ impl Policies {
                 match got.and_then(|text| Policy::parse(&text).map_err(|why| format!("the policy is not valid: {why}")))
                 {
                     Ok(policy) => {
-                        known.policy = Some(Remembered { policy: Arc::new(policy), id, got: now });
+                        known.policy = Some(self.remember(&domain, policy, id).await);
                         known.failed = None;
                     }
                     Err(why) => {
@@ -254,26 +304,28 @@ impl Policies {
             }
         }
         let now = self.clock.now();
-        known.policy.as_ref().filter(|policy| policy.holds(now)).map(|remembered| remembered.policy.clone())
+        known.policy.as_ref().filter(|policy| now < policy.holds_until).map(|remembered| remembered.policy.clone())
     }
 
-    fn entry(&self, domain: &str, make: bool) -> Option<Arc<tokio::sync::Mutex<Known>>> {
+    /// What is known of a domain, and which others had to go to make room for it.
+    fn entry(&self, domain: &str, make: bool) -> (Option<Arc<tokio::sync::Mutex<Known>>>, Vec<String>) {
         let mut all = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if !make {
-            return all.get(domain).cloned();
+        if !make || all.contains_key(domain) {
+            return (all.get(domain).cloned(), Vec::new());
         }
-        if all.len() >= MOST_DOMAINS && !all.contains_key(domain) {
+        let mut gone = Vec::new();
+        if all.len() >= MOST_DOMAINS {
             let now = self.clock.now();
-            all.retain(|_, known| {
-                // one that is being asked for is kept
-                known.try_lock().map_or(true, |known| known.policy.as_ref().is_some_and(|policy| policy.holds(now)))
-            });
-            if all.len() >= MOST_DOMAINS {
-                let one = all.keys().next().cloned();
-                one.and_then(|one| all.remove(&one));
+            let over = |known: &Known| known.policy.as_ref().is_none_or(|policy| now >= policy.holds_until);
+            // one that is being asked for is kept
+            let is_over = |known: &Arc<tokio::sync::Mutex<Known>>| known.try_lock().is_ok_and(|known| over(&known));
+            gone.extend(all.iter().filter(|(_, known)| is_over(known)).map(|(domain, _)| domain.clone()));
+            if gone.is_empty() {
+                gone.extend(all.keys().next().cloned());
             }
+            gone.iter().for_each(|domain| drop(all.remove(domain)));
         }
-        Some(all.entry(domain.to_owned()).or_default().clone())
+        (Some(all.entry(domain.to_owned()).or_default().clone()), gone)
     }
 }
 

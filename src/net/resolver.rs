@@ -305,14 +305,14 @@ impl Resolver for HickoryResolver {
     }
 
     async fn vouched_mx(&self, domain: &str) -> Result<Vouched<Vec<Mx>>, ResolveError> {
-        if self.validating.is_able(self.limit).await {
+        if self.validating.is_able().await {
             return self.validating.mx(domain, self.limit).await;
         }
         self.mx(domain).await.map(Vouched::insecure)
     }
 
     async fn vouched_addresses(&self, name: &str) -> Result<Vouched<Addresses>, ResolveError> {
-        if self.validating.is_able(self.limit).await {
+        if self.validating.is_able().await {
             return self.validating.addresses(name, self.limit).await;
         }
         let addresses = self.addresses(name).await?;
@@ -320,7 +320,7 @@ impl Resolver for HickoryResolver {
     }
 
     async fn tlsa(&self, name: &str) -> Result<Vouched<Vec<Option<Tlsa>>>, ResolveError> {
-        if self.validating.is_able(self.limit).await {
+        if self.validating.is_able().await {
             return self.validating.tlsa(name, self.limit).await;
         }
         Err(ResolveError::NoRecords)

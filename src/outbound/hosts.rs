@@ -8,13 +8,13 @@ use std::sync::Arc;
 
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, NameFault};
-use crate::model::host::Host;
+use crate::model::host::{Host, domain_key};
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::{DnsRoute, RouteSpec};
 use crate::net::mta_sts::{Mode, Policies, Policy};
 use crate::net::resolver::{ResolveError, Resolver, Resolvers, Vouched};
 use crate::routing::Connector;
-use crate::routing::asked::{Asked, Sts, Tlsa};
+use crate::routing::asked::{Asked, Sts};
 use crate::routing::mx::{Exchanges, exchanges};
 use crate::routing::next_hop;
 use crate::routing::security::{self, Wanted};
@@ -136,15 +136,15 @@ async fn by_mx(
     };
     let port = server.spec.outbound.port;
     let hosts: Vec<(Host, u16)> = hosts.into_iter().map(|exchange| (exchange.host, port)).collect();
-    let names = Names { dane: wanted.dane && named_securely, domain: domain.name() };
+    let ascii = domain_key(domain);
+    let names = Names { dane: wanted.dane && named_securely, domain: domain.name().map(|_| &*ascii) };
     let mut found = look_up(with.resolvers, server, &hosts, names).await?;
     found.iter_mut().for_each(|hop| hop.asked.named_securely = named_securely);
     if wanted.sts
-        && let Domain::Name(name) = domain
-        && found.iter().any(|hop| !matches!(hop.asked.dane, Tlsa::Usable(_)))
-        && let Some(policy) = with.policies.of(name, &*resolver).await
+        && domain.name().is_some()
+        && let Some(policy) = with.policies.of(&ascii, &*resolver).await
     {
-        keep(&policy, name, &mut found);
+        keep(&policy, &ascii, &mut found);
     }
     // what stands behind ourselves in the order would only send it back to us
     if let Some(at) = found.iter().position(|hop| is_own_listener(with.listeners, hop.address)) {

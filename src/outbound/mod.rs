@@ -5,6 +5,7 @@
 //! the session one by one and turns results into outcomes.
 
 mod hosts;
+mod kept;
 mod probe;
 mod session;
 mod slots;
@@ -15,13 +16,14 @@ use std::sync::Arc;
 
 use crate::net::clock::Clock;
 use crate::net::connect::Connect;
-use crate::net::mta_sts::{OverHttps, Policies};
+use crate::net::mta_sts::{Keep, OverHttps, Policies};
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::queue::{Hand, Queue};
 use crate::status::Listeners;
 
 use hosts::LookUp;
+pub use kept::KeptPolicies;
 use slots::Slots;
 
 /// Everything a worker needs.
@@ -37,16 +39,17 @@ pub struct Outbound {
 }
 
 impl Outbound {
-    /// For a queue; `listeners` tells which addresses are our own.
+    /// For a queue; `listeners` tells which addresses are our own, `keep` keeps policies of MTA-STS.
     pub fn new(
         queue: Arc<Queue>,
         clock: Arc<dyn Clock>,
         connect: Arc<dyn Connect>,
         resolvers: Arc<Resolvers>,
         listeners: Arc<Listeners>,
+        keep: Arc<dyn Keep>,
         metrics: Metrics,
     ) -> Arc<Self> {
-        let policies = Policies::new(clock.clone(), Arc::new(OverHttps));
+        let policies = Policies::new(clock.clone(), Arc::new(OverHttps), keep);
         Arc::new(Outbound { queue, clock, connect, resolvers, listeners, policies, metrics, slots: Slots::default() })
     }
 

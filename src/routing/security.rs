@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::model::host::domain_key;
 use crate::model::spec::connector::security::{SmartHostTls, TlsLevel};
 use crate::model::spec::connector::{ConnectorSpec, RouteSpec};
 use crate::model::spec::virtual_server::Outbound;
@@ -110,7 +111,7 @@ pub fn in_force(connector: &ConnectorSpec, server: &Outbound, floor: Option<TlsL
             hop.host.to_owned()
         }
         // what MX names without DNSSEC is anybody's word
-        (_, Some(Domain::Name(domain))) => domain.clone(),
+        (_, Some(domain @ Domain::Name(_))) => domain_key(domain).into_owned(),
         (_, Some(Domain::Literal(address))) => address.to_string(),
         (_, None) => hop.host.to_owned(),
     });

@@ -1,9 +1,9 @@
-"""A signed root of our own, served by NSD: one zone `.` with everything in it, and zones below it that are not signed.
+"""A signed root of our own and a signed zone `test` below it, served by NSD, and zones below that which are not signed.
 
-    with SignedDns(["mx.a.test. A 127.0.0.1"], forged=["mx.b.test. A 127.0.0.1"]) as dns: …  dns.address, dns.anchors
+    with SignedDns(["mx.a.test. A 127.0.0.1"]) as dns: …  dns.address, dns.anchors
 
-`forged` are records that are changed after signing: their signatures are wrong. `unsigned` has the records of zones that the root delegates
-without a DS record. `anchors` is a file with the key of the root.
+`forged` maps records to what they are changed to after signing: their signatures are wrong. `unsigned` has the records of zones that are
+delegated without a DS record. With `nsec3` what is not there is denied by hashes. `anchors` is a file with the key of the root.
 """
 
 import glob
@@ -24,18 +24,15 @@ def why_not():
 
 class SignedDns:
     def __init__(self, records, forged=(), unsigned=None, nsec3=False):
-        """`forged` maps a record, as the zone file has it, to what is served in its stead."""
         self.dir = workdir("signed-dns")
         unsigned = unsigned or {}
         delegations = [f"{zone} NS ns.{zone}\nns.{zone} A 127.0.0.1" for zone in unsigned]
-        root = self.write("root", HEAD.format(zone=".") + "\n".join(["ns.test. A 127.0.0.1", *records, *dict(forged), *delegations]) + "\n")
-        self.run("ldns-keygen", "-k", "-a", "ECDSAP256SHA256", "-r", "/dev/urandom", ".")
-        key = glob.glob(os.path.join(self.dir, "K.*.key"))[0]
-        self.anchors = self.write("anchors", "\n".join(l for l in open(key).read().splitlines() if "DNSKEY" in l) + "\n")
-        self.run("ldns-signzone", *(["-n", "-s", "abcd"] if nsec3 else []), "-o", ".", "-f", "root.signed", root, key[:-len(".key")])
-        self.forge("root.signed", dict(forged))
+        self.zone("test.", ["ns.test. A 127.0.0.1", *records, *dict(forged), *delegations], *(["-n", "-s", "abcd"] if nsec3 else []))
+        self.forge("test.signed", dict(forged))
+        self.zone(".", ["test. NS ns.test.", "ns.test. A 127.0.0.1", open(self.key("test.") + ".ds").read()])
+        self.anchors = self.write("anchors", "\n".join(l for l in open(self.key(".") + ".key").read().splitlines() if "DNSKEY" in l) + "\n")
         self.port = free_port()
-        zones = 'zone:\n name: "."\n zonefile: root.signed\n'
+        zones = 'zone:\n name: "."\n zonefile: root.signed\nzone:\n name: "test"\n zonefile: test.signed\n'
         for zone, lines in unsigned.items():
             name = zone.rstrip(".")
             self.write(name, HEAD.format(zone=zone) + "\n".join([f"ns.{zone} A 127.0.0.1", *lines]) + "\n")
@@ -58,6 +55,16 @@ remote-control:
                                         stdout=open(os.path.join(self.dir, "log"), "wb"), stderr=subprocess.STDOUT)
         self.address = f"127.0.0.1:{self.port}"
         wait_for("NSD to answer", lambda: ask(self.address, "ns.test", "A", timeout=0.5) == (0, False, 1))
+
+    def key(self, zone):
+        return glob.glob(os.path.join(self.dir, f"K{zone}+*.key"))[0][:-len(".key")]
+
+    def zone(self, zone, lines, *options):
+        """Signs a zone: `root.signed` or `<zone>.signed`."""
+        name = zone.strip(".") or "root"
+        plain = self.write(name, HEAD.format(zone=zone) + "\n".join(lines) + "\n")
+        self.run("ldns-keygen", "-k", "-a", "ECDSAP256SHA256", "-r", "/dev/urandom", zone)
+        self.run("ldns-signzone", *options, "-o", zone, "-f", f"{name}.signed", plain, self.key(zone))
 
     def write(self, name, text):
         path = os.path.join(self.dir, name)

@@ -95,6 +95,25 @@ impl GetPolicy for Domain {
     }
 }
 
+/// A store in memory.
+#[derive(Default)]
+struct Memory(Mutex<HashMap<String, Vec<u8>>>);
+
+#[async_trait]
+impl Keep for Memory {
+    fn all(&self) -> Vec<(String, Vec<u8>)> {
+        self.0.lock().unwrap().clone().into_iter().collect()
+    }
+
+    async fn keep(&self, domain: &str, policy: Option<Vec<u8>>) {
+        let mut all = self.0.lock().unwrap();
+        match policy {
+            Some(policy) => all.insert(domain.to_owned(), policy),
+            None => all.remove(domain),
+        };
+    }
+}
+
 const ENFORCE: &str = "version: STSv1\nmode: enforce\nmx: a.example\nmax_age: 86400\n";
 const TESTING: &str = "version: STSv1\nmode: testing\nmx: a.example\nmax_age: 86400\n";
 
@@ -102,7 +121,7 @@ const TESTING: &str = "version: STSv1\nmode: testing\nmx: a.example\nmax_age: 86
 async fn what_was_learned_holds_until_it_is_over_or_another_is_there() {
     let domain = Arc::new(Domain::default());
     let clock = Arc::new(ManualClock::new(0));
-    let policies = Policies::new(clock.clone(), domain.clone());
+    let policies = Policies::new(clock.clone(), domain.clone(), Arc::<Memory>::default());
     let set = |id, policy| (*domain.id.lock().unwrap(), *domain.policy.lock().unwrap()) = (id, policy);
     let now = || async { policies.of("D.example.", &*domain).await.map(|policy| policy.mode) };
     let asked = || domain.asked.load(Ordering::Relaxed);
@@ -131,4 +150,29 @@ async fn what_was_learned_holds_until_it_is_over_or_another_is_there() {
     assert_eq!((now().await, asked()), (Some(Mode::Testing), 7));
     clock.advance(Duration::from_secs(1));
     assert_eq!(now().await, None, "its life is over");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_forgets_nothing() {
+    let domain = Arc::new(Domain::default());
+    let clock = Arc::new(ManualClock::new(1_700_000_000_000));
+    let memory = Arc::new(Memory::default());
+    let start = || Policies::new(clock.clone(), domain.clone(), memory.clone());
+    let mode = async |policies: &Policies| policies.of("d.example", &*domain).await.map(|policy| policy.mode);
+    let set = |id, policy| (*domain.id.lock().unwrap(), *domain.policy.lock().unwrap()) = (id, policy);
+
+    set(Some("1"), Some(ENFORCE));
+    assert_eq!(mode(&start()).await, Some(Mode::Enforce));
+    set(None, None);
+    clock.advance(Duration::from_secs(86_399));
+    assert_eq!(mode(&start()).await, Some(Mode::Enforce), "its life goes on where it was");
+    let again = start();
+    clock.advance(Duration::from_secs(1));
+    assert_eq!((mode(&again).await, mode(&start()).await), (None, None));
+
+    set(Some("2"), Some("version: STSv1\nmode: none\nmax_age: 86400\n"));
+    assert_eq!(mode(&again).await, Some(Mode::None));
+    assert!(memory.all().is_empty(), "what is taken back is not kept");
+    memory.keep("d.example", Some(b"what nobody wrote".to_vec())).await;
+    assert_eq!(mode(&start()).await, Some(Mode::None), "what cannot be read is none");
 }

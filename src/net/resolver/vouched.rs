@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_resolver::TokioResolver;
+use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::op::ResponseCode;
@@ -23,6 +24,8 @@ use crate::net::tls::dane::Tlsa;
 
 /// How long a name server that hands no signatures on is not asked for them again.
 const PROBE_AGAIN: Duration = Duration::from_secs(60);
+/// Longest time for that question.
+const PROBE: Duration = Duration::from_secs(5);
 /// How long "there is no such record" is remembered.
 const NEGATIVE: Duration = Duration::from_secs(30);
 /// Most names of which that is remembered.
@@ -51,7 +54,7 @@ impl<T> Vouched<T> {
 pub struct Addresses {
     /// IPv6 first; at least one.
     pub addresses: Vec<IpAddr>,
-    /// The name that has them: the host, or the end of its aliases.
+    /// The name that has them, in ASCII: the host, or the end of its aliases.
     pub canonical: String,
 }
 
@@ -74,7 +77,7 @@ impl Validating {
     }
 
     /// Whether its name servers hand signatures on.
-    pub(super) async fn is_able(&self, limit: Duration) -> bool {
+    pub(super) async fn is_able(&self) -> bool {
         if self.able.load(Ordering::Acquire) {
             return true;
         }
@@ -85,8 +88,8 @@ impl Validating {
         if probed.is_some_and(|at| at.elapsed() < PROBE_AGAIN) {
             return false;
         }
-        let root = tokio::time::timeout(limit, self.inner.lookup(".", RecordType::DNSKEY)).await;
-        let secure = root.is_ok_and(|root| root.is_ok_and(|root| is_secure(root.answers())));
+        let root = self.ask(".".to_owned(), RecordType::DNSKEY, PROBE).await;
+        let secure = root.is_ok_and(|root| is_secure(root.answers()));
         self.able.store(secure, Ordering::Release);
         *probed = Some(Instant::now());
         if !secure {
@@ -106,10 +109,9 @@ impl Validating {
         if let Some(known) = self.recall(&key) {
             return Err(known);
         }
-        let found = match tokio::time::timeout(limit, self.inner.lookup(name.as_str(), kind)).await {
-            Err(_) => Err(ResolveError::TryLater("timed out".to_owned())),
-            Ok(Err(error)) => Err(denied(&error)),
-            Ok(Ok(lookup)) => {
+        let found = match self.ask(name, kind, limit).await {
+            Err(error) => Err(error),
+            Ok(lookup) => {
                 let secure = is_secure(lookup.answers());
                 let of_kind = |record: &&Record| record.record_type() == kind;
                 let records: Vec<Record> = lookup.answers().iter().filter(of_kind).cloned().collect();
@@ -120,6 +122,19 @@ impl Validating {
             self.remember(key, error.clone());
         }
         found
+    }
+
+    /// One question, in a task of its own: validation stumbles over some answers (hickory-net 0.26.3 over NSEC3 records of the
+    /// root), and who sends such answers shall not stop the one who asked.
+    async fn ask(&self, name: String, kind: RecordType, limit: Duration) -> Result<Lookup, ResolveError> {
+        let inner = self.inner.clone();
+        let lookup = async move { tokio::time::timeout(limit, inner.lookup(name, kind)).await };
+        match tokio::spawn(lookup).await {
+            Ok(Ok(Ok(lookup))) => Ok(lookup),
+            Ok(Ok(Err(error))) => Err(denied(&error)),
+            Ok(Err(_)) => Err(ResolveError::TryLater("timed out".to_owned())),
+            Err(_) => Err(ResolveError::TryLater("DNSSEC: the answer cannot be validated".to_owned())),
+        }
     }
 
     fn recall(&self, key: &(String, RecordType)) -> Option<ResolveError> {
@@ -163,7 +178,7 @@ impl Validating {
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
-        let canonical = all.first().map(|record: &Record| host(&record.name.to_utf8()));
+        let canonical = all.first().map(|record: &Record| host(&record.name.to_ascii()));
         let address = |record: &Record| match &record.data {
             RData::AAAA(a) => Some(IpAddr::V6(a.0)),
             RData::A(a) => Some(IpAddr::V4(a.0)),

@@ -205,9 +205,15 @@ fn is_valid(certificate: &CertificateDer<'_>, now: UnixTime) -> bool {
 }
 
 fn no(words: &'static str) -> rustls::Error {
-    #[derive(Debug, thiserror::Error)]
+    #[derive(thiserror::Error)]
     #[error("{0}")]
     struct Words(&'static str);
+    // rustls shows it so
+    impl fmt::Debug for Words {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(self.0)
+        }
+    }
     CertificateError::Other(OtherError(std::sync::Arc::new(Words(words)))).into()
 }
 
