@@ -58,6 +58,12 @@ def records(port, chain, authority):
         ("alias", [f"alias.test. MX 10 mx.alias.test.", "mx.alias.test. CNAME mx.key.test."], "encrypted", dane),
         ("alias-wrong", [f"alias-wrong.test. MX 10 mx.alias-wrong.test.", "mx.alias-wrong.test. CNAME mx.wrong.test."] + at("alias-wrong", right),
          "waits", "no TLSA record fits"),
+        ("tlsa-alias", hosts("tlsa-alias") + [f"_{port}._tcp.mx.tlsa-alias.test. CNAME _{port}._tcp.mx.key.test."], "encrypted", dane),
+        ("tlsa-elsewhere", hosts("tlsa-elsewhere") + [f"_{port}._tcp.mx.tlsa-elsewhere.test. CNAME _{port}._tcp.mx.plain.test."],
+         "encrypted", ("opportunistic", "builtIn")),
+        ("wildcard", hosts("wildcard") + [f"*._tcp.mx.wildcard.test. TLSA {right}"], "encrypted", dane),
+        ("wildcard-wrong", hosts("wildcard-wrong") + [f"*._tcp.mx.wildcard-wrong.test. TLSA {WRONG}"], "waits", "no TLSA record fits"),
+        ("other-port", hosts("other-port") + [f"_{port + 1}._tcp.mx.other-port.test. TLSA {WRONG}"], "encrypted", ("opportunistic", "builtIn")),
         # neither the MX records of a zone nor the address of a host that nobody vouches for count
         ("insecure-host", [f"insecure-host.test. MX 10 mx.plain.test."], "encrypted", ("opportunistic", "builtIn")),
         ("plain", [], "encrypted", ("opportunistic", "builtIn")),
@@ -111,7 +117,7 @@ def policy(mode, *mx, max_age=86400):
     return f"version: STSv1\r\nmode: {mode}\r\n" + "".join(f"mx: {one}\r\n" for one in mx) + f"max_age: {max_age}\r\n"
 
 
-STS = ["sts", "sts-elsewhere", "sts-name", "sts-testing", "sts-none", "sts-unreachable", "sts-redirect", "sts-certificate", "sts-dane"]
+STS = ["sts", "sts-short", "sts-elsewhere", "sts-name", "sts-testing", "sts-none", "sts-unreachable", "sts-redirect", "sts-certificate", "sts-dane"]
 
 
 @only_bridgehead
@@ -152,7 +158,7 @@ class TlsOutwards(unittest.TestCase):
         cls.web = Policies(authority, [f"mta-sts.{name}.test" for name in STS if name != "sts-certificate"])
         cls.addClassCleanup(cls.web.close)
         cls.web.texts = {
-            "sts.test": policy("enforce", "mx.sts.test"), "sts-elsewhere.test": policy("enforce", "other.test"),
+            "sts.test": policy("enforce", "mx.sts.test"), "sts-short.test": policy("enforce", "other.test", max_age=4), "sts-elsewhere.test": policy("enforce", "other.test"),
             "sts-name.test": policy("enforce", "*.sts-name.test"), "sts-testing.test": policy("testing", "other.test"),
             "sts-none.test": policy("none"), "sts-unreachable.test": 503, "sts-redirect.test": 302,
             "sts-certificate.test": policy("enforce", "other.test"), "sts-dane.test": policy("enforce", "other.test"),
@@ -185,7 +191,7 @@ class TlsOutwards(unittest.TestCase):
         item = self.it.rest.ok("POST", "/api/v1/explain", {"sender": "sender@local.test", "recipient": f"to@{domain}.test"})["items"][0]
         return item["nextHops"][0]["tls"] if item["nextHops"] else None
 
-    def judge(self, domain, outcome, words):
+    def judge(self, domain, outcome, words, queue=None):
         id = self.send(domain)
         if outcome == "encrypted":
             copy = wait_for(f"mail for {domain}", lambda: self.found(id), 20)[0]
@@ -193,9 +199,13 @@ class TlsOutwards(unittest.TestCase):
         elif outcome == "clear":
             self.assertEqual(self.sink.wait_accepted([id], 20), set())
         else:
-            queue = lambda: self.it.queue(f"dns:default:{domain}.test")
-            error = wait_for(f"why mail for {domain} waits", lambda: (queue() or {}).get("lastError"), 30)
-            self.assertRegex(error["diagnostic"], words, error)
+            waits = lambda: self.it.queue(queue or f"dns:default:{domain}.test") or {}
+
+            def why():
+                error = waits().get("lastError")
+                self.assertRegex((error or {}).get("diagnostic", ""), words)
+                return error
+            error = wait_for(f"why mail for {domain} waits", why, 30)
             self.assertTrue(error["status"].startswith("4."), error)
             time.sleep(1.5)
             self.assertEqual(self.found(id), [], domain)
@@ -220,6 +230,19 @@ class TlsOutwards(unittest.TestCase):
                 ("wrong", "waits", "no TLSA record fits")):
             with self.subTest(domain=domain):
                 self.judge(domain, outcome, words)
+
+    def test_smart_hosts(self):
+        for host, security, outcome, words in (
+                ("mx.key.test", {}, "encrypted", ("dane", "dane")), ("mx.key.test", {"tls": "dane"}, "encrypted", ("dane", "connector")),
+                ("mx.wrong.test", {}, "waits", "no TLSA record fits"), ("mx.none.test", {"tls": "dane"}, "waits", "has no TLSA record"),
+                ("mx.alias.test", {"tls": "dane"}, "encrypted", ("dane", "connector")), (HOP, {"tls": "dane"}, "waits", "has no TLSA record")):
+            with self.subTest(host=host, security=security):
+                self.it.rest.call("DELETE", "/api/v1/connectors/hub")
+                self.it.rest.ok("PUT", "/api/v1/connectors/hub", {"spec": {
+                    "addressSpaces": [{"pattern": "none.test", "cost": 1}], "route": {"smartHosts": [{"host": host, "port": self.port}]},
+                    "security": security}})
+                self.addCleanup(self.it.rest.call, "DELETE", "/api/v1/connectors/hub")
+                self.judge("none", outcome, words, "smarthost:hub")
 
     def test_not_honoured(self):
         self.connector(honourDane=False)
@@ -246,8 +269,16 @@ class TlsOutwards(unittest.TestCase):
                 self.judge(domain, outcome, words)
         self.assertEqual(self.hop_of("sts")["mtaSts"], "enforce")
         self.assertEqual((self.hop_of("sts-testing")["mtaSts"], self.hop_of("sts-testing")["namedByPolicy"]), ("testing", False))
-        self.web.texts["sts.test"] = 503
-        self.judge("sts", "encrypted", ("verified", "mtaSts"))      # what was learned holds
+        # what was learned holds, over a restart too, for as long as it said
+        self.judge("sts-short", "waits", "does not name the host")
+        self.web.texts["sts.test"] = self.web.texts["sts-short.test"] = self.web.texts["sts-elsewhere.test"] = 503
+        self.it.terminate()
+        self.it.start()
+        asked = len(self.web.asked)
+        self.judge("sts", "encrypted", ("verified", "mtaSts"))
+        self.assertEqual(self.hop_of("sts-elsewhere")["mtaSts"], "enforce")
+        self.assertEqual(len(self.web.asked), asked)
+        wait_for("the end of the short one", lambda: "mtaSts" not in self.hop_of("sts-short"), 10)
         self.connector(honourMtaSts=False)
         self.judge("sts-elsewhere", "encrypted", opportunistic)
 
@@ -268,7 +299,7 @@ class TlsOutwardsByNsec3(TlsOutwards):
     nsec3 = True
 
     test_not_honoured = test_the_name_of_a_signed_mx_is_what_is_verified = None
-    test_each_row_by_mta_sts = test_a_floor_by_remote_domain = None
+    test_each_row_by_mta_sts = test_a_floor_by_remote_domain = test_smart_hosts = None
 
 
 @only_bridgehead
