@@ -205,12 +205,13 @@ impl From<TestResult> for ConnectorTestAnswer {
 impl From<Tested> for TestedHost {
     fn from(tested: Tested) -> Self {
         let millis = |time: std::time::Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let wanted = ExplainedTls::from(&tested.hop);
         TestedHost {
             name: tested.hop.name,
             address: tested.hop.address.to_string(),
             ok: tested.failure.is_none(),
             failure: tested.failure.as_ref().map(TestFailure::from),
-            wanted: ExplainedTls::from(tested.hop.security),
+            wanted,
             tls: tested.tls.map(TestedTls::from),
             extensions: tested.extensions.as_ref().map(keywords).unwrap_or_default(),
             duration_ms: millis(tested.took),

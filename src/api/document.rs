@@ -38,12 +38,13 @@ the request in the appliance's log. A path that does not exist is 404, a method 
 
 **Keys.** `Authorization: Bearer <key>`. Each operation names the scope that it needs, also in `x-scope`.";
 
-const TAGS: [(&str, &str); 17] = [
+const TAGS: [(&str, &str); 18] = [
     ("virtual-servers", "SMTP virtual servers: where mail comes in, from whom, and how it is treated."),
     ("recipient-policies", "Which addresses recipients get, and so which domains are local."),
     ("recipients", "The directory: who has mail here."),
     ("mailbox-stores", "Where local mail ends."),
     ("connectors", "SMTP connectors: how mail leaves."),
+    ("remote-domains", "What may be sent to a domain, and how."),
     ("certificates", "TLS certificates with their keys, which virtual servers name."),
     ("accounts", "Who may authenticate over SMTP."),
     ("identity-providers", "Whose tokens accounts may log in with."),

@@ -21,8 +21,11 @@ use crate::model::mail::MessageId;
 use crate::model::name::Name;
 use crate::model::size::Size;
 use crate::model::spec::connector::security::TlsLevel;
+use crate::net::mta_sts::Mode;
 use crate::queue::effective;
-use crate::routing::security::{Origin, Security};
+use crate::routing::asked::{Asked, Tlsa};
+use crate::routing::probe::Hop;
+use crate::routing::security::Origin;
 use crate::smtp::address::{ForwardPath, ReversePath};
 
 /// A message as it might come in, or the id of one that is here.
@@ -128,18 +131,49 @@ pub struct ExplainedHop {
 pub struct ExplainedTls {
     /// The value of `security.tls` that is in force.
     tls: TlsLevel,
-    /// Who says so: `smartHost`, `connector`, `virtualServer` or `builtIn`.
+    /// Who says so: `smartHost`, `connector`, `virtualServer`, `remoteDomain`, `dane` (TLSA records of the
+    /// host), `mtaSts` (the policy of the domain) or `builtIn`.
     #[schema(value_type = String)]
     source: Origin,
     /// The name that the certificate must be for, where it is checked.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     verifies: Option<String>,
+    /// The TLSA records of the host, as zone files have them, where DNSSEC vouches for them. One that cannot be used is left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    tlsa: Option<Vec<String>>,
+    /// The mode of the MTA-STS policy of the domain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    mta_sts: Option<Mode>,
+    /// Whether that policy names the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    named_by_policy: Option<bool>,
+    /// Why nothing may be sent there now: mail waits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    refused: Option<String>,
 }
 
-impl From<Security> for ExplainedTls {
-    fn from(security: Security) -> Self {
-        ExplainedTls { tls: security.tls, source: security.from, verifies: security.verifies }
+impl From<&Hop> for ExplainedTls {
+    fn from(hop: &Hop) -> Self {
+        let (Asked { dane, sts, .. }, security) = (&hop.asked, &hop.security);
+        let tlsa = match dane {
+            Tlsa::Usable(dane) => Some(dane.records()),
+            Tlsa::Unusable => Some(Vec::new()),
+            Tlsa::None | Tlsa::TryLater(_) => None,
+        };
+        ExplainedTls {
+            tls: security.tls,
+            source: security.from,
+            verifies: security.verifies.clone(),
+            tlsa,
+            mta_sts: sts.map(|sts| sts.mode),
+            named_by_policy: sts.map(|sts| sts.names_host),
+            refused: security.refused.clone(),
+        }
     }
 }
 
@@ -274,8 +308,11 @@ async fn item(state: &State, snapshot: &Snapshot, recipient: String, told: Expla
             Some(Ok(hosts)) => {
                 for hop in hosts {
                     decisions.push(next_hop("host", Outcome::Chosen, format!("{} ({})", hop.name, hop.address)));
-                    let address = hop.address.to_string();
-                    item.next_hops.push(ExplainedHop { name: hop.name, address, tls: hop.security.into() });
+                    let (address, tls) = (hop.address.to_string(), ExplainedTls::from(&hop));
+                    if let Some(why) = &hop.security.refused {
+                        decisions.push(next_hop("tls", Outcome::Waits, why.clone()));
+                    }
+                    item.next_hops.push(ExplainedHop { name: hop.name, address, tls });
                 }
             }
             Some(Err(failure)) => {

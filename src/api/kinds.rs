@@ -20,7 +20,7 @@ use crate::config::{Effects, Object, Warning};
 use crate::model::labels::Labels;
 use crate::model::spec::{
     AccountSpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
-    RecipientPolicySpec, RecipientSpec, VirtualServerSpec,
+    RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, VirtualServerSpec,
 };
 
 /// Types and operations of one kind.
@@ -464,6 +464,19 @@ kind! {
     };
     status {"state": "active", "conditions": []};
     patch {"spec": {"deny": ["198.51.100.7"], "action": "drop"}}
+}
+
+kind! {
+    remote_domains = RemoteDomains, "remote-domains", "/remote-domains", "/remote-domains/{name}";
+    RemoteDomain, RemoteDomainList, RemoteDomainInput, RemoteDomainSpec, ObjectStatus by object;
+    one "a remote domain", many "remote domains", called "partner";
+    ids "listRemoteDomains", "getRemoteDomain", "putRemoteDomain", "patchRemoteDomain", "deleteRemoteDomain";
+    list ListParams "What holds for mail to a domain, whichever connector carries it." by super::resources::list;
+    put "It holds from the next session on.";
+    delete "What it said holds no more, from the next session on.";
+    spec {"pattern": "partner.example", "tls": "verified"};
+    status {"state": "active", "conditions": []};
+    patch {"spec": {"tls": "dane"}}
 }
 
 pub use recipient_listing::RecipientListParams;

@@ -24,7 +24,7 @@ use super::auth::{self, Failures, Keys, Principal};
 use super::health::Health;
 use super::kinds::{
     accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
-    virtual_servers,
+    remote_domains, virtual_servers,
 };
 use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
@@ -301,7 +301,7 @@ fn v1(config: &mut ServiceConfig<'_>) {
         };
     }
     kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors);
-    kinds!(certificates accounts identity_providers filters);
+    kinds!(certificates accounts identity_providers filters remote_domains);
     config
         .service(settings::get_settings)
         .service(settings::put_settings)

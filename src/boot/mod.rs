@@ -32,7 +32,7 @@ use crate::net::connect::TcpConnect;
 use crate::net::http::Http;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
-use crate::outbound::Outbound;
+use crate::outbound::{KeptPolicies, Outbound};
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
 use crate::status::{Drain, Listeners, Masks, Running, Sessions};
@@ -110,13 +110,17 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let running = Arc::new(Running::new(store.clone()));
     let drain = Arc::new(Drain::default());
 
-    let resolvers = Arc::new(Resolvers::new());
+    let resolvers = Arc::new(match &options.dnssec_trust_anchors {
+        Some(file) => Resolvers::with_anchor_file(file).context("--dnssec-trust-anchors")?,
+        None => Resolvers::new(),
+    });
     let outbound = Outbound::new(
         queue.clone(),
         clock.clone(),
         Arc::new(TcpConnect),
         resolvers.clone(),
         listeners.clone(),
+        Arc::new(KeptPolicies(store.clone())),
         metrics.clone(),
         Arc::new(Http::default()),
     );

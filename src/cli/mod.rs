@@ -53,6 +53,9 @@ pub struct Serve {
     /// Where `{"file": …}` in the configuration may point.
     #[arg(long, env = "BRIDGEHEAD_SECRETS_DIR", default_value = "/etc/bridgehead/secrets", value_name = "DIR")]
     pub secrets_dir: PathBuf,
+    /// File of DNSKEY records, as zone files have them, by which DNSSEC is validated instead of by the keys of the root.
+    #[arg(long, env = "BRIDGEHEAD_DNSSEC_TRUST_ANCHORS", value_name = "FILE")]
+    pub dnssec_trust_anchors: Option<PathBuf>,
     /// Space on the disk that new mail must leave free, in bytes.
     #[arg(long, env = "BRIDGEHEAD_RESERVE", default_value_t = 256 * 1024 * 1024, value_name = "BYTES")]
     pub reserve: u64,

@@ -7,6 +7,7 @@ mod access;
 mod accounts;
 mod filters;
 mod hosts;
+mod remote_domains;
 mod routes;
 mod servers;
 
@@ -35,7 +36,7 @@ use crate::model::spec::account::AccountPassword;
 use crate::model::spec::recipient_policy::Filter;
 use crate::model::spec::{
     AccountSpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, FilterSpec, IdentityProviderSpec,
-    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
+    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 use crate::model::time::Timestamp;
 use crate::smtp::address::Mailbox;
@@ -51,6 +52,7 @@ pub struct Objects {
     accounts: BTreeMap<Name, AccountObject>,
     identity_providers: BTreeMap<Name, (u64, Arc<IdentityProviderSpec>)>,
     filters: BTreeMap<Name, (u64, Arc<FilterSpec>)>,
+    remote_domains: BTreeMap<Name, (u64, Arc<RemoteDomainSpec>)>,
     settings: Option<(u64, Arc<SettingsSpec>)>,
     /// The values of their secrets, of objects that have any.
     secrets: BTreeMap<(Collection, Name), Kept>,
@@ -83,6 +85,7 @@ impl Objects {
             }
             Spec::IdentityProvider(spec) => drop(self.identity_providers.insert(name, (generation, spec))),
             Spec::Filter(spec) => drop(self.filters.insert(name, (generation, spec))),
+            Spec::RemoteDomain(spec) => drop(self.remote_domains.insert(name, (generation, spec))),
             Spec::Settings(spec) => self.settings = Some((generation, spec)),
             Spec::Recipient(_) => {}
         }
@@ -100,6 +103,7 @@ impl Objects {
             Collection::Accounts => drop(self.accounts.remove(name)),
             Collection::IdentityProviders => drop(self.identity_providers.remove(name)),
             Collection::Filters => drop(self.filters.remove(name)),
+            Collection::RemoteDomains => drop(self.remote_domains.remove(name)),
             Collection::Settings => self.settings = None,
             Collection::Recipients => {}
         }
@@ -183,6 +187,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     let accounts = accounts::accounts(objects, previous, around.vault, &mut found);
     let identity_providers = accounts::identity_providers(objects, previous, &mut found);
     filters::check(objects, &mut found);
+    remote_domains::check(objects, &mut found);
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
     check_settings(objects, &settings, &mut found);
     let domains = policies(objects, default_store, &settings, &mut found);
@@ -203,6 +208,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
         routes: routes::build(objects, &certificates, previous, around.vault),
         certificates,
         filters: filters::build(objects, previous),
+        remote_domains: remote_domains::build(objects, previous),
         stores: build_stores(objects, previous, around.vault),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),
         postmaster: postmaster(&settings, &domains),

@@ -16,7 +16,7 @@ use crate::model::spec::connector::Authentication;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{
     AccountSpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
-    RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
+    RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// An object of the configuration, as it is shown.
@@ -95,6 +95,8 @@ pub enum Spec {
     IdentityProvider(Arc<IdentityProviderSpec>),
     /// Of a filter.
     Filter(Arc<FilterSpec>),
+    /// Of a remote domain.
+    RemoteDomain(Arc<RemoteDomainSpec>),
     /// The settings.
     Settings(Arc<SettingsSpec>),
 }
@@ -115,6 +117,7 @@ impl Spec {
             Collection::Accounts => from_value(spec).map(Spec::Account),
             Collection::IdentityProviders => from_value(spec).map(Spec::IdentityProvider),
             Collection::Filters => from_value(spec).map(Spec::Filter),
+            Collection::RemoteDomains => from_value(spec).map(Spec::RemoteDomain),
             Collection::Settings => from_value(spec).map(Spec::Settings),
         }
     }
@@ -131,6 +134,7 @@ impl Spec {
             Spec::Account(_) => Collection::Accounts,
             Spec::IdentityProvider(_) => Collection::IdentityProviders,
             Spec::Filter(_) => Collection::Filters,
+            Spec::RemoteDomain(_) => Collection::RemoteDomains,
             Spec::Settings(_) => Collection::Settings,
         }
     }
@@ -165,6 +169,7 @@ impl Spec {
             | Spec::Recipient(_)
             | Spec::IdentityProvider(_)
             | Spec::Filter(_)
+            | Spec::RemoteDomain(_)
             | Spec::Settings(_) => Vec::new(),
         }
     }
@@ -181,6 +186,7 @@ impl Spec {
             Spec::Account(spec) => to_value(spec),
             Spec::IdentityProvider(spec) => to_value(spec),
             Spec::Filter(spec) => to_value(spec),
+            Spec::RemoteDomain(spec) => to_value(spec),
             Spec::Settings(spec) => to_value(spec),
         }
     }

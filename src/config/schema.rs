@@ -20,7 +20,7 @@ use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
     AccountSpec, CertificateSpec, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
-    RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
+    RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// Most violations that are told of one body.
@@ -108,6 +108,7 @@ pub fn schema(collection: Collection) -> Value {
         Collection::Accounts => collect::<AccountSpec>(&mut schemas),
         Collection::IdentityProviders => collect::<IdentityProviderSpec>(&mut schemas),
         Collection::Filters => collect::<FilterSpec>(&mut schemas),
+        Collection::RemoteDomains => collect::<RemoteDomainSpec>(&mut schemas),
         Collection::Settings => collect::<SettingsSpec>(&mut schemas),
     };
     let schemas: serde_json::Map<String, Value> = schemas.into_iter().collect();
@@ -470,6 +471,7 @@ mod tests {
                 json!({"type": "webhook", "url": "https://app.example/", "secret": {"env": "BRIDGEHEAD_SECRET_X"}}),
             ),
             (Collection::Filters, json!({"kind": "recipient"})),
+            (Collection::RemoteDomains, json!({"pattern": "*.partner.example", "tls": "dane"})),
             (Collection::Filters, json!({"kind": "connection", "dnsbl": [{"zone": "bl.example"}]})),
             (
                 Collection::Connectors,

@@ -15,10 +15,11 @@ use crate::model::name::Name;
 use crate::model::path::RelativePath;
 use crate::model::queue_name::QueueName;
 use crate::model::secret::SecretText;
+use crate::model::spec::connector::security::TlsLevel;
 use crate::model::spec::virtual_server::{Binding, BindingTls};
 use crate::model::spec::{MailboxStoreSpec, SettingsSpec, VirtualServerSpec};
 use crate::net::tls::ServerTls;
-use crate::routing::Table;
+use crate::routing::{Connector, RemoteDomains, Table};
 use crate::smtp::address::{Domain, Mailbox};
 
 /// One state of the configuration, whole and valid. A connection pins one at each MAIL.
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub domains: Arc<Domains>,
     /// Which connector carries what.
     pub routes: Arc<Table>,
+    /// What holds for mail to which domain, whoever carries it.
+    pub remote_domains: Arc<RemoteDomains>,
     /// The mailbox stores.
     pub stores: BTreeMap<Name, Arc<MailboxStore>>,
     /// Who may authenticate, on some virtual server.
@@ -66,6 +69,11 @@ impl Snapshot {
         let server = self.delivery_server(took)?;
         let connector = self.routes.connector(&smart_host_connector(&server.name)?)?;
         server.spec.outbound.smart_host.as_ref().map(|_| connector.queue(domain))
+    }
+
+    /// The least that sessions of the connector for this queue are encrypted and checked.
+    pub fn tls_floor(&self, connector: &Connector, queue: &QueueName) -> Option<TlsLevel> {
+        self.remote_domains.floor(connector, queue)
     }
 
     /// Who may log in on a virtual server.

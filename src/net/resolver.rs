@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -15,9 +16,16 @@ use async_trait::async_trait;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
+use hickory_resolver::proto::dnssec::TrustAnchors;
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RData, RecordType};
-use hickory_resolver::{Resolver as Hickory, TokioResolver};
+use hickory_resolver::{Resolver as Hickory, ResolverBuilder, TokioResolver};
+
+use super::tls::dane::Tlsa;
+use vouched::Validating;
+pub use vouched::{Addresses, Vouched};
+
+mod vouched;
 
 /// One MX record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,6 +90,39 @@ pub trait Resolver: Send + Sync + fmt::Debug {
     /// # Errors
     /// See [`ResolveError`].
     async fn names(&self, address: IpAddr) -> Result<Vec<String>, ResolveError>;
+
+    /// As [`Resolver::mx`], validated. An answer whose signatures are wrong is [`ResolveError::TryLater`].
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    async fn vouched_mx(&self, domain: &str) -> Result<Vouched<Vec<Mx>>, ResolveError> {
+        self.mx(domain).await.map(Vouched::insecure)
+    }
+
+    /// As [`Resolver::addresses`], validated, with the name at the end of aliases.
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    async fn vouched_addresses(&self, name: &str) -> Result<Vouched<Addresses>, ResolveError> {
+        let addresses = self.addresses(name).await?;
+        Ok(Vouched::insecure(Addresses { addresses, canonical: host(name) }))
+    }
+
+    /// The TLSA records of a name such as `_25._tcp.mx.example.com`, at least one; `None` stands for one that cannot be used.
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    async fn tlsa(&self, _: &str) -> Result<Vouched<Vec<Option<Tlsa>>>, ResolveError> {
+        Err(ResolveError::NoRecords)
+    }
+
+    /// The TXT records of a name, each put together of its strings, at least one.
+    ///
+    /// # Errors
+    /// See [`ResolveError`].
+    async fn texts(&self, _: &str) -> Result<Vec<String>, ResolveError> {
+        Err(ResolveError::NoRecords)
+    }
 }
 
 /// Most names of one address that are looked at.
@@ -111,6 +152,7 @@ pub async fn verified_name(resolver: &dyn Resolver, client: IpAddr) -> Result<Op
 /// The resolver in use: hickory over the system's name servers or those of a configuration.
 pub struct HickoryResolver {
     inner: TokioResolver,
+    validating: Validating,
     limit: Duration,
 }
 
@@ -129,21 +171,19 @@ impl HickoryResolver {
     /// Longest time for one lookup.
     pub const LIMIT: Duration = Duration::from_secs(20);
 
-    /// With the name servers of the system (`/etc/resolv.conf`).
+    /// With the name servers of the system (`/etc/resolv.conf`); validates by these keys.
     ///
     /// # Errors
     /// When the system's settings cannot be read.
-    pub fn system() -> Result<Self, ResolverSetupError> {
-        let mut builder = Hickory::builder_tokio()?;
-        tune(builder.options_mut());
-        Ok(HickoryResolver { inner: builder.build()?, limit: Self::LIMIT })
+    pub fn system(anchors: &Arc<TrustAnchors>) -> Result<Self, ResolverSetupError> {
+        Self::build(Hickory::builder_tokio()?, Hickory::builder_tokio()?, anchors)
     }
 
-    /// With these name servers, asked over UDP, and over TCP when an answer is cut.
+    /// With these name servers, asked over UDP, and over TCP when an answer is cut; validates by these keys.
     ///
     /// # Errors
     /// When the resolver refuses the settings.
-    pub fn with_servers(servers: &[SocketAddr]) -> Result<Self, ResolverSetupError> {
+    pub fn with_servers(servers: &[SocketAddr], anchors: &Arc<TrustAnchors>) -> Result<Self, ResolverSetupError> {
         let name_servers = servers.iter().map(|server| {
             let mut udp = ConnectionConfig::udp();
             udp.port = server.port();
@@ -152,9 +192,21 @@ impl HickoryResolver {
             NameServerConfig::new(server.ip(), true, vec![udp, tcp])
         });
         let config = ResolverConfig::from_parts(None, vec![], name_servers.collect());
-        let mut builder = Hickory::builder_with_config(config, TokioRuntimeProvider::default());
-        tune(builder.options_mut());
-        Ok(HickoryResolver { inner: builder.build()?, limit: Self::LIMIT })
+        let builder = || Hickory::builder_with_config(config.clone(), TokioRuntimeProvider::default());
+        Self::build(builder(), builder(), anchors)
+    }
+
+    fn build(
+        mut plain: ResolverBuilder<TokioRuntimeProvider>,
+        mut validating: ResolverBuilder<TokioRuntimeProvider>,
+        anchors: &Arc<TrustAnchors>,
+    ) -> Result<Self, ResolverSetupError> {
+        tune(plain.options_mut());
+        tune(validating.options_mut());
+        // what aliases say is part of what must be signed
+        validating.options_mut().preserve_intermediates = true;
+        let validating = Validating::new(validating.with_trust_anchor(anchors.clone()).build()?);
+        Ok(HickoryResolver { inner: plain.build()?, validating, limit: Self::LIMIT })
     }
 
     async fn lookup(&self, name: &str, kind: RecordType) -> Result<Vec<RData>, ResolveError> {
@@ -251,6 +303,37 @@ impl Resolver for HickoryResolver {
         let names: Vec<String> = names.filter(|name| !name.is_empty()).take(MOST_NAMES).collect();
         if names.is_empty() { Err(ResolveError::NoRecords) } else { Ok(names) }
     }
+
+    async fn vouched_mx(&self, domain: &str) -> Result<Vouched<Vec<Mx>>, ResolveError> {
+        if self.validating.is_able().await {
+            return self.validating.mx(domain, self.limit).await;
+        }
+        self.mx(domain).await.map(Vouched::insecure)
+    }
+
+    async fn vouched_addresses(&self, name: &str) -> Result<Vouched<Addresses>, ResolveError> {
+        if self.validating.is_able().await {
+            return self.validating.addresses(name, self.limit).await;
+        }
+        let addresses = self.addresses(name).await?;
+        Ok(Vouched::insecure(Addresses { addresses, canonical: host(name) }))
+    }
+
+    async fn tlsa(&self, name: &str) -> Result<Vouched<Vec<Option<Tlsa>>>, ResolveError> {
+        if self.validating.is_able().await {
+            return self.validating.tlsa(name, self.limit).await;
+        }
+        Err(ResolveError::NoRecords)
+    }
+
+    async fn texts(&self, name: &str) -> Result<Vec<String>, ResolveError> {
+        let records = self.lookup(name, RecordType::TXT).await?;
+        let text = |data: &RData| match data {
+            RData::TXT(text) => Some(String::from_utf8_lossy(&text.txt_data.concat()).into_owned()),
+            _ => None,
+        };
+        Ok(records.iter().filter_map(text).collect())
+    }
 }
 
 fn host(name: &str) -> String {
@@ -267,9 +350,18 @@ fn sort_mx(found: &mut Vec<Mx>) -> Result<(), ResolveError> {
     Ok(())
 }
 
+/// A file of trust anchors cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("the trust anchors in {file} cannot be used: {why}")]
+pub struct AnchorError {
+    file: String,
+    why: String,
+}
+
 /// Resolvers by the name servers they ask; made when they are first needed.
 pub struct Resolvers {
     system: Option<Arc<dyn Resolver>>,
+    anchors: Arc<TrustAnchors>,
     made: Mutex<HashMap<Vec<SocketAddr>, Arc<dyn Resolver>>>,
 }
 
@@ -279,12 +371,29 @@ const MOST_RESOLVERS: usize = 64;
 impl Resolvers {
     /// With the system's name servers where none are named.
     pub fn new() -> Self {
-        Resolvers { system: None, made: Mutex::default() }
+        Self::with_anchors(TrustAnchors::default())
+    }
+
+    /// The same; DNSSEC is validated by the keys in a file of DNSKEY records instead of by those of the root.
+    ///
+    /// # Errors
+    /// In words, when it cannot be read, or holds no key.
+    pub fn with_anchor_file(file: &Path) -> Result<Self, AnchorError> {
+        let fault = |why: String| AnchorError { file: file.display().to_string(), why };
+        let anchors = TrustAnchors::from_file(file).map_err(|error| fault(error.to_string()))?;
+        if anchors.is_empty() {
+            return Err(fault("it has no DNSKEY record of the root".to_owned()));
+        }
+        Ok(Self::with_anchors(anchors))
+    }
+
+    fn with_anchors(anchors: TrustAnchors) -> Self {
+        Resolvers { system: None, anchors: Arc::new(anchors), made: Mutex::default() }
     }
 
     /// With this resolver instead of the system's.
     pub fn with_system(system: Arc<dyn Resolver>) -> Self {
-        Resolvers { system: Some(system), made: Mutex::default() }
+        Resolvers { system: Some(system), ..Self::new() }
     }
 
     /// The resolver that asks these name servers; none: the system's.
@@ -301,8 +410,11 @@ impl Resolvers {
         if let Some(resolver) = made.get(servers) {
             return Ok(resolver.clone());
         }
-        let resolver =
-            if servers.is_empty() { HickoryResolver::system() } else { HickoryResolver::with_servers(servers) };
+        let resolver = if servers.is_empty() {
+            HickoryResolver::system(&self.anchors)
+        } else {
+            HickoryResolver::with_servers(servers, &self.anchors)
+        };
         let resolver: Arc<dyn Resolver> = Arc::new(resolver?);
         if made.len() >= MOST_RESOLVERS {
             // configurations come and go; resolvers that nobody asks any more shall not stay
@@ -425,7 +537,7 @@ mod tests {
     #[tokio::test]
     async fn a_silent_name_server_is_try_later() {
         let silent = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let mut resolver = HickoryResolver::with_servers(&[silent.local_addr().unwrap()]).unwrap();
+        let mut resolver = HickoryResolver::with_servers(&[silent.local_addr().unwrap()], &Arc::default()).unwrap();
         resolver.limit = Duration::from_millis(100);
         assert!(matches!(resolver.mx("a.example").await, Err(ResolveError::TryLater(_))));
     }
@@ -488,7 +600,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_name_servers_say_is_told_apart() {
-        let resolver = HickoryResolver::with_servers(&[name_server().await]).unwrap();
+        let resolver = HickoryResolver::with_servers(&[name_server().await], &Arc::default()).unwrap();
         let host = |preference, exchange: &str| Mx { preference, exchange: exchange.to_owned() };
         let two = Ok(vec![host(10, "mx1.two.example"), host(20, "mx2.two.example")]);
         assert_eq!(resolver.mx("two.example").await, two);

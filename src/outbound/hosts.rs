@@ -8,15 +8,20 @@ use std::sync::Arc;
 
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, NameFault};
-use crate::model::host::Host;
+use crate::model::host::{Host, domain_key};
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::{DnsRoute, RouteSpec};
-use crate::net::resolver::{ResolveError, Resolver, Resolvers};
+use crate::net::mta_sts::{Mode, Policies, Policy};
+use crate::net::resolver::{ResolveError, Resolver, Resolvers, Vouched};
 use crate::routing::Connector;
+use crate::routing::asked::{Asked, Sts};
 use crate::routing::mx::{Exchanges, exchanges};
 use crate::routing::next_hop;
+use crate::routing::security::{self, Wanted};
 use crate::smtp::address::Domain;
 use crate::status::Listeners;
+
+use super::tlsa::{Names, ask};
 
 /// Most addresses that one try goes through.
 const MOST: usize = 5;
@@ -28,6 +33,19 @@ pub struct NextHop {
     pub name: String,
     /// The address.
     pub address: SocketAddr,
+    /// What its owner asks.
+    pub asked: Asked,
+}
+
+/// What hosts are looked up with.
+#[derive(Clone, Copy)]
+pub struct LookUp<'a> {
+    /// DNS.
+    pub resolvers: &'a Resolvers,
+    /// The policies of MTA-STS.
+    pub policies: &'a Policies,
+    /// Which addresses are our own.
+    pub listeners: &'a Listeners,
 }
 
 fn of_server(resolvers: &Resolvers, server: &VirtualServer) -> Result<Arc<dyn Resolver>, NameFault> {
@@ -39,31 +57,33 @@ fn of_server(resolvers: &Resolvers, server: &VirtualServer) -> Result<Arc<dyn Re
 /// # Errors
 /// A failure of the host: permanent when DNS says so, else transient.
 pub async fn find(
-    resolvers: &Resolvers,
+    with: LookUp<'_>,
     snapshot: &Snapshot,
-    listeners: &Listeners,
     server: &VirtualServer,
     connector: &Connector,
     queue: &QueueName,
     seed: u64,
 ) -> Result<Vec<NextHop>, Failure> {
+    let resolvers = with.resolvers;
+    let wanted = security::wanted(&connector.spec, &server.spec.outbound, snapshot.tls_floor(connector, queue));
     match (&connector.spec.route, queue) {
         (RouteSpec::SmartHosts(hosts), _) => {
             let hosts = next_hop::order(hosts, seed);
-            let found = look_up(resolvers, server, &hosts).await;
+            let found = look_up(resolvers, server, &hosts, Names::own(wanted.dane)).await;
             let (first, _) =
                 hosts.first().map_or(("the connector".to_owned(), 0), |(host, port)| (host.to_string(), *port));
             // an operator wrote these names: one that does not exist is a mistake to mend, no reason to bounce
             found.map_err(|fault| Failure::of_name(&NameFault::TryLater(words(&fault)), &first))
         }
         (RouteSpec::Dns(DnsRoute { then }), QueueName::Dns(_, domain)) => {
-            let direct = by_mx(resolvers, snapshot, listeners, server, domain, seed).await;
+            let direct = by_mx(with, snapshot, server, domain, wanted, seed).await;
             let found = match (direct, then) {
                 (direct, None) => direct,
                 // these are final whoever is asked
                 (Err(fault @ (NameFault::NullMx | NameFault::Loop)), _) => Err(fault),
                 (direct, Some(then)) => {
-                    let last = look_up(resolvers, server, &[(then.host.clone(), then.port)]).await;
+                    let last =
+                        look_up(resolvers, server, &[(then.host.clone(), then.port)], Names::own(wanted.dane)).await;
                     match (direct, last) {
                         (Ok(direct), last) => Ok(direct.into_iter().chain(last.unwrap_or_default()).collect()),
                         (Err(_), Ok(last)) => Ok(last),
@@ -80,21 +100,32 @@ pub async fn find(
 }
 
 async fn by_mx(
-    resolvers: &Resolvers,
+    with: LookUp<'_>,
     snapshot: &Snapshot,
-    listeners: &Listeners,
     server: &VirtualServer,
     domain: &Domain,
+    wanted: Wanted,
     seed: u64,
 ) -> Result<Vec<NextHop>, NameFault> {
+    let resolver = of_server(with.resolvers, server)?;
     let records = match domain {
-        Domain::Literal(_) => Vec::new(),
-        Domain::Name(name) => match of_server(resolvers, server)?.mx(name).await {
-            Ok(records) => records.into_iter().map(|mx| (mx.preference, mx.exchange)).collect(),
-            Err(ResolveError::NoRecords) => Vec::new(),
-            Err(error) => return Err(fault(error)),
-        },
+        Domain::Literal(_) => Vouched::insecure(Vec::new()),
+        Domain::Name(name) => {
+            let found = if wanted.dane {
+                resolver.vouched_mx(name).await
+            } else {
+                resolver.mx(name).await.map(Vouched::insecure)
+            };
+            match found {
+                Ok(found) => found,
+                // the domain itself is the host: its name needs nobody who vouches for it, and its address is looked at next
+                Err(ResolveError::NoRecords) => Vouched { value: Vec::new(), secure: wanted.dane },
+                Err(error) => return Err(fault(error)),
+            }
+        }
     };
+    let named_securely = records.secure;
+    let records: Vec<_> = records.value.into_iter().map(|mx| (mx.preference, mx.exchange)).collect();
     let ours =
         |name: &str| snapshot.virtual_servers.values().any(|server| server.fqdn.as_str().eq_ignore_ascii_case(name));
     let hosts = match exchanges(domain, &records, ours, seed) {
@@ -105,12 +136,32 @@ async fn by_mx(
     };
     let port = server.spec.outbound.port;
     let hosts: Vec<(Host, u16)> = hosts.into_iter().map(|exchange| (exchange.host, port)).collect();
-    let mut found = look_up(resolvers, server, &hosts).await?;
+    let ascii = domain_key(domain);
+    let names = Names { dane: wanted.dane && named_securely, domain: domain.name().map(|_| &*ascii) };
+    let mut found = look_up(with.resolvers, server, &hosts, names).await?;
+    found.iter_mut().for_each(|hop| hop.asked.named_securely = named_securely);
+    if wanted.sts
+        && domain.name().is_some()
+        && let Some(policy) = with.policies.of(&ascii, &*resolver).await
+    {
+        keep(&policy, &ascii, &mut found);
+    }
     // what stands behind ourselves in the order would only send it back to us
-    if let Some(at) = found.iter().position(|hop| is_own_listener(listeners, hop.address)) {
+    if let Some(at) = found.iter().position(|hop| is_own_listener(with.listeners, hop.address)) {
         found.truncate(at);
     }
     if found.is_empty() { Err(NameFault::Loop) } else { Ok(found) }
+}
+
+/// Notes what a policy of MTA-STS says of hosts.
+fn keep(policy: &Policy, domain: &str, hops: &mut [NextHop]) {
+    for hop in hops {
+        let names_host = policy.names(&hop.name);
+        if policy.mode == Mode::Testing && !names_host {
+            tracing::warn!(domain, next_hop = %hop.name, "the domain's MTA-STS policy, in testing, does not name the host");
+        }
+        hop.asked.sts = Some(Sts { mode: policy.mode, names_host });
+    }
 }
 
 /// Addresses of hosts, in their order; hosts without an address are passed over while others have one.
@@ -118,18 +169,22 @@ async fn look_up(
     resolvers: &Resolvers,
     server: &VirtualServer,
     hosts: &[(Host, u16)],
+    names: Names<'_>,
 ) -> Result<Vec<NextHop>, NameFault> {
     let mut found = Vec::new();
     let mut worst: Option<NameFault> = None;
     for (host, port) in hosts {
+        let hop = |name: &str, ip, asked: &Asked| NextHop {
+            name: name.to_owned(),
+            address: SocketAddr::new(ip, *port),
+            asked: asked.clone(),
+        };
         match host {
-            Host::Address(ip) => found.push(NextHop { name: ip.to_string(), address: SocketAddr::new(*ip, *port) }),
-            Host::Name(name) => match of_server(resolvers, server)?.addresses(name.as_str()).await {
-                Ok(addresses) => found.extend(
-                    by_turns(addresses)
-                        .into_iter()
-                        .map(|ip| NextHop { name: name.as_str().to_owned(), address: SocketAddr::new(ip, *port) }),
-                ),
+            Host::Address(ip) => found.push(hop(&ip.to_string(), *ip, &Asked::default())),
+            Host::Name(name) => match ask(&*of_server(resolvers, server)?, name.as_str(), *port, names).await {
+                Ok((addresses, asked)) => {
+                    found.extend(by_turns(addresses).into_iter().map(|ip| hop(name.as_str(), ip, &asked)));
+                }
                 Err(error) => {
                     let fault = fault(error);
                     if worst.is_none() || matches!(fault, NameFault::TryLater(_)) {

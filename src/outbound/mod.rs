@@ -1,13 +1,16 @@
 //! Sockets out: workers that carry the mail of one link queue to its next hop.
 //!
 //! `worker` is one worker's life: find hosts, open a session, carry messages over it as long as there are any, again.
-//! `hosts` says which addresses to try, `session` opens one with each, encrypted and logged in, by a token of `tokens` if need be. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
+//! `hosts` says which addresses to try, `tlsa` what their owners ask by DNS, `session` opens one with each, encrypted and logged in, by
+//! a token of `tokens` if need be. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
 //! the session one by one and turns results into outcomes.
 
 mod hosts;
+mod kept;
 mod probe;
 mod session;
 mod slots;
+mod tlsa;
 mod tokens;
 mod worker;
 
@@ -15,6 +18,7 @@ use std::sync::Arc;
 
 use crate::net::clock::Clock;
 use crate::net::connect::Connect;
+use crate::net::mta_sts::{Keep, OverHttps, Policies};
 use crate::net::oauth::TokenEndpoint;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
@@ -23,6 +27,8 @@ use crate::routing::Connector;
 use crate::routing::access::Login;
 use crate::status::Listeners;
 
+use hosts::LookUp;
+pub use kept::KeptPolicies;
 use slots::Slots;
 pub use tokens::TokenStatus;
 use tokens::Tokens;
@@ -34,25 +40,29 @@ pub struct Outbound {
     connect: Arc<dyn Connect>,
     resolvers: Arc<Resolvers>,
     listeners: Arc<Listeners>,
+    policies: Policies,
     metrics: Metrics,
     slots: Slots,
     tokens: Tokens,
 }
 
 impl Outbound {
-    /// For a queue; `listeners` tells which addresses are our own, `tokens` gives what connectors log in with.
+    /// For a queue; `listeners` tells which addresses are our own, `tokens` gives what connectors log in with, `keep` keeps
+    /// policies of MTA-STS.
     pub fn new(
         queue: Arc<Queue>,
         clock: Arc<dyn Clock>,
         connect: Arc<dyn Connect>,
         resolvers: Arc<Resolvers>,
         listeners: Arc<Listeners>,
+        keep: Arc<dyn Keep>,
         metrics: Metrics,
         tokens: Arc<dyn TokenEndpoint>,
     ) -> Arc<Self> {
         let tokens = Tokens::new(clock.clone(), tokens);
+        let policies = Policies::new(clock.clone(), Arc::new(OverHttps), keep);
         let slots = Slots::default();
-        Arc::new(Outbound { queue, clock, connect, resolvers, listeners, metrics, slots, tokens })
+        Arc::new(Outbound { queue, clock, connect, resolvers, listeners, policies, metrics, slots, tokens })
     }
 
     /// How the connector stands with the tokens that it logs in with; `None`: no session has needed one, with these settings.
@@ -61,6 +71,10 @@ impl Outbound {
             Some(Login::Token(login)) => self.tokens.status(&connector.name, &login.request),
             Some(Login::Password(_)) | None => None,
         }
+    }
+
+    fn look_up(&self) -> LookUp<'_> {
+        LookUp { resolvers: &self.resolvers, policies: &self.policies, listeners: &self.listeners }
     }
 
     /// Starts a worker; the queue counts it by its hand and awaits it at the end.

@@ -14,6 +14,7 @@ use crate::model::failure::{Failure, Scope};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::DEFAULT;
+use crate::model::spec::connector::security::TlsLevel;
 use crate::net::client_driver::{ContentUnavailable, Work};
 use crate::net::transcript::Transcript;
 use crate::routing::Connector;
@@ -30,6 +31,7 @@ const TEST_LIMIT: Duration = Duration::from_secs(60);
 struct Ways {
     connector: Arc<Connector>,
     server: Arc<VirtualServer>,
+    floor: Option<TlsLevel>,
     hosts: Result<Vec<NextHop>, Failure>,
 }
 
@@ -41,8 +43,9 @@ impl Outbound {
             let words = "there is no virtual server that could send";
             return Some(Err(Failure::new(Scope::Host, EnhancedStatus::transient(3, 5), words)));
         };
-        let hosts = hosts::find(&self.resolvers, &snapshot, &self.listeners, &server, &connector, queue, 0).await;
-        Some(Ok(Ways { connector, server, hosts }))
+        let hosts = hosts::find(self.look_up(), &snapshot, &server, &connector, queue, 0).await;
+        let floor = snapshot.tls_floor(&connector, queue);
+        Some(Ok(Ways { connector, server, floor, hosts }))
     }
 
     /// One session, opened as for mail and ended by QUIT.
@@ -93,8 +96,8 @@ impl Outbound {
 }
 
 fn hop(ways: &Ways, queue: &QueueName, hop: &NextHop) -> Hop {
-    let security = security_of(&ways.server, &ways.connector, queue, hop);
-    Hop { name: hop.name.clone(), address: hop.address, security }
+    let security = security_of(&ways.server, &ways.connector, ways.floor, queue, hop);
+    Hop { name: hop.name.clone(), address: hop.address, security, asked: hop.asked.clone() }
 }
 
 #[async_trait]

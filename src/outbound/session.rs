@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Outbound;
 use super::hosts::NextHop;
 use crate::config::VirtualServer;
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, Scope};
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector;
 use crate::model::spec::connector::security::{LoginMechanism, SmartHostTls, TlsLevel};
@@ -22,6 +22,7 @@ use crate::routing::Connector;
 use crate::routing::access;
 use crate::routing::security::{self, Hop, Security, is_private_to_us};
 use crate::smtp::client::{Cause, Encryption, Hello, Login, OpenError, Phase, Settings, Timeouts};
+use crate::smtp::reply::EnhancedStatus;
 use crate::smtp::sasl::client::Credentials;
 
 /// Longest wait for a TCP connection.
@@ -66,7 +67,12 @@ pub(super) async fn open(
 ) -> Result<Connection<Box<dyn Stream>>, Failure> {
     let label = label(hop);
     let whose = whose(connector);
-    let security = security_of(server, connector, queue, hop);
+    let floor = outbound.queue.snapshot().tls_floor(connector, queue);
+    let security = security_of(server, connector, floor, queue, hop);
+    if let Some(why) = &security.refused {
+        let words = format!("{whose} sends nothing there: {why}");
+        return Err(Failure::new(Scope::Host, EnhancedStatus::transient(7, 5), words).by(&label));
+    }
     let mut plan = Plan::new(connector, server, hop, &security, credentials.as_ref())
         .map_err(|why| Failure::of_setup(&why, &whose).by(&label))?;
     let mut result = plan.attempts(outbound, connector, hop, transcript).await;
@@ -97,13 +103,19 @@ pub(super) async fn open(
 }
 
 /// Whether a session with this host is encrypted, and what is checked.
-pub(super) fn security_of(server: &VirtualServer, connector: &Connector, queue: &QueueName, hop: &NextHop) -> Security {
+pub(super) fn security_of(
+    server: &VirtualServer,
+    connector: &Connector,
+    floor: Option<TlsLevel>,
+    queue: &QueueName,
+    hop: &NextHop,
+) -> Security {
     let domain = match queue {
         QueueName::Dns(_, domain) => Some(domain),
         _ => None,
     };
-    let to = Hop { host: &hop.name, port: hop.address.port(), domain };
-    security::in_force(&connector.spec, &server.spec.outbound, to)
+    let to = Hop { host: &hop.name, port: hop.address.port(), domain, asked: &hop.asked };
+    security::in_force(&connector.spec, &server.spec.outbound, floor, to)
 }
 
 /// Why there is no session.
@@ -164,15 +176,16 @@ impl Plan {
             (_, SmartHostTls::Implicit) => Encryption::Implicit,
             (TlsLevel::None, SmartHostTls::Starttls) => Encryption::None,
             (TlsLevel::Opportunistic, SmartHostTls::Starttls) => Encryption::Opportunistic,
-            (TlsLevel::Required | TlsLevel::Verified, SmartHostTls::Starttls) => Encryption::Required,
+            (TlsLevel::Required | TlsLevel::Verified | TlsLevel::Dane, SmartHostTls::Starttls) => Encryption::Required,
         };
-        let handshake = match &security.verifies {
+        let handshake = match (&security.verifies, &security.dane) {
             _ if encryption == Encryption::None => None,
-            Some(name) => {
+            (_, Some(dane)) => Some((dane.name().clone(), Check::Dane(dane.clone()))),
+            (Some(name), None) => {
                 let of = server_name(name).ok_or_else(|| format!("no certificate can be for the name {name}"))?;
                 Some((of, Check::Name))
             }
-            None => Some((server_name(&hop.name).unwrap_or_else(|| no_name(hop.address.ip())), Check::Nothing)),
+            (None, None) => Some((server_name(&hop.name).unwrap_or_else(|| no_name(hop.address.ip())), Check::Nothing)),
         };
         let handshake = match (handshake, &connector.access.tls) {
             (None, _) => None,
@@ -184,7 +197,7 @@ impl Plan {
                 connector::Hello::Ehlo => Hello::Ehlo,
                 connector::Hello::Helo => Hello::Helo,
             },
-            verified_tls: security.tls == TlsLevel::Verified,
+            verified_tls: security.tls >= TlsLevel::Verified,
             timeouts: Timeouts::default().at_most(server.spec.outbound.timeout.std()),
             ..Settings::new(server.fqdn.as_str())
         };
@@ -245,6 +258,7 @@ mod tests {
     use super::*;
     use crate::config::ClientList;
     use crate::routing::access::{Access, AccessFault, AccessFaultKind};
+    use crate::routing::asked::Asked;
     use crate::smtp::sasl::client::{Credentials, Mechanism};
 
     fn plan(tls: &str, logs_in: bool, address: &str, access: impl FnOnce(&mut Access)) -> Result<Plan, String> {
@@ -275,9 +289,10 @@ mod tests {
             tls: None,
             tls_fault: None,
         };
-        let hop = NextHop { name: "hop.example".to_owned(), address: address.parse().unwrap() };
-        let to = Hop { host: &hop.name, port: hop.address.port(), domain: None };
-        let security = security::in_force(&connector.spec, &server.spec.outbound, to);
+        let asked = Asked::default();
+        let hop = NextHop { name: "hop.example".to_owned(), address: address.parse().unwrap(), asked };
+        let to = Hop { host: &hop.name, port: hop.address.port(), domain: None, asked: &hop.asked };
+        let security = security::in_force(&connector.spec, &server.spec.outbound, None, to);
         Plan::new(
             &connector,
             &server,
@@ -319,7 +334,7 @@ mod tests {
         ] {
             let plan = plan(tls, false, "192.0.2.1:25", |_| {}).unwrap();
             assert_eq!(plan.encryption, encryption);
-            assert_eq!(plan.handshake.as_ref().map(|handshake| handshake.check), check);
+            assert_eq!(plan.handshake.as_ref().map(|handshake| handshake.check.clone()), check);
             assert_eq!(plan.settings.verified_tls, check == Some(Check::Name), "REQUIRETLS");
             let name = plan.handshake.map(|handshake| handshake.name.to_str().into_owned());
             assert_eq!(name.as_deref(), check.map(|_| "hop.example"));

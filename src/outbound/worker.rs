@@ -74,9 +74,7 @@ async fn round(outbound: &Outbound, hand: &Hand, first: Leased, seed: u64) -> Ro
         ),
     ];
     let slot = outbound.slots.take(&limits).await;
-    let hops = match hosts::find(&outbound.resolvers, &snapshot, &outbound.listeners, &server, &connector, queue, seed)
-        .await
-    {
+    let hops = match hosts::find(outbound.look_up(), &snapshot, &server, &connector, queue, seed).await {
         Ok(hops) => hops,
         Err(failure) if failure.is_permanent() => {
             return Round::Again(fail_all(outbound, hand, &snapshot, &connector, &server, first, failure).await);

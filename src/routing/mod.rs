@@ -12,10 +12,14 @@
 //! label of the domain, so that 100,000 address spaces cost what ten do.
 
 pub mod access;
+pub mod asked;
 pub mod mx;
 pub mod next_hop;
 pub mod probe;
+mod remote_domains;
 pub mod security;
+
+pub use remote_domains::RemoteDomains;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;

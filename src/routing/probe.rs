@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::asked::Asked;
 use super::security::Security;
 use crate::model::failure::Failure;
 use crate::model::name::Name;
@@ -23,6 +24,8 @@ pub struct Hop {
     pub address: SocketAddr,
     /// Whether it would be encrypted, what would be checked, and who says so.
     pub security: Security,
+    /// What its owner asks.
+    pub asked: Asked,
 }
 
 /// Where the mail of a queue would go now.

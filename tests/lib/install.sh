@@ -16,6 +16,8 @@ wanted=(
   /usr/sbin/dovecot:dovecot-core
   /usr/lib/dovecot/lmtp:dovecot-lmtpd
   /usr/lib/dovecot/imap:dovecot-imapd
+  /usr/sbin/nsd:nsd
+  ldns-signzone:ldnsutils
   strace:strace
   python3:python3
   curl:curl

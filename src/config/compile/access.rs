@@ -37,7 +37,7 @@ fn tls(objects: &Objects, name: &Name, spec: &ConnectorSpec, found: &mut Finding
     let own = &spec.security;
     for (pointer, given) in [(CA, own.ca.is_some()), ("/spec/security/serverName", own.server_name.is_some())] {
         if given && own.tls != Some(TlsLevel::Verified) {
-            let detail = "it says how certificates are checked, and only security.tls: verified checks any";
+            let detail = "it says how certificates are checked, and only security.tls: verified checks them so";
             found.wrong(of, pointer, ViolationCode::Conflict, detail);
         }
     }

@@ -17,6 +17,7 @@ pub mod identity_provider;
 pub mod mailbox_store;
 pub mod recipient;
 pub mod recipient_policy;
+pub mod remote_domain;
 pub mod rewrite_sender;
 pub mod settings;
 pub mod virtual_server;
@@ -29,6 +30,7 @@ pub use identity_provider::IdentityProviderSpec;
 pub use mailbox_store::MailboxStoreSpec;
 pub use recipient::RecipientSpec;
 pub use recipient_policy::RecipientPolicySpec;
+pub use remote_domain::RemoteDomainSpec;
 pub use settings::SettingsSpec;
 pub use virtual_server::VirtualServerSpec;
 
@@ -55,19 +57,22 @@ pub enum Collection {
     IdentityProviders,
     /// `filters`
     Filters,
+    /// `remote-domains`
+    RemoteDomains,
     /// `settings`: one object, of that name.
     Settings,
 }
 
 impl Collection {
     /// All of them, in the order in which a document is read aloud.
-    pub const ALL: [Collection; 10] = [
+    pub const ALL: [Collection; 11] = [
         Collection::Settings,
         Collection::VirtualServers,
         Collection::RecipientPolicies,
         Collection::MailboxStores,
         Collection::Recipients,
         Collection::Connectors,
+        Collection::RemoteDomains,
         Collection::Certificates,
         Collection::Accounts,
         Collection::IdentityProviders,
@@ -86,6 +91,7 @@ impl Collection {
             Collection::Accounts => "accounts",
             Collection::IdentityProviders => "identity-providers",
             Collection::Filters => "filters",
+            Collection::RemoteDomains => "remote-domains",
             Collection::Settings => "settings",
         }
     }
@@ -102,6 +108,7 @@ impl Collection {
             Collection::Accounts => "accounts",
             Collection::IdentityProviders => "identityProviders",
             Collection::Filters => "filters",
+            Collection::RemoteDomains => "remoteDomains",
             Collection::Settings => "settings",
         }
     }
@@ -118,6 +125,7 @@ impl Collection {
             Collection::Accounts => "account",
             Collection::IdentityProviders => "identity provider",
             Collection::Filters => "filter",
+            Collection::RemoteDomains => "remote domain",
             Collection::Settings => "settings",
         }
     }

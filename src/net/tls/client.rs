@@ -27,6 +27,7 @@ use tokio::sync::OnceCell;
 use tokio_rustls::TlsConnector;
 pub use tokio_rustls::client::TlsStream;
 
+use super::dane::Dane;
 use super::identity::{Facts, Identity};
 use super::{cipher, provider, roots};
 
@@ -61,10 +62,12 @@ impl ClientTls {
         self.digest == digest(ca, identity)
     }
 
-    async fn config(&self, check: Check) -> Result<Arc<ClientConfig>, String> {
+    async fn config(&self, check: &Check) -> Result<Arc<ClientConfig>, String> {
         match check {
             Check::Nothing => Ok(self.unchecked.get_or_init(|| self.build(Arc::new(Unchecked))).clone()),
             Check::Name => self.checked.get_or_try_init(|| self.build_checked()).await.cloned(),
+            // made anew each time, so that no session is resumed that other records had vouched for
+            Check::Dane(dane) => Ok(self.build(dane.clone())),
         }
     }
 
@@ -155,12 +158,14 @@ async fn system_roots() -> Result<Arc<RootCertStore>, String> {
 }
 
 /// What is checked of a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Check {
     /// Nothing.
     Nothing,
     /// That its certificate is good for the name.
     Name,
+    /// That it is the one that TLSA records mean.
+    Dane(Arc<Dane>),
 }
 
 /// How to begin TLS on one connection.
@@ -183,10 +188,10 @@ impl Handshake {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self.tls.config(self.check).await?;
+        let config = self.tls.config(&self.check).await?;
         let stream =
             TlsConnector::from(config).connect(self.name.clone(), stream).await.map_err(|error| words(&error))?;
-        let agreed = Agreed::of(&stream, self.check);
+        let agreed = Agreed::of(&stream, &self.check);
         Ok((stream, agreed))
     }
 }
@@ -222,14 +227,14 @@ pub struct Agreed {
 }
 
 impl Agreed {
-    fn of<S>(stream: &TlsStream<S>, check: Check) -> Self {
+    fn of<S>(stream: &TlsStream<S>, check: &Check) -> Self {
         let (_, connection) = stream.get_ref();
         let tls13 = connection.protocol_version() == Some(rustls::ProtocolVersion::TLSv1_3);
         let chain = connection.peer_certificates().unwrap_or_default();
         Agreed {
             version: if tls13 { "TLSv1.3" } else { "TLSv1.2" },
             cipher: cipher(connection.negotiated_cipher_suite()),
-            verified: check == Check::Name,
+            verified: *check != Check::Nothing,
             chain: chain.iter().take(MOST_LINKS).filter_map(Facts::of).collect(),
         }
     }

@@ -14,6 +14,7 @@
 //! live in memory only. A failed handshake ends the connection: rustls sends the alert. Time limits are the caller's.
 
 pub mod client;
+pub mod dane;
 mod identity;
 
 use std::fmt;

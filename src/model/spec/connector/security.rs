@@ -11,7 +11,7 @@ use crate::model::username::Username;
 use crate::smtp::sasl::client;
 
 /// How a connector encrypts.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schema(as = ConnectorSecurity)]
 pub struct Security {
@@ -21,7 +21,8 @@ pub struct Security {
     #[schema(nullable = false)]
     pub tls: Option<TlsLevel>,
     /// The name that a certificate must be for, with `tls: verified`. Default: the name of the smart host; on a route by DNS
-    /// the recipient's domain, since DNS without DNSSEC can be made to name any host.
+    /// the name of the host where DNSSEC vouches for the MX records, else the recipient's domain, since DNS without DNSSEC can be
+    /// made to name any host.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub server_name: Option<HostName>,
@@ -34,6 +35,27 @@ pub struct Security {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub client_certificate: Option<Name>,
+    /// Whether TLSA records of a host (RFC 7672) hold where `tls` is `opportunistic`: mail goes to whom they mean, or waits. They
+    /// count where DNSSEC vouches for them, for the host's address and for the MX records, as the appliance itself validates.
+    #[schema(default = true)]
+    pub honour_dane: bool,
+    /// Whether a domain's MTA-STS policy (RFC 8461) in mode `enforce` holds where `tls` is `opportunistic` and the connector routes by
+    /// DNS: mail goes to the hosts that it names, their certificates checked, or waits. TLSA records of a host go before it.
+    #[schema(default = true)]
+    pub honour_mta_sts: bool,
+}
+
+impl Default for Security {
+    fn default() -> Self {
+        Security {
+            tls: None,
+            server_name: None,
+            ca: None,
+            client_certificate: None,
+            honour_dane: true,
+            honour_mta_sts: true,
+        }
+    }
 }
 
 /// Whether a session with a next hop is encrypted, and what is checked.
@@ -42,12 +64,16 @@ pub struct Security {
 pub enum TlsLevel {
     /// Never.
     None,
-    /// If it is offered, without a check. When the handshake fails, once in clear on a new connection.
+    /// If it is offered, without a check. When the handshake fails, once in clear on a new connection. What a host's owner asks by
+    /// TLSA records or an MTA-STS policy holds all the same, unless a connector's `honourDane` or `honourMtaSts` is false.
     Opportunistic,
     /// Always, without a check; else mail waits.
     Required,
     /// Always, and the certificate must be good for the name; else mail waits.
     Verified,
+    /// Always, and the certificate must fit a TLSA record of the host that DNSSEC vouches for (RFC 7672); else, and without such a
+    /// record, mail waits.
+    Dane,
 }
 
 /// How TLS begins with a smart host.

@@ -129,7 +129,7 @@ async fn our_own_certificate_is_shown_to_who_asks() {
     let with = Arc::new(ClientTls::new(Some(&pem), Some(own.clone())).unwrap());
     let without = Arc::new(ClientTls::new(Some(&pem), None).unwrap());
     for check in [Check::Nothing, Check::Name] {
-        let (_, secured) = meet(&with, check, "mx.example", &server).await;
+        let (_, secured) = meet(&with, check.clone(), "mx.example", &server).await;
         assert_eq!(secured.unwrap().client.unwrap().fingerprint, own.facts().fingerprint);
         assert!(meet(&without, check, "mx.example", &server).await.1.is_err());
     }
