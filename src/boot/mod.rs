@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use async_trait::async_trait;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -33,6 +34,7 @@ use crate::net::http::Http;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::Outbound;
+use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::status::{Drain, Listeners, Masks, Running, Sessions};
 use crate::store::Store;
@@ -78,7 +80,12 @@ struct Workers {
     queue: Arc<Queue>,
 }
 
+#[async_trait]
 impl Workforce for Workers {
+    async fn carry_turned(&self, turned: Turned) {
+        self.outbound.carry_turned(turned).await;
+    }
+
     fn employ(&self, hand: Hand) {
         match hand.link().name {
             QueueName::Local(_) => self.local.employ(hand),

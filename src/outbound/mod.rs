@@ -8,6 +8,7 @@ mod hosts;
 mod probe;
 mod session;
 mod slots;
+mod turned;
 mod worker;
 
 use std::sync::Arc;

@@ -161,6 +161,8 @@ pub enum QueueState {
     Retry,
     /// Waits until its connector's schedule opens.
     Scheduled,
+    /// Waits until somebody asks for it.
+    Remote,
     /// Frozen by an operator.
     Frozen,
 }

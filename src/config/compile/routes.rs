@@ -46,6 +46,11 @@ pub(super) fn check(objects: &Objects, found: &mut Findings) {
             found.at_least(of, format!("/spec/retryIntervals/{index}"), *interval, Duration::from_secs(1));
         }
         access::check(objects, name, spec, found);
+        for (index, account) in spec.remote_triggered.iter().flat_map(|remote| &remote.accounts).enumerate() {
+            if !objects.accounts.contains_key(account) {
+                found.missing(of, format!("/spec/remoteTriggered/accounts/{index}"), Collection::Accounts, account);
+            }
+        }
         for (at, schedule) in [
             ("/spec/schedule", spec.schedule.as_ref()),
             ("/spec/oversize/schedule", spec.oversize.as_ref().map(|oversize| &oversize.schedule)),

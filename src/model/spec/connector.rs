@@ -1,5 +1,7 @@
-//! `connectors`: how mail leaves (Exchange: SMTP connector). How they encrypt and log in is in [`security`].
+//! `connectors`: how mail leaves (Exchange: SMTP connector). How they encrypt and log in is in [`security`], mail that is
+//! fetched in [`fetching`].
 
+pub mod fetching;
 pub mod security;
 
 use std::borrow::Cow;
@@ -18,6 +20,7 @@ use crate::model::schedule::Schedule;
 use crate::model::size::Size;
 use crate::model::spec::rewrite_sender::RewriteSender;
 
+pub use fetching::RemoteTriggered;
 pub use security::{Authentication, Security, SmartHostTls};
 
 /// An SMTP connector: which domains it carries mail for, at what cost, and where it takes the mail. The most specific
@@ -63,6 +66,10 @@ pub struct ConnectorSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub oversize: Option<Oversize>,
+    /// Mail waits until whom it is for asks for it, by ETRN or ATRN. Default: it is carried as it comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub remote_triggered: Option<RemoteTriggered>,
     /// What becomes of mail while none of its smart hosts can be reached, and no other connector has the same address
     /// space.
     #[serde(default)]
