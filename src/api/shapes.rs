@@ -51,6 +51,8 @@ pub enum ConditionType {
     ConfigAccepted,
     /// Whether the other side answers.
     Reachable,
+    /// Whether it could ask for the mail that waits elsewhere the last time (`requestDequeue`). Only there when it has asked.
+    DequeueRequested,
 }
 
 /// Whether a condition holds.

@@ -22,7 +22,7 @@ use crate::accounts::{Authenticator, Quotas};
 use crate::api::{self, Api, Handles, Listen};
 use crate::cli::Serve;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
-use crate::inbound::{BindCheck, Inbound, ProtocolLogs};
+use crate::inbound::{BindCheck, Inbound, ProtocolLogs, Receiver};
 use crate::intake::Intake;
 use crate::local::Local;
 use crate::model::name::Name;
@@ -175,7 +175,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         running,
         issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
         explain,
-        probe: outbound,
+        probe: outbound.clone(),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;
@@ -185,6 +185,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     for address in api.health_addresses() {
         tracing::info!(listener = "health", address = %address, "listening");
     }
+    let receiver = Arc::new(Receiver(inbound.clone()));
+    let requesting = tokio::spawn(outbound.request_mail(receiver, drain.watch()));
     let accepting = tokio::spawn(inbound.run());
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
@@ -198,6 +200,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     sessions.drain(&farewell);
     let ended = tokio::time::timeout(GRACE, async {
         let _ = accepting.await;
+        let _ = requesting.await;
         let _ = watching.await;
         sessions.all_gone().await;
         queue.stop().await;

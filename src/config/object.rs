@@ -148,8 +148,11 @@ impl Spec {
                 MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Drop(_) => Vec::new(),
             },
             Spec::Connector(spec) => {
-                let password = &mut Arc::make_mut(spec).authentication.password;
-                password.iter_mut().map(|secret| ("/authentication/password".to_owned(), secret)).collect()
+                let ConnectorSpec { authentication, request_dequeue, .. } = Arc::make_mut(spec);
+                let own = authentication.password.iter_mut().map(|secret| ("/authentication/password", secret));
+                let asks = request_dequeue.iter_mut().flat_map(|request| &mut request.authentication.password);
+                let asks = asks.map(|secret| ("/requestDequeue/authentication/password", secret));
+                own.chain(asks).map(|(pointer, secret)| (pointer.to_owned(), secret)).collect()
             }
             Spec::VirtualServer(_)
             | Spec::RecipientPolicy(_)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -56,9 +57,28 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
     }
     let Some(address) = client_of(&inbound, &mut arrival).await else { return };
     let Arrival { server, binding, stream, guard, .. } = arrival;
+    let stream = Accepted::new(stream, server.tls.clone().filter(|_| binding.tls != BindingTls::None));
+    converse(&inbound, stream, Place { address, server, binding, is_encrypted: false, guard }).await;
+}
+
+/// Where a conversation takes place.
+pub(super) struct Place {
+    pub(super) address: IpAddr,
+    pub(super) server: Arc<VirtualServer>,
+    pub(super) binding: Binding,
+    /// The connection is encrypted already.
+    pub(super) is_encrypted: bool,
+    pub(super) guard: SessionGuard,
+}
+
+/// The conversation with a client, from the greeting on.
+pub(super) async fn converse<S>(inbound: &Arc<Inbound>, mut stream: Accepted<S>, place: Place)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Place { address, server, binding, is_encrypted, guard } = place;
     let label = ByName { name: server.name.as_str().to_owned() };
     inbound.intake.metrics.sessions.get_or_create(&label).inc();
-    let mut stream = Accepted::new(stream, server.tls.clone().filter(|_| binding.tls != BindingTls::None));
     let now = Timestamp::from_millis(inbound.intake.clock.unix_millis());
     let settings = Arc::new(settings(&server, &binding, &inbound.live.current(), now));
     let mut session = Session::new(settings, inbound.intake.clock.now());
@@ -84,6 +104,9 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
         fetches: Vec::new(),
         session: guard.session().clone(),
     };
+    if is_encrypted {
+        session.tls_started();
+    }
     if binding.tls == BindingTls::Implicit {
         match timeout(server_driver::HANDSHAKE_LIMIT, stream.start_tls()).await {
             Ok(Ok(secured)) => {

@@ -189,18 +189,14 @@ impl Client {
             let reply = Reply::new(458, EnhancedStatus::transient(5, 4), "Cannot start queues but those of a domain");
             return Err(Refusal::new("etrn", reply, format!("ETRN {what}: not a domain")));
         };
-        let routes = &snapshot.routes;
-        let covering =
-            |held: bool| routes.connectors().filter(move |connector| connector.is_remote_triggered() == held);
-        let mut held = covering(true).filter(|connector| connector.covers(&domain, below)).peekable();
-        let is_held = held.peek().is_some();
-        let named = |account: &Arc<Account>| held.any(|connector| connector.is_fetched_by(&account.name));
-        let is_named = self.account.as_ref().is_some_and(named);
-        let carried_else = || covering(false).any(|connector| connector.covers(&domain, below));
+        let is_named = self.account.as_ref().is_some_and(|account| {
+            let mut theirs = snapshot.routes.connectors().filter(|connector| connector.is_fetched_by(&account.name));
+            theirs.any(|connector| connector.covers(&domain, below))
+        });
         match () {
             () if is_named => Ok(Asked { domain, below }),
             () if !self.is_trusted() => not_allowed("a client that may not relay".to_owned()),
-            () if is_held && !carried_else() => {
+            () if snapshot.routes.is_remote_triggered(&domain) => {
                 not_allowed(format!("who is not named in remoteTriggered of the connector for {domain}"))
             }
             () => Ok(Asked { domain, below }),

@@ -1,11 +1,13 @@
 //! Sockets out: workers that carry the mail of one link queue to its next hop.
 //!
 //! `worker` is one worker's life: find hosts, open a session, carry messages over it as long as there are any, again.
-//! `hosts` says which addresses to try, `session` opens one with each, encrypted and logged in. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
+//! `hosts` says which addresses to try, `session` opens one with each, encrypted and logged in. `turned` is a session over a connection
+//! that was turned round, `request` asks for mail that waits elsewhere. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
 //! the session one by one and turns results into outcomes.
 
 mod hosts;
 mod probe;
+mod request;
 mod session;
 mod slots;
 mod turned;

@@ -69,7 +69,7 @@ use crate::store::{Lease, Leased, Store, StoreError};
 use agenda::Agenda;
 use deadlines::Deadlines;
 use link::{Link, Offer};
-use turn::Turned;
+use turn::{Requested, Turned};
 
 pub use assign::{Assignment, Sending, Way, assign, assign_again, considered, is_ours, way};
 pub use dequeue::Asker;
@@ -110,6 +110,7 @@ pub struct Queue {
     /// Queues, or (`None`) all of them, whose mail may belong elsewhere now.
     wanting: Mutex<BTreeSet<Option<QueueName>>>,
     health: Mutex<HashMap<Name, ConnectorHealth>>,
+    requested: Mutex<HashMap<Name, Requested>>,
     agenda: Arc<Agenda>,
     deadlines: Deadlines,
     workforce: OnceLock<Arc<dyn Workforce>>,
@@ -141,6 +142,7 @@ impl Queue {
             down: ArcSwap::default(),
             wanting: Mutex::default(),
             health: Mutex::default(),
+            requested: Mutex::default(),
             agenda: Arc::default(),
             deadlines: Deadlines::default(),
             workforce: OnceLock::new(),
@@ -247,6 +249,10 @@ impl Queue {
 
     fn health(&self) -> MutexGuard<'_, HashMap<Name, ConnectorHealth>> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn requested(&self) -> MutexGuard<'_, HashMap<Name, Requested>> {
+        self.requested.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wanting(&self) -> MutexGuard<'_, BTreeSet<Option<QueueName>>> {

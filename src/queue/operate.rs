@@ -11,6 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::ConnectorHealth;
+use super::turn::Requested;
 use crate::model::failure::Failure;
 use crate::model::mail::{Message, MessageId, RecipientStatus};
 use crate::model::name::Name;
@@ -30,6 +31,11 @@ pub trait Operate: Send + Sync {
 
     /// What a connector has last seen of its next hops; `None`: nothing yet.
     fn connector_health(&self, _: &Name) -> Option<ConnectorHealth> {
+        None
+    }
+
+    /// What came of it when the connector last asked for mail that waits elsewhere; `None`: it has not asked yet.
+    fn last_requested(&self, _: &Name) -> Option<Requested> {
         None
     }
 

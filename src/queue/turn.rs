@@ -6,7 +6,9 @@
 //! is being fetched, nobody else carries it. Whatever way that ends, dropping the [`Fetch`] holds the queue again, and what was
 //! not answered for waits there by the outcome rules of any session.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -16,6 +18,7 @@ use super::{Queue, settings};
 use crate::model::host::domain_key;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
+use crate::model::time::Timestamp;
 use crate::net::connect::Stream;
 use crate::smtp::address::Domain;
 use crate::smtp::reply::Reply;
@@ -63,7 +66,7 @@ pub struct Turned {
 /// Serves a connection that we have made and turned round: we are the server now. `inbound` implements it, `boot` wires it.
 #[async_trait]
 pub trait Receives: Send + Sync {
-    /// Takes mail until the connection ends. Whoever is there is a client like any other.
+    /// Takes mail until the connection ends. Whoever is there is a client like any other. How many messages were taken.
     ///
     /// # Errors
     /// In words, when the virtual server takes no session now.
@@ -76,15 +79,45 @@ pub struct Reversed {
     pub stream: Box<dyn Stream>,
     /// It is encrypted.
     pub is_encrypted: bool,
-    /// Our end.
-    pub local: std::net::SocketAddr,
     /// The other end.
-    pub peer: std::net::SocketAddr,
+    pub peer: SocketAddr,
     /// The virtual server that takes the mail.
     pub server: Name,
 }
 
+/// What came of asking for mail that waits elsewhere (`requestDequeue`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Requested {
+    /// When.
+    pub at: Timestamp,
+    /// What the other side said, or why nothing came of it.
+    pub result: Result<String, String>,
+}
+
 impl Queue {
+    /// What came of it the last time that this connector asked for mail.
+    pub fn last_requested(&self, connector: &Name) -> Option<Requested> {
+        self.requested().get(connector).cloned()
+    }
+
+    /// Notes what came of it.
+    pub fn note_requested(&self, connector: &Name, result: Result<String, String>) {
+        let at = self.now();
+        let snapshot = self.live.current();
+        let mut requested = self.requested();
+        requested.retain(|name, _| snapshot.routes.connector(name).is_some());
+        requested.insert(connector.clone(), Requested { at, result });
+    }
+
+    /// How long to wait after this many failures in a row to ask for mail: as with mail of the connector's own.
+    pub fn request_again_after(&self, connector: &Name, failures: u32) -> Duration {
+        let snapshot = self.live.current();
+        let server = snapshot.default_virtual_server.clone();
+        let queue = QueueName::SmartHost(connector.clone());
+        server
+            .map_or(Duration::from_secs(60), |server| settings::terms(&snapshot, &server, &queue).retry_after(failures))
+    }
+
     /// Takes the queues in hand that this account may fetch and has asked for; without domains all of them.
     ///
     /// # Errors

@@ -376,6 +376,14 @@ impl Table {
         levels.next().is_some_and(|entries| entries.iter().any(|entry| entry.connector.opens_relay_for(virtual_server)))
     }
 
+    /// Whether mail for the domain waits until it is asked for: that of all connectors with the most specific address space for
+    /// it.
+    pub fn is_remote_triggered(&self, domain: &Domain) -> bool {
+        let key = domain_key(domain);
+        let mut levels = self.levels(domain, &key);
+        levels.next().is_some_and(|entries| entries.iter().all(|entry| entry.connector.is_remote_triggered()))
+    }
+
     /// The enabled connector of this name.
     pub fn connector(&self, name: &Name) -> Option<&Arc<Connector>> {
         self.connectors.get(name)
