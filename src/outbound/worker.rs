@@ -141,7 +141,8 @@ async fn carry(
             max_recipients: peer.max_recipients.map_or(usize::MAX, |max| max as usize),
             postmaster: None,
             budget: peer.max_transactions.map_or(budget, |max| budget.min(max)),
-            idle: IDLE,
+            // what comes later has to be asked for again
+            idle: if connector.is_remote_triggered() { Duration::ZERO } else { IDLE },
         };
         let mut carrier = Carrier::new(&outbound.queue, &*outbound.clock, hand, session, first.take());
         let ended = connection.run(&mut carrier, &*outbound.clock).await;
