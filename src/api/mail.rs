@@ -80,6 +80,8 @@ pub enum QueueState {
     Retry,
     /// It waits until the schedule of its connector opens.
     Scheduled,
+    /// It waits until somebody asks for it by ETRN or ATRN (`remoteTriggered` of its connector).
+    Remote,
     /// Frozen by an operator: it accepts mail, and makes no attempt.
     Frozen,
 }
@@ -355,6 +357,7 @@ impl From<operate::QueueView> for Queue {
                 operate::QueueState::Ready => QueueState::Ready,
                 operate::QueueState::Retry => QueueState::Retry,
                 operate::QueueState::Scheduled => QueueState::Scheduled,
+                operate::QueueState::Remote => QueueState::Remote,
                 operate::QueueState::Frozen => QueueState::Frozen,
             },
             connector: view.connector.map(|name| name.to_string()),

@@ -53,6 +53,8 @@ pub enum ConditionType {
     Reachable,
     /// Whether it can log in to the other side. Only there for connectors that do so with a token.
     Authenticated,
+    /// Whether it could ask for the mail that waits elsewhere the last time (`requestDequeue`). Only there when it has asked.
+    DequeueRequested,
 }
 
 /// Whether a condition holds.

@@ -8,8 +8,9 @@ use super::shapes::{
     CertificateStatus, Condition, ConditionStatus, ConditionType, ObjectState, ObjectStatus, RecipientStatus,
     VirtualServerState, VirtualServerStatus,
 };
-use crate::config::{Certificate, Object, Snapshot, VirtualServer};
+use crate::config::{Certificate, Object, Snapshot, VirtualServer, dequeue_connector};
 use crate::model::labels::LabelSelector;
+use crate::model::name::Name;
 use crate::model::time::Timestamp;
 
 /// A virtual server: what its listeners say, and whether it is an open relay.
@@ -106,6 +107,7 @@ pub(super) fn connector(object: &Object, state: &State) -> ObjectStatus {
             .chain(access(object, state))
             .chain(reachable(object, state))
             .chain(logins::authenticated(object, state))
+            .chain(requested(object, state))
             .collect(),
     }
 }
@@ -130,10 +132,30 @@ fn reachable(object: &Object, state: &State) -> Option<Condition> {
     })
 }
 
+/// What came of it when a connector last asked for mail that waits elsewhere.
+fn requested(object: &Object, state: &State) -> Option<Condition> {
+    object.spec["requestDequeue"].as_object()?;
+    let requested = state.handles.operate.last_requested(&object.name)?;
+    let (status, reason, message) = match requested.result {
+        Ok(said) => (ConditionStatus::True, "asked", said),
+        Err(why) => (ConditionStatus::False, "notAsked", why),
+    };
+    Some(Condition {
+        kind: ConditionType::DequeueRequested,
+        status,
+        reason: reason.to_owned(),
+        message,
+        last_transition_time: Some(requested.at),
+        observed_generation: Some(object.generation),
+    })
+}
+
 /// That what a connector encrypts or logs in with cannot be used now.
 fn access(object: &Object, state: &State) -> Option<Condition> {
     let current = state.handles.configuration.live().current();
-    let fault = current.routes.connector(&object.name)?.access.fault.as_ref()?;
+    let fault_of = |name: &Name| current.routes.connector(name)?.access.fault.as_ref();
+    let asks = || dequeue_connector(&object.name).and_then(|name| fault_of(&name));
+    let fault = fault_of(&object.name).or_else(asks)?;
     Some(Condition {
         kind: ConditionType::ConfigAccepted,
         status: ConditionStatus::False,

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use async_trait::async_trait;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,7 +22,7 @@ use crate::accounts::{Authenticator, Quotas};
 use crate::api::{self, Api, Handles, Listen, Logins};
 use crate::cli::Serve;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
-use crate::inbound::{BindCheck, Inbound, ProtocolLogs};
+use crate::inbound::{BindCheck, Inbound, ProtocolLogs, Receiver};
 use crate::intake::Intake;
 use crate::local::Local;
 use crate::model::name::Name;
@@ -33,6 +34,7 @@ use crate::net::http::Http;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::{KeptPolicies, Outbound};
+use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
 use crate::status::{Drain, Listeners, Masks, Running, Sessions};
@@ -79,7 +81,12 @@ struct Workers {
     queue: Arc<Queue>,
 }
 
+#[async_trait]
 impl Workforce for Workers {
+    async fn carry_turned(&self, turned: Turned) {
+        self.outbound.carry_turned(turned).await;
+    }
+
     fn employ(&self, hand: Hand) {
         match hand.link().name {
             QueueName::Local(_) => self.local.employ(hand),
@@ -176,7 +183,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
         explain,
         logins: logins(outbound.clone()),
-        probe: outbound,
+        probe: outbound.clone(),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;
@@ -186,6 +193,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     for address in api.health_addresses() {
         tracing::info!(listener = "health", address = %address, "listening");
     }
+    let receiver = Arc::new(Receiver(inbound.clone()));
+    let requesting = tokio::spawn(outbound.request_mail(receiver, drain.watch()));
     let accepting = tokio::spawn(inbound.run());
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
@@ -199,6 +208,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     sessions.drain(&farewell);
     let ended = tokio::time::timeout(GRACE, async {
         let _ = accepting.await;
+        let _ = requesting.await;
         let _ = watching.await;
         sessions.all_gone().await;
         queue.stop().await;

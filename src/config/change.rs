@@ -18,7 +18,9 @@ use super::object::{Object, Record, Spec};
 use super::records::{audit_key, encode, load, object_key, read_record};
 use super::stamping::Stamper;
 use super::violation::{Violation, ViolationCode, Warning, object_id};
-use super::{Live, QueuedMail, Snapshot, Vault, certificates, references, schema, secrets, stamping};
+use super::{
+    Live, QueuedMail, Snapshot, Vault, certificates, dequeue_connector, references, schema, secrets, stamping,
+};
 use crate::directory::Policies;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -607,8 +609,10 @@ fn faults(compiled: &Snapshot, collection: Collection, name: &Name) -> Vec<Viola
             fault.filter(|fault| fault.pointer == certificates::CLIENT_CA)
         }
         Collection::Connectors => {
-            let fault = compiled.routes.connector(name).and_then(|connector| connector.access.fault.as_ref());
-            return fault.map(access_violation).into_iter().collect();
+            let fault_of = |name: &Name| compiled.routes.connector(name).and_then(|of| of.access.fault.as_ref());
+            let own = fault_of(name).map(access_violation);
+            let asks = dequeue_connector(name).and_then(|name| Some(access_violation(fault_of(&name)?)));
+            return own.into_iter().chain(asks.map(Violation::in_request_dequeue)).collect();
         }
         _ => None,
     };

@@ -5,6 +5,7 @@
 
 mod access;
 mod accounts;
+mod fetching;
 mod filters;
 mod hosts;
 mod remote_domains;

@@ -153,16 +153,11 @@ impl Spec {
                 MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Drop(_) => Vec::new(),
             },
             Spec::Connector(spec) => {
-                let Authentication { password, oauth2, .. } = &mut Arc::make_mut(spec).authentication;
-                let (client, refresh) =
-                    oauth2.as_mut().map_or((None, None), |of| (of.client_secret.as_mut(), of.refresh_token.as_mut()));
-                let all = [
-                    ("password", password.as_mut()),
-                    ("oauth2/clientSecret", client),
-                    ("oauth2/refreshToken", refresh),
-                ];
-                let given = all.into_iter().filter_map(|(at, secret)| Some((at, secret?)));
-                given.map(|(at, secret)| (format!("/authentication/{at}"), secret)).collect()
+                let ConnectorSpec { authentication, request_dequeue, .. } = Arc::make_mut(spec);
+                let asks = request_dequeue.as_mut();
+                let asks = asks.map(|asks| ("/requestDequeue/authentication", &mut asks.authentication));
+                let all = std::iter::once(("/authentication", authentication)).chain(asks);
+                all.flat_map(|(at, authentication)| login_secrets(at, authentication)).collect()
             }
             Spec::VirtualServer(_)
             | Spec::RecipientPolicy(_)
@@ -214,4 +209,14 @@ fn from_value<T: DeserializeOwned>(spec: &Value) -> Result<Arc<T>, Violation> {
 /// A key as a part of a JSON pointer (RFC 6901, 3).
 pub(super) fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
+}
+
+/// The secrets of a login whose place in the spec is this.
+fn login_secrets<'a>(at: &'a str, login: &'a mut Authentication) -> impl Iterator<Item = (String, &'a mut Secret)> {
+    let Authentication { password, oauth2, .. } = login;
+    let (client, refresh) =
+        oauth2.as_mut().map_or((None, None), |of| (of.client_secret.as_mut(), of.refresh_token.as_mut()));
+    [("password", password.as_mut()), ("oauth2/clientSecret", client), ("oauth2/refreshToken", refresh)]
+        .into_iter()
+        .filter_map(move |(field, secret)| Some((format!("{at}/{field}"), secret?)))
 }

@@ -105,6 +105,11 @@ pub(super) fn smart_host_connector(server: &Name) -> Option<Name> {
     format!("smarthost.{server}").parse().ok()
 }
 
+/// The name of the connector that stands for `requestDequeue` of a connector.
+pub fn dequeue_connector(connector: &Name) -> Option<Name> {
+    format!("dequeue.{connector}").parse().ok()
+}
+
 /// A virtual server, compiled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualServer {

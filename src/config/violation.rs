@@ -87,6 +87,13 @@ impl Violation {
     }
 }
 
+impl Violation {
+    /// The same of a connector, in its `requestDequeue`.
+    pub(super) fn in_request_dequeue(self) -> Self {
+        Violation { pointer: self.pointer.replacen("/spec/", "/spec/requestDequeue/", 1), ..self }
+    }
+}
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let object = self.object.as_deref().unwrap_or_default();

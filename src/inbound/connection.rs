@@ -8,25 +8,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Inbound;
 use super::listener::{limits, turned_away};
 use super::protocol_log::Entry;
+use super::{Inbound, fetching};
 use crate::accounts::{Outcome, Session as Login};
-use crate::config::VirtualServer;
+use crate::config::{Snapshot, VirtualServer};
 use crate::intake::{Client, Filtering, Incoming, Refusal, Sender, max_hold};
 use crate::model::size::Size;
 use crate::model::spec::virtual_server::{self, Binding, BindingTls, Mechanism as Offered, Protocol};
 use crate::model::time::Timestamp;
 use crate::net::proxy_protocol;
 use crate::net::resolver::verified_name;
-use crate::net::server_driver::{self, Answers, ServerStream as _};
+use crate::net::server_driver::{self, Answers, Ended, ServerStream as _};
 use crate::net::stream::Accepted;
 use crate::net::tls::Secured;
 use crate::observe::metrics::ByName;
-use crate::queue::Queue;
+use crate::queue::turn::{Fetch, Turned};
 use crate::smtp::address::Domain;
 use crate::smtp::command::Verb;
 use crate::smtp::extension::Extensions;
@@ -56,11 +57,30 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
     }
     let Some(address) = client_of(&inbound, &mut arrival).await else { return };
     let Arrival { server, binding, stream, guard, .. } = arrival;
+    let stream = Accepted::new(stream, server.tls.clone().filter(|_| binding.tls != BindingTls::None));
+    converse(&inbound, stream, Place { address, server, binding, is_encrypted: false, guard }).await;
+}
+
+/// Where a conversation takes place.
+pub(super) struct Place {
+    pub(super) address: IpAddr,
+    pub(super) server: Arc<VirtualServer>,
+    pub(super) binding: Binding,
+    /// The connection is encrypted already.
+    pub(super) is_encrypted: bool,
+    pub(super) guard: SessionGuard,
+}
+
+/// The conversation with a client, from the greeting on.
+pub(super) async fn converse<S>(inbound: &Arc<Inbound>, mut stream: Accepted<S>, place: Place)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let Place { address, server, binding, is_encrypted, guard } = place;
     let label = ByName { name: server.name.as_str().to_owned() };
     inbound.intake.metrics.sessions.get_or_create(&label).inc();
-    let mut stream = Accepted::new(stream, server.tls.clone().filter(|_| binding.tls != BindingTls::None));
     let now = Timestamp::from_millis(inbound.intake.clock.unix_millis());
-    let settings = Arc::new(settings(&server, &binding, now));
+    let settings = Arc::new(settings(&server, &binding, &inbound.live.current(), now));
     let mut session = Session::new(settings, inbound.intake.clock.now());
     let mut conversation = Conversation {
         sender: Sender {
@@ -81,8 +101,12 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
         asked: None,
         content: 0,
         login: None,
+        fetches: Vec::new(),
         session: guard.session().clone(),
     };
+    if is_encrypted {
+        session.tls_started();
+    }
     if binding.tls == BindingTls::Implicit {
         match timeout(server_driver::HANDSHAKE_LIMIT, stream.start_tls()).await {
             Ok(Ok(secured)) => {
@@ -99,7 +123,18 @@ pub(super) async fn serve(inbound: Arc<Inbound>, mut arrival: Arrival) {
         }
     }
     let stop = guard.session().stop();
-    server_driver::serve(&mut stream, session, &mut conversation, &*inbound.intake.clock, stop).await;
+    let ended =
+        server_driver::serve(&mut stream, session, &mut conversation, &*inbound.intake.clock, stop.clone()).await;
+    if ended == Ended::TurnedRound {
+        let turned = Turned {
+            stream: Box::new(stream),
+            peer: fetching::label(&conversation.sender.client),
+            server: conversation.sender.client.server.name.clone(),
+            fetches: mem::take(&mut conversation.fetches),
+            stop,
+        };
+        inbound.intake.queue.carry_turned(turned).await;
+    }
     inbound.intake.metrics.sessions.get_or_create(&label).dec();
     drop(guard);
 }
@@ -128,7 +163,7 @@ async fn client_of(inbound: &Inbound, arrival: &mut Arrival) -> Option<IpAddr> {
     }
 }
 
-fn settings(server: &VirtualServer, binding: &Binding, now: Timestamp) -> Settings {
+fn settings(server: &VirtualServer, binding: &Binding, snapshot: &Snapshot, now: Timestamp) -> Settings {
     let spec = &server.spec;
     let on = &spec.extensions;
     let auth = &spec.authentication;
@@ -158,8 +193,7 @@ fn settings(server: &VirtualServer, binding: &Binding, now: Timestamp) -> Settin
             deliver_by: on.deliver_by,
             mt_priority: on.mt_priority,
             etrn: on.etrn,
-            // nobody has mail to fetch before there are connectors that hold it
-            atrn: false,
+            atrn: on.atrn && fetching::is_possible(server, binding, snapshot),
             help: true,
         },
         max_size: Some(spec.messages.max_size.bytes()),
@@ -199,6 +233,8 @@ struct Conversation {
     content: u64,
     /// A login that is going on.
     login: Option<Login>,
+    /// What the client fetches, when it has the connection turned round.
+    fetches: Vec<Fetch>,
 }
 
 impl Answers for Conversation {
@@ -265,10 +301,17 @@ impl Answers for Conversation {
             },
             Question::Auth(step) => return self.authenticate(step).await,
             Question::Etrn(what) => {
-                self.sender.client.admit_etrn(&what).map(|()| Answer::Reply(etrn(&self.inbound.intake.queue, &what)))
+                let client = &self.sender.client;
+                let asked = client.admit_etrn(&self.inbound.live.current(), &what);
+                asked.map(|asked| Answer::Reply(fetching::etrn(&self.inbound.intake.queue, client, &asked)))
             }
-            // not offered: no connector holds mail to be fetched
-            Question::Turn(_) => Ok(out_of_step()),
+            Question::Turn(domains) => {
+                let queue = &self.inbound.intake.queue;
+                fetching::atrn(queue, &self.sender.client, &domains).map(|fetches| {
+                    self.fetches = fetches;
+                    Answer::Proceed
+                })
+            }
             // whether an address exists is nobody's business (RFC 5321, 7.3): the core answers 252
             Question::Vrfy(_) => Ok(Answer::Proceed),
         };
@@ -331,20 +374,6 @@ impl Answers for Conversation {
 /// The core asks in order; should it not, nothing is taken.
 fn out_of_step() -> Answer {
     Answer::Reply(Reply::new(503, EnhancedStatus::permanent(5, 1), "Bad sequence of commands"))
-}
-
-/// ETRN for a domain, or `@domain` for those below it too (RFC 1985, 5.2). Queues have no names that clients know.
-fn etrn(queue: &Queue, what: &str) -> Reply {
-    let (domain, below) = what.strip_prefix('@').map_or((what, false), |domain| (domain, true));
-    let Ok(domain) = domain.parse::<Domain>() else {
-        return Reply::new(458, EnhancedStatus::transient(5, 4), "Cannot start queues but those of a domain");
-    };
-    match queue.dequeue(&domain, below) {
-        0 => Reply::new(251, EnhancedStatus::success(0, 0), format!("No messages wait for {domain}")),
-        waiting => {
-            Reply::new(253, EnhancedStatus::success(0, 0), format!("{waiting} pending messages for {domain} started"))
-        }
-    }
 }
 
 impl Conversation {

@@ -11,7 +11,7 @@
 //! | RCPT | `unknownRecipient`: authoritative domain, no such recipient | 550 5.1.1 |
 //! | RCPT | `routedLocalPart`: a local part that hides another address (`u%d`, `d!u`, `"u@d"`) | 550 5.7.1 |
 //! | RCPT | `staging`: a system that must not reach real people, and this is not one of those allowed | 550 5.7.1 |
-//! | ETRN | `etrn`: the client may not relay | 459 4.7.1 |
+//! | ETRN | `etrn`: the client may not relay, or the mail is others' to ask for (`remoteTriggered`) | 459 4.7.1 |
 //! | RCPT | `relay`: the recipient lives elsewhere, and nothing lets this client relay there | 550 5.7.1 |
 //!
 //! Filters, which a binding may name, are asked apart, and before these rules: see [`super::filters`].
@@ -35,7 +35,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::tls::Secured;
 use crate::queue::{Assignment, Sending, assign, is_ours, restriction_failure};
-use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
+use crate::smtp::address::{Domain, ForwardPath, Mailbox, ReversePath};
 use crate::smtp::extension::MaxHold;
 use crate::smtp::parameters::{Hold, MailParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
@@ -108,6 +108,15 @@ impl Refusal {
     }
 }
 
+/// What a client asks for by ETRN.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The domain.
+    pub domain: Domain,
+    /// And those below it.
+    pub below: bool,
+}
+
 impl Client {
     fn peer(&self) -> Peer<'_> {
         Peer { address: self.address, name: self.name.as_ref() }
@@ -162,16 +171,36 @@ impl Client {
         intake.store.has_room().map_err(|error| Refusal::of_store(&error))
     }
 
-    /// May it have the queue tried for a domain?
+    /// May it have the queue tried for a domain, or `@domain` for those below it too (RFC 1985, 5.2)? Mail that waits to be asked for
+    /// is asked for by accounts that its connector names, all other mail by clients that may relay.
     ///
     /// # Errors
-    /// 459 when it may not.
-    pub fn admit_etrn(&self, what: &str) -> Result<(), Refusal> {
-        if self.is_trusted() {
-            return Ok(());
+    /// 459 when it may not. 458 for what is no domain: queues have no names that clients know.
+    pub fn admit_etrn(&self, snapshot: &Snapshot, what: &str) -> Result<Asked, Refusal> {
+        let (domain, below) = what.strip_prefix('@').map_or((what, false), |domain| (domain, true));
+        let not_allowed = |why: String| {
+            let reply = Reply::new(459, EnhancedStatus::transient(7, 1), "Not allowed to you");
+            Err(Refusal::new("etrn", reply, format!("ETRN {what} by {why}")))
+        };
+        let Ok(domain) = domain.parse::<Domain>() else {
+            if !self.is_trusted() {
+                return not_allowed("a client that may not relay".to_owned());
+            }
+            let reply = Reply::new(458, EnhancedStatus::transient(5, 4), "Cannot start queues but those of a domain");
+            return Err(Refusal::new("etrn", reply, format!("ETRN {what}: not a domain")));
+        };
+        let is_named = self.account.as_ref().is_some_and(|account| {
+            let mut theirs = snapshot.routes.connectors().filter(|connector| connector.is_fetched_by(&account.name));
+            theirs.any(|connector| connector.covers(&domain, below))
+        });
+        match () {
+            () if is_named => Ok(Asked { domain, below }),
+            () if !self.is_trusted() => not_allowed("a client that may not relay".to_owned()),
+            () if snapshot.routes.is_remote_triggered(&domain) => {
+                not_allowed(format!("who is not named in remoteTriggered of the connector for {domain}"))
+            }
+            () => Ok(Asked { domain, below }),
         }
-        let reply = Reply::new(459, EnhancedStatus::transient(7, 1), "Not allowed to you");
-        Err(Refusal::new("etrn", reply, format!("ETRN {what} by a client that may not relay")))
     }
 
     /// What of the parameters of MAIL is granted. `now` is the time of MAIL.

@@ -24,7 +24,7 @@ use crate::queue::Queue;
 use crate::store::Store;
 
 pub use accept::{Incoming, Sender};
-pub use admission::{Client, Refusal, max_hold};
+pub use admission::{Asked, Client, Refusal, max_hold};
 pub use filters::Filtering;
 
 /// What acceptance needs of the rest of the house.

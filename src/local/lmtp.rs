@@ -19,7 +19,7 @@ use crate::model::spec::mailbox_store::{LmtpServer, LmtpStore};
 use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::{Stream, Target};
 use crate::queue::Hand;
-use crate::queue::carrier::{Carrier, Left, Session, Taken};
+use crate::queue::carrier::{Carrier, IDLE, Left, Session, Taken};
 use crate::queue::outgoing::SenderRules;
 use crate::smtp::client::{Hello, Settings, Timeouts};
 use crate::smtp::reply::EnhancedStatus;
@@ -67,6 +67,7 @@ pub(super) async fn session(
         // to a server for many domains, the bare word says nothing
         postmaster: snapshot.postmaster.clone(),
         budget: spec.messages_per_connection,
+        idle: IDLE,
     };
     let mut carrier = Carrier::new(&local.queue, &*local.clock, hand, session, Some(first));
     let ended = connection.run(&mut carrier, &*local.clock).await;

@@ -1,7 +1,7 @@
 //! The name of a queue: where a recipient of a message waits, and for what.
 //!
 //! A *link queue* holds what goes to one next hop: for a connector with smart hosts that is the
-//! connector, for one that routes by DNS it is the connector and the domain. The others are the
+//! connector, for one that routes by DNS, or whose mail is fetched, it is the connector and the domain. The others are the
 //! system queues of Exchange 2000: messages awaiting directory lookup, local delivery, unrouted, dead letter.
 
 use std::fmt;
@@ -17,7 +17,8 @@ use crate::smtp::address::Domain;
 pub enum QueueName {
     /// `smarthost:<connector>`: mail for the smart hosts of a connector.
     SmartHost(Name),
-    /// `dns:<connector>:<domain>`: mail for one domain, by DNS.
+    /// `dns:<connector>:<domain>`: mail for one domain, by DNS, or until it is asked for (`remoteTriggered`).
+    /// The connector says which.
     Dns(Name, Domain),
     /// `local:<mailbox store>`: mail for recipients of this store.
     Local(Name),

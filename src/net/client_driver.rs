@@ -158,6 +158,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         self.session.extensions()
     }
 
+    /// Says a command that moves no mail, and waits for its reply.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn ask(&mut self, command: &str, clock: &dyn Clock) -> Result<RemoteReply, Cause> {
+        self.session.command(command);
+        loop {
+            let step = self.session.next(clock.now());
+            if let Some(reply) = self.session.take_answer() {
+                return Ok(reply);
+            }
+            match step {
+                Step::Send(octets) => self.send(octets, clock).await,
+                Step::NeedInput { until } => self.read(until, clock).await,
+                // nothing else comes while a command waits for its reply
+                _ => return Err(self.session.end().map_or(Cause::Cut, |(cause, _)| cause)),
+            }
+        }
+    }
+
+    /// The connection itself, when the other side has turned it round (ATRN). `None` when it has said anything behind its reply,
+    /// or is gone.
+    pub fn into_stream(self) -> Option<MaybeTls<S>> {
+        let clean = self.session.end().is_none() && self.session.read_ahead().is_empty();
+        clean.then_some(self.stream)
+    }
+
     /// Sends mail until there is no more work or the connection ends.
     pub async fn run<W: Work>(mut self, work: &mut W, clock: &dyn Clock) -> Ended {
         loop {

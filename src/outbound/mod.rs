@@ -2,16 +2,19 @@
 //!
 //! `worker` is one worker's life: find hosts, open a session, carry messages over it as long as there are any, again.
 //! `hosts` says which addresses to try, `tlsa` what their owners ask by DNS, `session` opens one with each, encrypted and logged in, by
-//! a token of `tokens` if need be. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
+//! a token of `tokens` if need be. `turned` is a session over a connection that was turned round, `request` asks for mail that waits
+//! elsewhere. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
 //! the session one by one and turns results into outcomes.
 
 mod hosts;
 mod kept;
 mod probe;
+mod request;
 mod session;
 mod slots;
 mod tlsa;
 mod tokens;
+mod turned;
 mod worker;
 
 use std::sync::Arc;

@@ -143,7 +143,8 @@ impl Probe for Outbound {
 }
 
 /// No mail: the session ends at once.
-struct Nothing;
+/// No mail: the session ends with QUIT.
+pub(super) struct Nothing;
 
 impl Work for Nothing {
     async fn next(&mut self, _: bool) -> Option<Transaction> {

@@ -12,8 +12,8 @@ use super::hosts::NextHop;
 use crate::config::VirtualServer;
 use crate::model::failure::{Failure, Scope};
 use crate::model::queue_name::QueueName;
-use crate::model::spec::connector;
 use crate::model::spec::connector::security::{LoginMechanism, SmartHostTls, TlsLevel};
+use crate::model::spec::connector::{self, RouteSpec};
 use crate::net::client_driver::Connection;
 use crate::net::connect::{Stream, Target};
 use crate::net::tls::client::{Check, Handshake, no_name, server_name};
@@ -111,7 +111,7 @@ pub(super) fn security_of(
     hop: &NextHop,
 ) -> Security {
     let domain = match queue {
-        QueueName::Dns(_, domain) => Some(domain),
+        QueueName::Dns(_, domain) if matches!(connector.spec.route, RouteSpec::Dns(_)) => Some(domain),
         _ => None,
     };
     let to = Hop { host: &hop.name, port: hop.address.port(), domain, asked: &hop.asked };

@@ -16,7 +16,7 @@ use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::Stream;
-use crate::queue::carrier::{Carrier, Left, Session, Taken};
+use crate::queue::carrier::{Carrier, IDLE, Left, Session, Taken};
 use crate::queue::outgoing::SenderRules;
 use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
 use crate::routing::Connector;
@@ -139,6 +139,8 @@ async fn carry(
             max_recipients: peer.max_recipients.map_or(usize::MAX, |max| max as usize),
             postmaster: None,
             budget: peer.max_transactions.map_or(budget, |max| budget.min(max)),
+            // what comes later has to be asked for again
+            idle: if connector.is_remote_triggered() { Duration::ZERO } else { IDLE },
         };
         let mut carrier = Carrier::new(&outbound.queue, &*outbound.clock, hand, session, first.take());
         let ended = connection.run(&mut carrier, &*outbound.clock).await;

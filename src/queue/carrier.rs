@@ -28,7 +28,7 @@ use crate::smtp::extension::PeerExtensions;
 use crate::store::{Leased, StoreError};
 
 /// How long an idle session is kept for the next message.
-const IDLE: Duration = Duration::from_secs(5);
+pub const IDLE: Duration = Duration::from_secs(5);
 
 /// One session's supply of messages.
 pub struct Carrier<'a> {
@@ -69,6 +69,8 @@ pub struct Session<'a> {
     pub postmaster: Option<Mailbox>,
     /// How many messages it may carry yet.
     pub budget: u32,
+    /// How long it is kept for the next message.
+    pub idle: Duration,
 }
 
 /// What it means that the host took a message.
@@ -268,7 +270,7 @@ impl Work for Carrier<'_> {
                 return None;
             }
             let Some(leased) = self.take() else {
-                if wait && self.held.is_none() && self.hand.wait(IDLE).await {
+                if wait && self.held.is_none() && self.hand.wait(self.session.idle).await {
                     continue;
                 }
                 return None;

@@ -1,4 +1,4 @@
-//! When mail is carried: the schedules of connectors.
+//! When mail is carried: the schedules of connectors, and mail that waits until somebody asks for it (`remoteTriggered`).
 //!
 //! While a connector carries nothing at all, its link queues rest, and no message is touched. While it carries only small or only large
 //! messages (`oversize`), each of the others is put off until its time as it comes up.
@@ -11,14 +11,20 @@ use crate::config::Snapshot;
 use crate::model::mail::Message;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
+use crate::routing::Connector;
 use crate::store::Leased;
 
 impl Queue {
-    /// Lets a link queue rest when its connector carries nothing now, and says until when; else sees to it that it is looked at
+    /// Lets a link queue rest when its connector carries nothing now, and says until when, for ever when somebody has to ask
+    /// for it; else sees to it that it is looked at
     /// when that begins.
     pub(super) fn keep_hours(&self, link: &Link, now: Timestamp) -> Option<Timestamp> {
         let snapshot = self.live.current();
         let connector = settings::connector(&snapshot, &link.name)?;
+        if is_held(link, connector) {
+            self.release(link.hold());
+            return Some(Timestamp::from_millis(i64::MAX));
+        }
         if connector.spec.schedule.is_none() && connector.spec.oversize.is_none() {
             link.open();
             return None;
@@ -50,8 +56,9 @@ impl Queue {
     /// Whether the connector of this queue carries anything now. A session takes no more when it does not.
     pub fn carries_now(&self, link: &Link) -> bool {
         let now = self.now();
-        let opens = settings::connector(&self.live.current(), &link.name).map(|connector| connector.opens(now));
-        link.is_forced() || opens.is_none_or(|opens| opens <= now)
+        let snapshot = self.live.current();
+        let carries = |connector: &Connector| connector.opens(now) <= now && !is_held(link, connector);
+        link.is_forced() || settings::connector(&snapshot, &link.name).is_none_or(|connector| carries(connector))
     }
 
     /// Puts off the recipients of a message that wait in this queue.
@@ -59,6 +66,12 @@ impl Queue {
         let all = waiting_here(&leased.message, queue).map(|index| (index, Conclusion::PutOff { until })).collect();
         self.conclude_logged(leased, all).await;
     }
+}
+
+/// Whether the mail of this queue waits until somebody asks for it. What waits for smart hosts together is from before the connector
+/// was so, and goes to the queues of its domains first.
+fn is_held(link: &Link, connector: &Connector) -> bool {
+    connector.is_remote_triggered() && matches!(link.name, QueueName::Dns(..)) && !link.is_asked_for()
 }
 
 fn opens_for(snapshot: &Snapshot, queue: &QueueName, size: u64, now: Timestamp) -> Timestamp {

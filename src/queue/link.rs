@@ -5,8 +5,8 @@
 //! the hand-off from acceptance put into it. What does not fit, or comes while the queue rests (frozen, or its next hop
 //! failed), is given back to whoever offered it, who releases the lease: the store keeps it.
 //!
-//! States, as an operator sees them: *frozen* (by command; still accepts), *scheduled* (its connector carries nothing at this
-//! time), *retry* (the next hop failed; everything waits until the next try), *active* (a worker is on it), *ready*.
+//! States, as an operator sees them: *frozen* (by command; still accepts), *remote* (its mail waits until somebody asks for it),
+//! *scheduled* (its connector carries nothing at this time), *retry* (the next hop failed; everything waits until the next try), *active* (a worker is on it), *ready*.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -46,6 +46,10 @@ struct Inner {
     rest: Option<Rest>,
     /// An operator wants it tried whatever the schedule says, until nothing is due any more or the next hop fails.
     forced: bool,
+    /// Whoever may has asked for what waits here (ETRN), until nothing is due any more.
+    triggered: bool,
+    /// It is being fetched over a connection that was turned round (ATRN); nobody else carries it meanwhile.
+    turned: bool,
     failures: u32,
     last_failure: Option<Failure>,
     /// A session was opened since the last failure: more than one worker may try.
@@ -71,6 +75,15 @@ enum Why {
     Failed,
     /// The connector's schedule.
     Closed,
+    /// Nobody has asked for it yet (`remoteTriggered`).
+    Held,
+}
+
+impl Why {
+    /// It is no failure: trying at once does not end it.
+    fn is_meant(self) -> bool {
+        self != Why::Failed
+    }
 }
 
 /// What an operator sees of a link queue.
@@ -84,6 +97,8 @@ pub struct LinkView {
     pub resting_until: Option<Timestamp>,
     /// It is the schedule of its connector for which it rests.
     pub scheduled: bool,
+    /// It rests until somebody asks for its mail.
+    pub held: bool,
     /// The last failure.
     pub last_failure: Option<Failure>,
 }
@@ -170,18 +185,65 @@ impl Link {
     /// The schedule of its connector is closed until then. Gives back what was ready. A failure stays remembered by its
     /// count alone.
     pub fn close(&self, until: Timestamp) -> Vec<Leased> {
+        self.shut(Rest { until, why: Why::Closed })
+    }
+
+    /// Its mail waits until somebody asks for it. Gives back what was ready.
+    pub fn hold(&self) -> Vec<Leased> {
+        self.shut(Rest { until: Timestamp::from_millis(i64::MAX), why: Why::Held })
+    }
+
+    fn shut(&self, rest: Rest) -> Vec<Leased> {
         let mut inner = self.inner();
-        inner.rest = Some(Rest { until, why: Why::Closed });
+        inner.rest = Some(rest);
         let ready = inner.give_back();
         drop(inner);
         self.arrived.notify_waiters();
         ready
     }
 
-    /// The schedule of its connector is open.
+    /// The schedule of its connector is open, and its mail need not be asked for, or was.
     pub fn open(&self) {
         let mut inner = self.inner();
-        inner.rest = inner.rest.filter(|rest| rest.why != Why::Closed);
+        inner.rest = inner.rest.filter(|rest| !rest.why.is_meant());
+    }
+
+    /// Whoever may has asked for its mail: it is tried at once, and until nothing is due any more. A schedule still holds.
+    pub fn trigger(&self) {
+        let mut inner = self.inner();
+        inner.triggered = true;
+        inner.rest = inner.rest.filter(|rest| rest.why == Why::Closed);
+    }
+
+    /// Its mail goes over a connection that was turned round, and nowhere else, until [`Link::turned_back`]; counts a worker
+    /// for that. False when it goes over another one already, or must not go.
+    pub fn turn(&self) -> bool {
+        let mut inner = self.inner();
+        if inner.turned || inner.frozen || inner.stopping {
+            return false;
+        }
+        inner.turned = true;
+        inner.workers += 1;
+        inner.rest = inner.rest.filter(|rest| rest.why == Why::Closed);
+        true
+    }
+
+    /// The connection that was turned round has ended. Gives back what was ready.
+    pub fn turned_back(&self) -> Vec<Leased> {
+        let mut inner = self.inner();
+        inner.turned = false;
+        inner.give_back()
+    }
+
+    /// Somebody has asked for its mail, or an operator wants it tried.
+    pub fn is_asked_for(&self) -> bool {
+        let inner = self.inner();
+        inner.forced || inner.triggered || inner.turned
+    }
+
+    /// Mail is ready.
+    pub fn has_ready(&self) -> bool {
+        !self.inner().ready.is_empty()
     }
 
     /// An operator wants it tried now, whatever failed and whatever the schedule says.
@@ -196,10 +258,12 @@ impl Link {
         self.inner().forced
     }
 
-    /// Nothing is due any more: what an operator wanted is done.
+    /// Nothing is due any more: what an operator wanted, or was asked for, is done.
     pub fn drained(&self) {
         let mut inner = self.inner();
-        inner.forced &= !inner.ready.is_empty() || inner.workers > 0;
+        let goes_on = !inner.ready.is_empty() || inner.workers > 0;
+        inner.forced &= goes_on;
+        inner.triggered &= goes_on;
     }
 
     /// Frozen by command.
@@ -220,7 +284,7 @@ impl Link {
         inner.sessions = inner.sessions.saturating_sub(1);
         if answered {
             inner.failures = 0;
-            inner.rest = inner.rest.filter(|rest| rest.why == Why::Closed);
+            inner.rest = inner.rest.filter(|rest| rest.why.is_meant());
         }
     }
 
@@ -261,10 +325,10 @@ impl Link {
         self.inner().last_failure = Some(failure.clone());
     }
 
-    /// Tries at once, whatever failed before. A schedule still holds.
+    /// Tries at once, whatever failed before. A schedule still holds, and what has to be asked for waits.
     pub fn wake(&self) {
         let mut inner = self.inner();
-        inner.rest = inner.rest.filter(|rest| rest.why == Why::Closed);
+        inner.rest = inner.rest.filter(|rest| rest.why.is_meant());
     }
 
     /// Freezes or thaws; gives back what was ready when it freezes.
@@ -322,7 +386,8 @@ impl Link {
         LinkView {
             frozen: inner.frozen,
             workers: inner.workers - inner.idle,
-            resting_until: inner.rest.map(|rest| rest.until).filter(|until| *until > now),
+            resting_until: inner.rest.filter(|rest| rest.until > now && rest.why != Why::Held).map(|rest| rest.until),
+            held: inner.rest.is_some_and(|rest| rest.why == Why::Held),
             scheduled: inner.rest.is_some_and(|rest| rest.why == Why::Closed && rest.until > now),
             last_failure: inner.last_failure.clone(),
         }
@@ -343,6 +408,9 @@ impl Inner {
     /// One worker until a session was opened, then a few at once, then one per sixteen messages that wait; no more than
     /// the next hop has shown that it takes.
     fn workers_wanted(&self, now: Timestamp) -> usize {
+        if self.turned {
+            return 0;
+        }
         let wanted = if self.proven { self.ready.len().min(2) + self.ready.len() / 16 } else { 1 };
         match self.cap {
             Some((cap, until)) if until > now => wanted.min(cap),
@@ -379,7 +447,7 @@ impl Hand {
     /// The next message, if one is ready.
     pub fn try_take(&self) -> Option<Leased> {
         let mut inner = self.link.inner();
-        if inner.frozen || inner.stopping || inner.rest.is_some_and(|rest| rest.why == Why::Closed) {
+        if inner.frozen || inner.stopping || inner.rest.is_some_and(|rest| rest.why.is_meant()) {
             return None;
         }
         let taken = inner.ready.pop_front();

@@ -14,7 +14,8 @@
 //! * [`outgoing`]: a message as it leaves: other senders, and content converted for who takes less.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
-//! * `hours`: the schedules of connectors. `health`: which of them are down. `rerouting`: mail that belongs elsewhere since
+//! * `dequeue`: a client asks for what waits (ETRN). [`turn`]: it takes it over its own connection (ATRN).
+//! * `hours`: the schedules of connectors, mail that is held. `health`: which of them are down. `rerouting`: mail that belongs elsewhere since
 //!   something has changed.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
@@ -45,6 +46,7 @@ mod rerouting;
 mod scheduler;
 mod settings;
 mod track;
+pub mod turn;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -52,6 +54,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use async_trait::async_trait;
 
 use crate::config::{Live, Snapshot};
 use crate::directory::Recipients;
@@ -67,8 +70,10 @@ use crate::store::{Lease, Leased, Store, StoreError};
 use agenda::Agenda;
 use deadlines::Deadlines;
 use link::{Link, Offer};
+use turn::{Requested, Turned};
 
 pub use assign::{Assignment, Sending, Way, assign, assign_again, considered, is_ours, way};
+pub use dequeue::Asker;
 pub use distribution::restriction_failure;
 pub use health::ConnectorHealth;
 pub use link::Hand;
@@ -80,9 +85,13 @@ pub use outcome::{Attempt, AttemptResult, PassedOn};
 pub use settings::{Effective, effective};
 
 /// Who does the work of a link queue: `outbound` and `local` implement it, `boot` wires them.
+#[async_trait]
 pub trait Workforce: Send + Sync {
     /// Puts one more worker on a queue: a task that takes from the hand until it is empty, then drops it.
     fn employ(&self, hand: Hand);
+
+    /// Carries mail that is fetched (ATRN) over the connection of who fetches it, until nothing is left or the connection ends.
+    async fn carry_turned(&self, turned: Turned);
 }
 
 /// Prefix of the control keys that keep a queue frozen over a restart.
@@ -104,6 +113,7 @@ pub struct Queue {
     /// Held while an operation's record is read and written.
     operating: tokio::sync::Mutex<()>,
     health: Mutex<HashMap<Name, ConnectorHealth>>,
+    requested: Mutex<HashMap<Name, Requested>>,
     agenda: Arc<Agenda>,
     deadlines: Deadlines,
     workforce: OnceLock<Arc<dyn Workforce>>,
@@ -136,6 +146,7 @@ impl Queue {
             wanting: Mutex::default(),
             operating: tokio::sync::Mutex::default(),
             health: Mutex::default(),
+            requested: Mutex::default(),
             agenda: Arc::default(),
             deadlines: Deadlines::default(),
             workforce: OnceLock::new(),
@@ -242,6 +253,10 @@ impl Queue {
 
     fn health(&self) -> MutexGuard<'_, HashMap<Name, ConnectorHealth>> {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn requested(&self) -> MutexGuard<'_, HashMap<Name, Requested>> {
+        self.requested.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wanting(&self) -> MutexGuard<'_, BTreeSet<Option<QueueName>>> {

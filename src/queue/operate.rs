@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::ConnectorHealth;
+use super::turn::Requested;
 use crate::model::duration::Duration;
 use crate::model::failure::Failure;
 use crate::model::mail::{Message, MessageId, RecipientStatus};
@@ -35,6 +36,11 @@ pub trait Operate: Send + Sync {
 
     /// What a connector has last seen of its next hops; `None`: nothing yet.
     fn connector_health(&self, _: &Name) -> Option<ConnectorHealth> {
+        None
+    }
+
+    /// What came of it when the connector last asked for mail that waits elsewhere; `None`: it has not asked yet.
+    fn last_requested(&self, _: &Name) -> Option<Requested> {
         None
     }
 
@@ -169,6 +175,8 @@ pub enum QueueState {
     Retry,
     /// Waits until its connector's schedule opens.
     Scheduled,
+    /// Waits until somebody asks for it.
+    Remote,
     /// Frozen by an operator.
     Frozen,
 }

@@ -268,6 +268,8 @@ impl Queue {
             QueueState::Frozen
         } else if link.workers > 0 {
             QueueState::Active
+        } else if link.held {
+            QueueState::Remote
         } else if link.scheduled {
             QueueState::Scheduled
         } else if next.is_some() {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::operate::{ActionError, MessageFilter, MessagePage, Operate, QueueView};
+use super::turn::Requested;
 use super::{ConnectorHealth, Queue};
 use crate::model::mail::{Message, MessageId};
 use crate::model::name::Name;
@@ -41,6 +42,10 @@ impl Operate for Operator {
 
     fn connector_health(&self, connector: &Name) -> Option<ConnectorHealth> {
         self.0.connector_health(connector)
+    }
+
+    fn last_requested(&self, connector: &Name) -> Option<Requested> {
+        self.0.last_requested(connector)
     }
 
     async fn freeze_queue(&self, name: &QueueName) -> Result<(), ActionError> {

@@ -67,7 +67,7 @@ pub(super) async fn run(queue: &Arc<Queue>) {
 
 impl Queue {
     /// One look at one queue.
-    async fn look(&self, name: &QueueName) {
+    pub(super) async fn look(&self, name: &QueueName) {
         let link = self.link(name);
         let now = self.now();
         if link.is_frozen() {

@@ -58,7 +58,12 @@ struct Scripted {
     reports: Arc<Mutex<Vec<String>>>,
 }
 
+#[async_trait]
 impl Workforce for Scripted {
+    async fn carry_turned(&self, turned: Turned) {
+        drop(turned);
+    }
+
     fn employ(&self, hand: Hand) {
         if hand.link().name == QueueName::Directory {
             drop(tokio::spawn(self.queue.clone().distribute(hand)));

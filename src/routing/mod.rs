@@ -53,9 +53,30 @@ impl Connector {
     /// Where mail for the domain waits for this connector.
     pub fn queue(&self, domain: &Domain) -> QueueName {
         match &self.spec.route {
-            RouteSpec::SmartHosts(_) => QueueName::SmartHost(self.name.clone()),
-            RouteSpec::Dns(_) => QueueName::Dns(self.name.clone(), canonical(domain)),
+            // each domain is asked for by itself
+            RouteSpec::SmartHosts(_) if !self.is_remote_triggered() => QueueName::SmartHost(self.name.clone()),
+            _ => QueueName::Dns(self.name.clone(), canonical(domain)),
         }
+    }
+
+    /// Whether its mail waits until somebody asks for it.
+    pub fn is_remote_triggered(&self) -> bool {
+        self.spec.remote_triggered.is_some()
+    }
+
+    /// Whether this account may ask for the mail that waits for it.
+    pub fn is_fetched_by(&self, account: &Name) -> bool {
+        self.spec.remote_triggered.as_ref().is_some_and(|remote| remote.accounts.contains(account))
+    }
+
+    /// Whether one of its address spaces covers the domain; with `below`, or a domain below it.
+    pub fn covers(&self, domain: &Domain, below: bool) -> bool {
+        let all_below = AddressPattern::Below(domain.clone());
+        self.spec.address_spaces.iter().any(|space| match &space.pattern {
+            AddressPattern::Exact(own) | AddressPattern::Below(own) if below && all_below.matches(own) => true,
+            AddressPattern::Below(own) if below && domain_key(own) == domain_key(domain) => true,
+            pattern => pattern.matches(domain),
+        })
     }
 
     /// What of its restrictions keeps the message away; `None`: nothing.
@@ -357,6 +378,14 @@ impl Table {
         let key = domain_key(domain);
         let mut levels = self.levels(domain, &key);
         levels.next().is_some_and(|entries| entries.iter().any(|entry| entry.connector.opens_relay_for(virtual_server)))
+    }
+
+    /// Whether mail for the domain waits until it is asked for: that of all connectors with the most specific address space for
+    /// it.
+    pub fn is_remote_triggered(&self, domain: &Domain) -> bool {
+        let key = domain_key(domain);
+        let mut levels = self.levels(domain, &key);
+        levels.next().is_some_and(|entries| entries.iter().all(|entry| entry.connector.is_remote_triggered()))
     }
 
     /// The enabled connector of this name.

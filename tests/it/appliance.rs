@@ -499,6 +499,26 @@ impl Smtp {
         self.expect_reply("250 2.0.0");
     }
 
+    /// The connection has turned round (ATRN): the next command of the other side.
+    #[track_caller]
+    pub fn command(&mut self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(end) = self.input.iter().position(|octet| *octet == b'\n') {
+                let line: Vec<u8> = self.input.drain(..=end).collect();
+                return String::from_utf8(line).unwrap().trim_end().to_owned();
+            }
+            assert!(self.read(deadline), "a command was expected");
+        }
+    }
+
+    /// The connection has turned round: serves it to its end, and the sink keeps what comes.
+    #[track_caller]
+    pub fn serve_for(self, sink: &Sink) {
+        assert!(self.tls.is_none() && self.input.is_empty());
+        serve(&self.stream, &sink.ledger).unwrap();
+    }
+
     /// False at the end, and when the time is over.
     fn read(&mut self, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));

@@ -16,6 +16,7 @@ mod dialogs_tcp;
 mod directory;
 mod domains;
 mod explain;
+mod fetching;
 mod filters;
 mod lettre_client;
 mod mailbox_stores;

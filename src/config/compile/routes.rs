@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::super::snapshot::{Snapshot, smart_host_connector, unresolved_connector};
+use super::super::snapshot::{Snapshot, dequeue_connector, smart_host_connector, unresolved_connector};
 use super::super::violation::{ViolationCode, WarningCode};
-use super::{Findings, Objects, access, hosts};
+use super::{Findings, Objects, access, fetching, hosts};
 use crate::config::Vault;
 use crate::config::certificates::Certificate;
 use crate::model::duration::Duration;
@@ -46,6 +46,7 @@ pub(super) fn check(objects: &Objects, found: &mut Findings) {
             found.at_least(of, format!("/spec/retryIntervals/{index}"), *interval, Duration::from_secs(1));
         }
         access::check(objects, name, spec, found);
+        fetching::check(objects, name, spec, found);
         for (at, schedule) in [
             ("/spec/schedule", spec.schedule.as_ref()),
             ("/spec/oversize/schedule", spec.oversize.as_ref().map(|oversize| &oversize.schedule)),
@@ -101,7 +102,7 @@ fn canonical(pattern: &AddressPattern) -> AddressPattern {
     }
 }
 
-fn check_schedule(name: &Name, at: &str, schedule: &Schedule, found: &mut Findings) {
+pub(super) fn check_schedule(name: &Name, at: &str, schedule: &Schedule, found: &mut Findings) {
     for (index, window) in schedule.windows.iter().enumerate().filter(|(_, window)| window.is_empty()) {
         let detail =
             format!("the window from {} to {} has no length; a whole day is 00:00 to 24:00", window.from, window.to);
@@ -123,13 +124,22 @@ pub(super) fn build(
             implied(name, spec).map(|(name, spec)| (name, (*generation, Arc::new(spec))))
         })
         .collect();
-    let implied = || implied.iter().map(|(name, of)| (name, of));
-    let enabled = || objects.connectors.iter().filter(|(_, (_, spec))| spec.enabled).chain(implied());
+    let implied = || implied.iter().map(|(name, of)| (name, name, of));
+    let enabled = || objects.connectors.iter().filter(|(_, (_, spec))| spec.enabled);
+    let asking: Vec<(Name, &Name, (u64, Arc<ConnectorSpec>))> = enabled()
+        .filter_map(|(name, (generation, spec))| {
+            let asks = spec.request_dequeue.as_ref()?.as_connector();
+            Some((dequeue_connector(name)?, name, (*generation, Arc::new(asks))))
+        })
+        .collect();
+    let asking = || asking.iter().map(|(name, of, spec)| (name, *of, spec));
+    // each with whose secrets it has
+    let all = || enabled().map(|(name, of)| (name, name, of)).chain(asking()).chain(implied());
     let mut unchanged = true;
-    let connectors: Vec<Arc<Connector>> = enabled()
-        .map(|(name, (generation, spec))| {
+    let connectors: Vec<Arc<Connector>> = all()
+        .map(|(name, holder, (generation, spec))| {
             let known = previous.routes.connector(name);
-            let access = access::read(objects, name, spec, certificates, known.map(|known| &**known), vault);
+            let access = access::read(objects, holder, spec, certificates, known.map(|known| &**known), vault);
             let same =
                 known.filter(|known| known.generation == *generation && known.access == access && known.spec == **spec);
             unchanged &= same.is_some();

@@ -1,5 +1,7 @@
-//! `connectors`: how mail leaves (Exchange: SMTP connector). How they encrypt and log in is in [`security`].
+//! `connectors`: how mail leaves (Exchange: SMTP connector). How they encrypt and log in is in [`security`], mail that is
+//! fetched in [`fetching`].
 
+pub mod fetching;
 pub mod oauth2;
 pub mod security;
 
@@ -19,6 +21,7 @@ use crate::model::schedule::Schedule;
 use crate::model::size::Size;
 use crate::model::spec::rewrite_sender::RewriteSender;
 
+pub use fetching::{RemoteTriggered, RequestDequeue};
 pub use security::{Authentication, Security, SmartHostTls};
 
 /// An SMTP connector: which domains it carries mail for, at what cost, and where it takes the mail. The most specific
@@ -64,6 +67,14 @@ pub struct ConnectorSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub oversize: Option<Oversize>,
+    /// Mail waits until whom it is for asks for it, by ETRN or ATRN. Default: it is carried as it comes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub remote_triggered: Option<RemoteTriggered>,
+    /// It asks another host for the mail that waits there, beside carrying its own. Default: it asks nobody.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub request_dequeue: Option<RequestDequeue>,
     /// What becomes of mail while none of its smart hosts can be reached, and no other connector has the same address
     /// space.
     #[serde(default)]
@@ -208,7 +219,7 @@ pub struct SmartHost {
     pub weight: u16,
 }
 
-fn smtp_port() -> u16 {
+pub(super) fn smtp_port() -> u16 {
     25
 }
 

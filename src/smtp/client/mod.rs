@@ -103,6 +103,8 @@ pub struct Session {
     since: Option<Instant>,
     /// The peer may hold half a transaction: RSET goes before the next MAIL.
     dirty: bool,
+    /// The reply to a command that moves no mail.
+    answer: Option<RemoteReply>,
     eof: bool,
     end: Option<(Cause, Option<RemoteReply>)>,
 }
@@ -148,6 +150,8 @@ enum Expect {
     DotFor(usize),
     /// The dot of a transaction without recipients, whose DATA was pipelined and answered with 354.
     LoneDot,
+    /// Whatever it is: [`Session::command`].
+    Other,
     Quit,
 }
 
@@ -163,7 +167,8 @@ impl Expect {
             Expect::Rcpt(_) => Phase::Rcpt,
             Expect::Data => Phase::Data,
             Expect::Chunk => Phase::Content,
-            Expect::Dot | Expect::LoneDot => Phase::Dot,
+            // RFC 2645, 5.2.1 wants as long for ATRN
+            Expect::Dot | Expect::LoneDot | Expect::Other => Phase::Dot,
             Expect::DotFor(_) => Phase::Delivery,
             Expect::Quit => Phase::Quit,
         }
@@ -190,6 +195,7 @@ impl Session {
             chunk: None,
             since: None,
             dirty: false,
+            answer: None,
             eof: false,
             end: None,
         }
@@ -268,6 +274,21 @@ impl Session {
             }
             (other, None) => self.state = other,
         }
+    }
+
+    /// Says a command that moves no mail (ETRN, ATRN), instead of the first transaction: after `Opened`. Its reply is taken by
+    /// [`Session::take_answer`].
+    pub fn command(&mut self, line: &str) {
+        if self.state == State::Ready {
+            self.output.put(format!("{line}\r\n").as_bytes());
+            self.expected.push_back(Expect::Other);
+            self.state = State::Waiting;
+        }
+    }
+
+    /// The reply to the command, when it is there.
+    pub fn take_answer(&mut self) -> Option<RemoteReply> {
+        self.answer.take()
     }
 
     /// A chunk of content, after `Content`; `None` at its end.
@@ -512,6 +533,10 @@ impl Session {
                 self.end_at_421(phase, reply);
             }
             Expect::LoneDot if good || bad => self.end_at_421(phase, reply),
+            Expect::Other if good || bad => {
+                self.answer = Some(reply.clone());
+                self.end_at_421(phase, reply);
+            }
             Expect::Rset if bad => {
                 if let Some(transfer) = self.transfers.front_mut() {
                     transfer.decide(&RecipientResult::Refused { phase, reply: reply.clone() });

@@ -91,6 +91,11 @@ impl Session {
             Pending::Vrfy { dialog } => (reply.unwrap_or_else(cannot_verify), dialog),
             Pending::Etrn => (reply.unwrap_or_else(|| ok("Queuing started")), Dialog::Greeted),
             Pending::Turn => {
+                if !self.input.is_empty() {
+                    // it came before the 250: what it would be taken for behind it, nobody knows
+                    let reply = Reply::new(503, EnhancedStatus::permanent(5, 1), "Commands behind ATRN");
+                    return self.put_noted(verb, argument, &reply);
+                }
                 let reply = reply.unwrap_or_else(|| ok("OK, now reversing the connection"));
                 self.put_noted(verb, argument, &reply);
                 self.state = State::TurnDue;
