@@ -12,6 +12,7 @@ use crate::model::host::Host;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::{DnsRoute, RouteSpec};
 use crate::net::resolver::{ResolveError, Resolver, Resolvers};
+use crate::queue::next_hosts::HostKey;
 use crate::routing::Connector;
 use crate::routing::mx::{Exchanges, exchanges};
 use crate::routing::next_hop;
@@ -28,6 +29,20 @@ pub struct NextHop {
     pub name: String,
     /// The address.
     pub address: SocketAddr,
+}
+
+impl NextHop {
+    /// The host that it is an address of.
+    pub fn host(&self) -> HostKey {
+        HostKey { name: self.name.clone(), port: self.address.port() }
+    }
+}
+
+/// The hosts of these addresses, in their order.
+pub fn hosts_of(hops: &[NextHop]) -> Vec<HostKey> {
+    let mut hosts: Vec<HostKey> = hops.iter().map(NextHop::host).collect();
+    hosts.dedup();
+    hosts
 }
 
 fn of_server(resolvers: &Resolvers, server: &VirtualServer) -> Result<Arc<dyn Resolver>, NameFault> {

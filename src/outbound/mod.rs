@@ -12,6 +12,7 @@ mod worker;
 
 use std::sync::Arc;
 
+use crate::model::time::Timestamp;
 use crate::net::clock::Clock;
 use crate::net::connect::Connect;
 use crate::net::resolver::Resolvers;
@@ -43,6 +44,10 @@ impl Outbound {
         metrics: Metrics,
     ) -> Arc<Self> {
         Arc::new(Outbound { queue, clock, connect, resolvers, listeners, metrics, slots: Slots::default() })
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.clock.unix_millis())
     }
 
     /// Starts a worker; the queue counts it by its hand and awaits it at the end.

@@ -3,20 +3,25 @@
 //! It ends when the queue has nothing for it, or rests. A next hop that cannot be reached, or that ends a session
 //! without having answered for a single message, puts the whole queue to rest. When DNS says that there is no next hop
 //! and never will be, the messages fail one by one, each with its own report.
+//!
+//! A message that a host has put off is carried to the next host of the same try ([`crate::queue::next_hosts`]). What that one
+//! fails in is no failure of the queue: the first host may do well for all others.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Outbound;
-use super::hosts::{self, NextHop};
+use super::hosts::{self, NextHop, hosts_of};
 use super::session::{self, label};
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, Scope};
+use crate::model::mail::Waits;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::Stream;
 use crate::queue::carrier::{Carrier, Left, Session, Taken};
+use crate::queue::next_hosts::{HostKey, Turn};
 use crate::queue::outgoing::SenderRules;
 use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
 use crate::routing::Connector;
@@ -91,6 +96,46 @@ async fn round(outbound: &Outbound, hand: &Hand, first: Leased, seed: u64) -> Ro
     result
 }
 
+/// None of the hosts that are left for the first message can be had. When it had asked none before, that is the next hop's
+/// failure, and the queue rests; else only this message's, which waits until the next round.
+async fn none_left(
+    outbound: &Outbound,
+    hand: &Hand,
+    server: &VirtualServer,
+    asked: &[HostKey],
+    first: Option<Leased>,
+    failure: Failure,
+) -> Round {
+    match first {
+        Some(first) if !asked.is_empty() => {
+            hand.link().end_round(first.message.id);
+            settle_all(outbound, hand, first, &failure).await;
+            Round::Again(None)
+        }
+        first => {
+            outbound.queue.next_hop_failed(hand, &server.name, failure);
+            Round::Over(first)
+        }
+    }
+}
+
+/// A failure of all recipients of a message that are due here, or, if it is permanent, that wait here. What a host has said of
+/// a recipient in this round says more than one that cannot be had.
+async fn settle_all(outbound: &Outbound, hand: &Hand, leased: Leased, failure: &Failure) {
+    let now = outbound.now();
+    let concerned = |waits: &Waits| waits.queue == hand.link().name && (failure.is_permanent() || waits.due <= now);
+    let results = (0u32..)
+        .zip(&leased.message.recipients)
+        .filter(|(_, recipient)| recipient.waits.as_ref().is_some_and(concerned))
+        .map(|(index, recipient)| {
+            let said = recipient.last_failure.as_ref().filter(|_| !failure.is_permanent());
+            (index, AttemptResult::Failed(said.unwrap_or(failure).clone()))
+        })
+        .collect();
+    let attempt = Attempt { leased, results, next_hop: None, duration: Duration::ZERO };
+    outbound.queue.settle(attempt).await;
+}
+
 /// Sessions with one host after the other, until one of them answers for a message.
 async fn carry(
     outbound: &Outbound,
@@ -100,17 +145,17 @@ async fn carry(
     hops: &[NextHop],
     first: Leased,
 ) -> Round {
+    let asked = hand.link().asked(first.message.id, outbound.now());
+    let left: Vec<NextHop> = hops.iter().filter(|hop| !asked.contains(&hop.host())).cloned().collect();
     let mut first = Some(first);
-    let mut rest = hops;
+    let mut rest = left.as_slice();
     loop {
         let (connection, at) = match open(outbound, server, connector, &hand.link().name, rest).await {
             Ok(opened) => opened,
-            Err(failure) => {
-                outbound.queue.next_hop_failed(hand, &server.name, failure);
-                return Round::Over(first);
-            }
+            Err(failure) => return none_left(outbound, hand, server, &asked, first, failure).await,
         };
         let hop = label(&rest[at]);
+        let turn = Turn::new(&hosts_of(hops), &asked, &rest[at].host());
         rest = &rest[at + 1..];
         outbound.metrics.outbound_connections.inc();
         outbound.queue.session_opened(hand);
@@ -132,6 +177,7 @@ async fn carry(
             holds: &holds,
             only_from,
             next_hop: hop.clone(),
+            turn,
             taken: Taken::Relayed(PassedOn { dsn: peer.dsn, deliver_by: peer.deliver_by.is_some() }),
             senders: SenderRules {
                 rewrite: spec.rewrite_sender.clone(),
@@ -147,14 +193,17 @@ async fn carry(
         let left = carrier.leave();
         outbound.queue.session_closed(hand, left.answered);
         match (ended, left) {
-            (Ended::Broken { .. }, Left { first: untouched, answered: false, host_failure }) => {
+            // the message that it broke on goes to the next host by itself
+            (Ended::Broken { .. }, Left { first: None, answered: false, passed_on: true, .. }) => {
+                return Round::Again(None);
+            }
+            (Ended::Broken { .. }, Left { first: untouched, answered: false, host_failure, .. }) => {
                 let failure = host_failure.unwrap_or_else(|| {
                     Failure::new(Scope::Host, EnhancedStatus::transient(4, 2), "the session was cut").by(&hop)
                 });
                 first = untouched;
                 if rest.is_empty() || first.is_none() {
-                    outbound.queue.next_hop_failed(hand, &server.name, failure);
-                    return Round::Over(first);
+                    return none_left(outbound, hand, server, &asked, first, failure).await;
                 }
                 tracing::info!(connector = %connector.name, next_hop = %hop, failure = %failure, "the next host is tried");
             }
@@ -221,13 +270,7 @@ async fn fail_all(
         if sender(snapshot, connector, &leased).is_none_or(|sender| sender.name != server.name) {
             return Some(leased);
         }
-        let results = (0u32..)
-            .zip(&leased.message.recipients)
-            .filter(|(_, recipient)| recipient.waits.as_ref().is_some_and(|waits| waits.queue == hand.link().name))
-            .map(|(index, _)| (index, AttemptResult::Failed(failure.clone())))
-            .collect();
-        let attempt = Attempt { leased, results, next_hop: None, duration: Duration::ZERO };
-        outbound.queue.settle(attempt).await;
+        settle_all(outbound, hand, leased, &failure).await;
         next = hand.try_take();
     }
     None

@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::next_hosts::Turn;
+use super::outcome::is_too_many_recipients;
 use super::outgoing::{self, Outgoing, SenderRules};
 use super::{Attempt, AttemptResult, Hand, PassedOn, Queue};
 use crate::config::Snapshot;
 use crate::mime::{Fit, Survey};
 use crate::model::failure::{Failure, Scope};
-use crate::model::mail::Message;
+use crate::model::mail::{Message, MessageId};
 use crate::model::name::Name;
 use crate::model::time::Timestamp;
 use crate::net::client_driver::{ContentUnavailable, Work};
@@ -47,6 +49,8 @@ pub struct Carrier<'a> {
     host_failure: Option<Failure>,
     /// Messages that the session never came to.
     untouched: Vec<Leased>,
+    /// A message that the host put off is asked of another one.
+    passed_on: bool,
 }
 
 /// What a session is.
@@ -57,6 +61,8 @@ pub struct Session<'a> {
     pub only_from: Option<Name>,
     /// The host, for logs and reports.
     pub next_hop: String,
+    /// Where it stands among the hosts of the next hop.
+    pub turn: Turn,
     /// What it means when the host takes a message.
     pub taken: Taken,
     /// The most recipients that the host takes in a transaction (RFC 9422).
@@ -88,6 +94,8 @@ pub struct Left {
     pub answered: bool,
     /// The failure of the host, if there was one.
     pub host_failure: Option<Failure>,
+    /// The host put a message off that another host is asked to take.
+    pub passed_on: bool,
 }
 
 struct UnderWay {
@@ -117,11 +125,13 @@ impl<'a> Carrier<'a> {
             answered: 0,
             host_failure: None,
             untouched: Vec::new(),
+            passed_on: false,
         }
     }
 
     fn take(&mut self) -> Option<Leased> {
-        let leased = self.held.take().or_else(|| self.hand.try_take())?;
+        let fits = |asked: &[_]| self.session.turn.fits(asked);
+        let leased = self.held.take().or_else(|| self.hand.try_take_if(fits))?;
         let other =
             self.session.only_from.as_ref().is_some_and(|server| leased.message.origin.virtual_server != *server);
         if other {
@@ -213,6 +223,23 @@ impl<'a> Carrier<'a> {
         }
     }
 
+    /// Whether what this host put off is asked of the next one; else the round of the message is over.
+    fn pass_on(&self, id: MessageId, results: &[RecipientResult], failures: &[Option<Failure>]) -> bool {
+        let link = self.hand.link();
+        let now = Timestamp::from_millis(self.clock.unix_millis());
+        let some_went = failures.contains(&None);
+        let some_may = results.iter().zip(failures).any(|(result, failure)| {
+            failure.as_ref().is_some_and(|failure| may_do_elsewhere(result, failure, some_went))
+        });
+        let turn = &self.session.turn;
+        let passes_on =
+            some_may && turn.has_another(&link.asked(id, now)) && link.pass_on(id, &turn.had(), now);
+        if !passes_on {
+            link.end_round(id);
+        }
+        passes_on
+    }
+
     /// What the session leaves: messages that it never came to, the first of them for whoever comes next.
     pub fn leave(mut self) -> Left {
         let mut messages = self.untouched;
@@ -223,7 +250,7 @@ impl<'a> Carrier<'a> {
         for leased in messages {
             self.queue.give_back(leased);
         }
-        Left { first, answered: self.answered > 0, host_failure: self.host_failure }
+        Left { first, answered: self.answered > 0, host_failure: self.host_failure, passed_on: self.passed_on }
     }
 }
 
@@ -268,7 +295,8 @@ impl Work for Carrier<'_> {
                 return None;
             }
             let Some(leased) = self.take() else {
-                if wait && self.held.is_none() && self.hand.wait(IDLE).await {
+                // what is ready and does not fit needs another session
+                if wait && self.held.is_none() && !self.hand.has_ready() && self.hand.wait(IDLE).await {
                     continue;
                 }
                 return None;
@@ -301,10 +329,20 @@ impl Work for Carrier<'_> {
             Some(failure) => self.host_failure = Some(failure.clone()),
             None => self.answered += 1,
         }
+        let passes_on = self.pass_on(leased.message.id, &results, &failures);
+        self.passed_on |= passes_on;
+        let some_went = failures.contains(&None);
         let results = indexes
             .into_iter()
             .zip(results.iter().zip(failures))
-            .map(|(index, (result, failure))| (index, attempt_result(result, failure, self.session.taken)))
+            .map(|(index, (result, failure))| {
+                let failed = match failure {
+                    Some(failure) if passes_on && may_do_elsewhere(result, &failure, some_went) => AttemptResult::NextHost(failure),
+                    Some(failure) => AttemptResult::Failed(failure),
+                    None => return (index, went(result, self.session.taken)),
+                };
+                (index, failed)
+            })
             .collect();
         let duration = self.clock.now().saturating_duration_since(since);
         let attempt = Attempt { leased, results, next_hop: Some(self.session.next_hop.clone()), duration };
@@ -312,13 +350,24 @@ impl Work for Carrier<'_> {
     }
 }
 
-fn attempt_result(result: &RecipientResult, failure: Option<Failure>, taken: Taken) -> AttemptResult {
-    match (failure, taken, result) {
-        (Some(failure), ..) => AttemptResult::Failed(failure),
-        (None, Taken::Delivered, _) => AttemptResult::Delivered,
-        (None, Taken::Relayed(passed_on), RecipientResult::Delivered(reply)) => {
+fn went(result: &RecipientResult, taken: Taken) -> AttemptResult {
+    match (taken, result) {
+        (Taken::Delivered, _) => AttemptResult::Delivered,
+        (Taken::Relayed(passed_on), RecipientResult::Delivered(reply)) => {
             AttemptResult::Relayed { reply: reply.to_string(), passed_on }
         }
-        (None, Taken::Relayed(passed_on), _) => AttemptResult::Relayed { reply: String::new(), passed_on },
+        (Taken::Relayed(passed_on), _) => AttemptResult::Relayed { reply: String::new(), passed_on },
+    }
+}
+
+/// The host did not take it now, which says nothing about the next one; unless it was only one recipient too many. After the dot a host may have taken it without a word:
+/// that is not doubled in haste. Nor does another host mend what is missing on our side.
+fn may_do_elsewhere(result: &RecipientResult, failure: &Failure, some_went: bool) -> bool {
+    match result {
+        RecipientResult::Refused { phase, .. } => {
+            *phase != Phase::Reset && !failure.is_permanent() && !(some_went && is_too_many_recipients(failure))
+        }
+        RecipientResult::Broken { cause, .. } => *cause != Cause::ContentUnavailable,
+        RecipientResult::Delivered(_) | RecipientResult::CutAfterDot { .. } | RecipientResult::Unsupported { .. } => false,
     }
 }

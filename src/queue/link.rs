@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::agenda::Agenda;
+use super::next_hosts::{HostKey, Rounds};
 use crate::model::failure::Failure;
 use crate::model::mail::MessageId;
 use crate::model::queue_name::QueueName;
@@ -56,6 +57,8 @@ struct Inner {
     cap: Option<(usize, Timestamp)>,
     /// Due mail was left in the store because the window was full.
     more: bool,
+    /// Messages that some hosts of the next hop have put off, and others may take.
+    rounds: Rounds,
 }
 
 /// Nothing is tried before this time.
@@ -328,8 +331,26 @@ impl Link {
 
     /// Nothing ready, nobody on it, nothing remembered: it can be forgotten.
     pub fn is_idle(&self, now: Timestamp) -> bool {
-        let inner = self.inner();
-        inner.ready.is_empty() && inner.workers == 0 && !inner.rests(now) && !inner.more
+        let mut inner = self.inner();
+        inner.rounds.forget_old(now);
+        inner.ready.is_empty() && inner.workers == 0 && !inner.rests(now) && !inner.more && inner.rounds.is_empty()
+    }
+
+    /// The hosts that have put this message off in its round.
+    pub fn asked(&self, id: MessageId, now: Timestamp) -> Vec<HostKey> {
+        let mut inner = self.inner();
+        inner.rounds.forget_old(now);
+        inner.rounds.asked(id).to_vec()
+    }
+
+    /// The message goes to the next host; these are not asked again. False when that cannot be remembered.
+    pub(super) fn pass_on(&self, id: MessageId, hosts: &[HostKey], now: Timestamp) -> bool {
+        self.inner().rounds.pass_on(id, hosts, now)
+    }
+
+    /// No other host is asked for this message now.
+    pub fn end_round(&self, id: MessageId) {
+        self.inner().rounds.end(id);
     }
 }
 
@@ -376,11 +397,17 @@ impl Hand {
 
     /// The next message, if one is ready.
     pub fn try_take(&self) -> Option<Leased> {
+        self.try_take_if(|_| true)
+    }
+
+    /// The next message that is ready and fits, by the hosts that have put it off.
+    pub fn try_take_if(&self, fits: impl Fn(&[HostKey]) -> bool) -> Option<Leased> {
         let mut inner = self.link.inner();
         if inner.frozen || inner.stopping || inner.rest.is_some_and(|rest| rest.why == Why::Closed) {
             return None;
         }
-        let taken = inner.ready.pop_front();
+        let at = inner.ready.iter().position(|leased| fits(inner.rounds.asked(leased.message.id)));
+        let taken = at.and_then(|at| inner.ready.remove(at));
         let low = inner.more && inner.ready.len() < WINDOW / 2;
         if low {
             inner.more = false;
@@ -393,6 +420,11 @@ impl Hand {
             self.agenda.look_at_once(&self.link.name);
         }
         taken
+    }
+
+    /// True while messages are ready, whether they fit or not.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.link.inner().ready.is_empty()
     }
 
     /// Waits for a message, at most `wait`. False when none came or the queue rests: the worker may go.

@@ -10,6 +10,7 @@
 //!
 //! * [`enqueue`](Queue::enqueue): mail that has just become durable goes to its link queues from memory.
 //! * `link`: one queue per next hop, a bounded window of leased messages; the rest waits in the store.
+//! * [`next_hosts`]: which hosts of the next hop have put a message off.
 //! * [`carrier`]: hands the messages of a queue to one SMTP or LMTP session.
 //! * [`outgoing`]: a message as it leaves: other senders, and content converted for who takes less.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
@@ -32,6 +33,7 @@ mod dequeue;
 mod distribution;
 mod hours;
 mod link;
+pub mod next_hosts;
 pub mod operate;
 mod operations;
 mod operator;
