@@ -23,7 +23,7 @@ use crate::net::connect::Stream;
 use crate::queue::carrier::{Carrier, Left, Session, Taken};
 use crate::queue::next_hosts::{HostKey, Turn};
 use crate::queue::outgoing::SenderRules;
-use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
+use crate::queue::{Attempt, AttemptResult, Hand, PassedOn, Take};
 use crate::routing::Connector;
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::Leased;
@@ -33,7 +33,14 @@ pub(super) async fn work(outbound: Arc<Outbound>, hand: Hand) {
     let mut held: Option<Leased> = None;
     let mut seed = 0;
     loop {
-        let Some(first) = held.take().or_else(|| hand.try_take()) else { return };
+        let first = match held.take() {
+            Some(first) => first,
+            None => match outbound.queue.take(&hand, |_| true) {
+                Take::Message(first) => first,
+                Take::Nothing => return,
+                Take::NotBefore(until) => return outbound.queue.rest_until(&hand, until),
+            },
+        };
         seed = first.message.id.spread() ^ (seed << 1);
         held = match round(&outbound, &hand, first, seed).await {
             Round::Again(held) => held,
@@ -186,7 +193,10 @@ async fn carry(
             peer: peer.clone(),
             max_recipients: peer.max_recipients.map_or(usize::MAX, |max| max as usize),
             postmaster: None,
-            budget: peer.max_transactions.map_or(budget, |max| budget.min(max)),
+            budget: [peer.max_transactions, hand.link().messages_in_a_session()]
+                .into_iter()
+                .flatten()
+                .fold(budget, u32::min),
         };
         let mut carrier = Carrier::new(&outbound.queue, &*outbound.clock, hand, session, first.take());
         let ended = connection.run(&mut carrier, &*outbound.clock).await;

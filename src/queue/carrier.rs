@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::next_hosts::Turn;
 use super::outcome::is_too_many_recipients;
 use super::outgoing::{self, Outgoing, SenderRules};
-use super::{Attempt, AttemptResult, Hand, PassedOn, Queue};
+use super::{Attempt, AttemptResult, Hand, PassedOn, Queue, Take};
 use crate::config::Snapshot;
 use crate::mime::{Fit, Survey};
 use crate::model::failure::{Failure, Scope};
@@ -129,16 +129,19 @@ impl<'a> Carrier<'a> {
         }
     }
 
-    fn take(&mut self) -> Option<Leased> {
-        let fits = |asked: &[_]| self.session.turn.fits(asked);
-        let leased = self.held.take().or_else(|| self.hand.try_take_if(fits))?;
+    fn take(&mut self) -> Take {
+        let taken = match self.held.take() {
+            Some(leased) => Take::Message(leased),
+            None => self.queue.take(self.hand, |asked| self.session.turn.fits(asked)),
+        };
+        let Take::Message(leased) = taken else { return taken };
         let other =
             self.session.only_from.as_ref().is_some_and(|server| leased.message.origin.virtual_server != *server);
         if other {
             self.held = Some(leased);
-            return None;
+            return Take::Nothing;
         }
-        Some(leased)
+        Take::Message(leased)
     }
 
     /// Reads the content, when what the host offers leaves it open whether it can go as it is. Without `wait`, only what is in
@@ -242,6 +245,9 @@ impl<'a> Carrier<'a> {
 
     /// What the session leaves: messages that it never came to, the first of them for whoever comes next.
     pub fn leave(mut self) -> Left {
+        let with_421 = self.host_failure.as_ref().is_some_and(|failure| failure.remote_code == Some(421));
+        let now = Timestamp::from_millis(self.clock.unix_millis());
+        self.hand.link().ended_a_session(self.answered, with_421, now);
         let mut messages = self.untouched;
         messages.extend(self.under_way.drain(..).map(|under_way| under_way.leased));
         messages.extend(self.held.take());
@@ -288,18 +294,35 @@ fn never_came_to_it(results: &[RecipientResult]) -> bool {
 
 impl Work for Carrier<'_> {
     async fn next(&mut self, wait: bool) -> Option<Transaction> {
+        let mut patience = IDLE;
         loop {
             // the first message goes in any case: settings that change often must not keep it
             let fresh = !self.began || (self.session.holds)(&self.queue.snapshot());
             if self.session.budget == 0 || !fresh {
                 return None;
             }
-            let Some(leased) = self.take() else {
-                // what is ready and does not fit needs another session
-                if wait && self.held.is_none() && !self.hand.has_ready() && self.hand.wait(IDLE).await {
+            let leased = match self.take() {
+                Take::Message(leased) => leased,
+                Take::NotBefore(until) => {
+                    let pause = until.since(Timestamp::from_millis(self.clock.unix_millis()));
+                    if !wait {
+                        return None;
+                    }
+                    if pause > patience {
+                        self.queue.rest_until(self.hand, until);
+                        return None;
+                    }
+                    patience -= pause;
+                    tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
                     continue;
                 }
-                return None;
+                // what is ready and does not fit needs another session
+                Take::Nothing => {
+                    if wait && self.held.is_none() && !self.hand.has_ready() && self.hand.wait(IDLE).await {
+                        continue;
+                    }
+                    return None;
+                }
             };
             let (leased, looked) = self.look_at(leased, wait).await?;
             if let Some(transaction) = self.begin(leased, looked) {
@@ -328,6 +351,10 @@ impl Work for Carrier<'_> {
         match broken {
             Some(failure) => self.host_failure = Some(failure.clone()),
             None => self.answered += 1,
+        }
+        let put_off = failures.iter().flatten().any(|failure| failure.remote_code.is_some() && !failure.is_permanent());
+        if broken.is_none() {
+            self.hand.link().answered(put_off, Timestamp::from_millis(self.clock.unix_millis()));
         }
         let passes_on = self.pass_on(leased.message.id, &results, &failures);
         self.passed_on |= passes_on;

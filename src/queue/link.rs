@@ -16,16 +16,19 @@ use tokio::sync::Notify;
 
 use super::agenda::Agenda;
 use super::next_hosts::{HostKey, Rounds};
+use super::pace::Bucket;
+use super::tolerance::Tolerance;
 use crate::model::failure::Failure;
 use crate::model::mail::MessageId;
 use crate::model::queue_name::QueueName;
+use crate::model::rate::Rate;
 use crate::model::time::Timestamp;
 use crate::store::Leased;
 
 /// Most messages that one link queue holds in memory.
 pub const WINDOW: usize = 2_000;
-/// How long a limit of sessions that a next hop has shown is respected.
-const CAP_HOLDS: Duration = Duration::from_secs(60);
+/// When a next hop that refused one session too many is looked at again.
+const ONE_TOO_MANY: Duration = Duration::from_secs(60);
 
 /// A link queue.
 #[derive(Debug)]
@@ -53,8 +56,12 @@ struct Inner {
     proven: bool,
     /// Sessions that are open with the next hop.
     sessions: usize,
-    /// The next hop refused one more session than this; until when that is respected.
-    cap: Option<(usize, Timestamp)>,
+    /// What the next hop has shown that it takes.
+    tolerance: Tolerance,
+    /// Its limit of rate.
+    bucket: Bucket,
+    /// Limits of rate let nothing go before this time. What is ready stays so.
+    paused: Option<Timestamp>,
     /// Due mail was left in the store because the window was full.
     more: bool,
     /// Messages that some hosts of the next hop have put off, and others may take.
@@ -135,7 +142,7 @@ impl Link {
             self.arrived.notify_one();
             return Offer::Taken;
         }
-        if inner.workers < inner.workers_wanted(now).min(max_workers) {
+        if inner.workers < inner.workers_wanted().min(max_workers) {
             inner.workers += 1;
             return Offer::WorkerWanted;
         }
@@ -159,9 +166,10 @@ impl Link {
         self.inner().more = more;
     }
 
-    /// When the next hop may be tried again, if it rests now.
+    /// When the next hop may be tried again, or given more, if the queue rests now.
     pub fn resting_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.inner().rest.as_ref().map(|rest| rest.until).filter(|until| *until > now)
+        let inner = self.inner();
+        inner.rest.map(|rest| rest.until).max(inner.paused).filter(|until| *until > now)
     }
 
     /// When the next hop is tried again, if it has failed.
@@ -229,7 +237,7 @@ impl Link {
 
     /// The next hop failed. Rests until `until(failures)`, where the first failure in a row is 1; gives back what was ready.
     /// Workers that fail together count once. While other sessions go on, it is only one session too many: no rest,
-    /// but no more sessions than these for a while.
+    /// but fewer sessions for a while.
     pub fn failed(
         &self,
         failure: Failure,
@@ -242,9 +250,10 @@ impl Link {
             return (inner.give_back(), until);
         }
         if inner.sessions > 0 {
-            inner.cap = Some((inner.sessions, now + CAP_HOLDS));
+            let open = inner.sessions;
+            inner.tolerance.refused_a_session(open, failure.remote_code == Some(421), now);
             inner.last_failure = Some(failure);
-            return (Vec::new(), now + CAP_HOLDS);
+            return (Vec::new(), now + ONE_TOO_MANY);
         }
         inner.proven = false;
         inner.failures = inner.failures.saturating_add(1);
@@ -310,7 +319,7 @@ impl Link {
         let wanted = !inner.ready.is_empty()
             && !inner.rests(now)
             && inner.idle == 0
-            && inner.workers < inner.workers_wanted(now).min(max_workers);
+            && inner.workers < inner.workers_wanted().min(max_workers);
         if wanted {
             inner.workers += 1;
         }
@@ -333,7 +342,45 @@ impl Link {
     pub fn is_idle(&self, now: Timestamp) -> bool {
         let mut inner = self.inner();
         inner.rounds.forget_old(now);
-        inner.ready.is_empty() && inner.workers == 0 && !inner.rests(now) && !inner.more && inner.rounds.is_empty()
+        inner.tolerance.forget_old(now);
+        inner.ready.is_empty() && inner.workers == 0 && !inner.rests(now) && !inner.more && inner.remembers(now).is_none()
+    }
+
+    /// Until when there is something about the next hop to remember.
+    pub fn remembers(&self, now: Timestamp) -> Option<Timestamp> {
+        self.inner().remembers(now)
+    }
+
+    /// The next hop answered for a message, and put some of it off or not.
+    pub fn answered(&self, put_off: bool, now: Timestamp) {
+        let mut inner = self.inner();
+        let open = inner.sessions;
+        inner.tolerance.answered(put_off, open, now);
+    }
+
+    /// A session has ended in which so many messages were answered for; the next hop ended it with 421, or not.
+    pub fn ended_a_session(&self, answered: u64, with_421: bool, now: Timestamp) {
+        self.inner().tolerance.ended_a_session(answered, with_421, now);
+    }
+
+    /// Most messages in one session, if the next hop has shown any.
+    pub fn messages_in_a_session(&self) -> Option<u32> {
+        self.inner().tolerance.messages()
+    }
+
+    /// When a limit of rate for this next hop lets one more message go; `None`: now.
+    pub(super) fn opens(&self, rate: Rate, now: Timestamp) -> Option<Timestamp> {
+        self.inner().bucket.opens(rate, now)
+    }
+
+    /// One more message has gone under that limit.
+    pub(super) fn count(&self, rate: Rate, now: Timestamp) {
+        self.inner().bucket.take(rate, now);
+    }
+
+    /// Limits of rate let nothing go before this time.
+    pub(super) fn pause(&self, until: Timestamp) {
+        self.inner().paused = Some(until);
     }
 
     /// The hosts that have put this message off in its round.
@@ -356,17 +403,24 @@ impl Link {
 
 impl Inner {
     fn rests(&self, now: Timestamp) -> bool {
-        self.frozen || self.stopping || self.rest.as_ref().is_some_and(|rest| rest.until > now)
+        let rests = |until: Timestamp| until > now;
+        self.frozen || self.stopping || self.rest.is_some_and(|rest| rests(rest.until)) || self.paused.is_some_and(rests)
+    }
+
+    fn remembers(&self, now: Timestamp) -> Option<Timestamp> {
+        let bucket = Some(self.bucket.remembered_until());
+        self.rounds.remembered_until().max(self.tolerance.remembered_until()).max(bucket).filter(|until| *until > now)
     }
 
     /// One worker until a session was opened, then a few at once, then one per sixteen messages that wait; no more than
     /// the next hop has shown that it takes.
-    fn workers_wanted(&self, now: Timestamp) -> usize {
+    fn workers_wanted(&self) -> usize {
         let wanted = if self.proven { self.ready.len().min(2) + self.ready.len() / 16 } else { 1 };
-        match self.cap {
-            Some((cap, until)) if until > now => wanted.min(cap),
-            _ => wanted,
-        }
+        wanted.min(self.most_workers())
+    }
+
+    fn most_workers(&self) -> usize {
+        self.tolerance.sessions().map_or(usize::MAX, |most| most as usize)
     }
 
     fn give_back(&mut self) -> Vec<Leased> {
@@ -404,6 +458,10 @@ impl Hand {
     pub fn try_take_if(&self, fits: impl Fn(&[HostKey]) -> bool) -> Option<Leased> {
         let mut inner = self.link.inner();
         if inner.frozen || inner.stopping || inner.rest.is_some_and(|rest| rest.why == Why::Closed) {
+            return None;
+        }
+        // the next hop wants fewer: this one goes
+        if inner.workers > inner.most_workers() {
             return None;
         }
         let at = inner.ready.iter().position(|leased| fits(inner.rounds.asked(leased.message.id)));

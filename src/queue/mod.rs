@@ -15,6 +15,7 @@
 //! * [`outgoing`]: a message as it leaves: other senders, and content converted for who takes less.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
+//! * `pace`: limits of rate. `tolerance`: how much a next hop has shown that it takes.
 //! * `hours`: the schedules of connectors. `rerouting`: mail that belongs elsewhere since something has changed.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
@@ -39,10 +40,12 @@ mod operations;
 mod operator;
 mod outcome;
 pub mod outgoing;
+mod pace;
 mod report;
 mod rerouting;
 mod scheduler;
 mod settings;
+mod tolerance;
 mod track;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -75,6 +78,7 @@ pub use operate::{
 };
 pub use operator::Operator;
 pub use outcome::{Attempt, AttemptResult, PassedOn};
+pub use pace::Take;
 pub use settings::{Effective, effective};
 
 /// Who does the work of a link queue: `outbound` and `local` implement it, `boot` wires them.
@@ -99,6 +103,8 @@ pub struct Queue {
     down: ArcSwap<BTreeSet<Name>>,
     /// Queues, or (`None`) all of them, whose mail may belong elsewhere now.
     wanting: Mutex<BTreeSet<Option<QueueName>>>,
+    /// The limits of rate of connectors.
+    paces: Mutex<pace::Paces>,
     agenda: Arc<Agenda>,
     deadlines: Deadlines,
     workforce: OnceLock<Arc<dyn Workforce>>,
@@ -129,6 +135,7 @@ impl Queue {
             frozen: Mutex::new(frozen),
             down: ArcSwap::default(),
             wanting: Mutex::default(),
+            paces: Mutex::default(),
             agenda: Arc::default(),
             deadlines: Deadlines::default(),
             workforce: OnceLock::new(),
@@ -189,7 +196,8 @@ impl Queue {
         tracing::warn!(queue = %link.name, failure = %failure, "next hop failed");
         let snapshot = self.live.current();
         let terms = settings::terms(&snapshot, server, &link.name);
-        let (ready, until) = link.failed(failure, now, |failures| now + terms.retry_after(failures));
+        let seed = settings::seed_of(&link.name);
+        let (ready, until) = link.failed(failure, now, |failures| now + terms.retry_after(failures, seed));
         self.release(ready);
         self.note_health(link);
         self.agenda.look(&link.name, until);
@@ -230,6 +238,10 @@ impl Queue {
 
     fn frozen(&self) -> MutexGuard<'_, HashSet<QueueName>> {
         self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn paces(&self) -> MutexGuard<'_, pace::Paces> {
+        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wanting(&self) -> MutexGuard<'_, BTreeSet<Option<QueueName>>> {

@@ -39,9 +39,9 @@ struct Round {
 }
 
 impl Rounds {
-    /// Nobody is in the middle of a round.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    /// Until when they have to be remembered.
+    pub fn remembered_until(&self) -> Option<Timestamp> {
+        self.0.values().map(|round| round.at + HOLDS).max()
     }
 
     /// The hosts that have put the message off in this round.

@@ -368,7 +368,7 @@ pub(super) fn defer(
         return Conclusion::Expired(Some(failure));
     }
     let attempts = recipient.attempts.saturating_add(1);
-    let wait = terms.retry_after(attempts);
+    let wait = terms.retry_after(attempts, message.id.spread());
     // not behind its end: it shall expire in time, with a last attempt
     Conclusion::Deferred { failure, attempts, until: (now + wait).min(expires) }
 }

@@ -13,6 +13,7 @@ use crate::model::duration::Duration;
 use crate::model::host::Host;
 use crate::model::name::Name;
 use crate::model::pattern::AddressPattern;
+use crate::model::rate::Rate;
 use crate::model::recipient_ref::SenderPattern;
 use crate::model::schedule::Schedule;
 use crate::model::size::Size;
@@ -326,6 +327,15 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1_000_000, nullable = false)]
     pub max_connections_per_host: Option<u32>,
+    /// Most messages in a time, over all next hops; the rest waits in the queue. In no span of that time more go out: a tenth
+    /// may go at once, the rest follows evenly. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub rate: Option<Rate>,
+    /// The same for each next hop: a domain by DNS, or the smart hosts together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub rate_per_host: Option<Rate>,
     /// Most messages on one connection; then a new one is made.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1_000_000, nullable = false)]
