@@ -7,6 +7,7 @@ pub mod connect;
 pub mod dns_list;
 pub mod http;
 pub mod proxy_protocol;
+pub mod race;
 pub mod resolver;
 pub mod server_driver;
 pub mod stream;

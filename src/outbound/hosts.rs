@@ -1,14 +1,16 @@
 //! Which addresses to try for the next hop of a queue, in order (RFC 5321, 5.1).
 //!
 //! DNS that gives no answer defers, DNS that says no ends: the difference is made here and named by
-//! [`NameFault`]. At most five addresses are tried. Mail by MX is never sent to a listener of our own.
+//! [`NameFault`]. At most five addresses are tried. Mail by MX is never sent to a listener of our own, and nothing
+//! to addresses that are [off limits](is_off_limits), whatever a name says.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use crate::config::{Snapshot, VirtualServer};
-use crate::model::failure::{Failure, NameFault};
+use crate::model::failure::{Failure, NameFault, OFF_LIMITS};
 use crate::model::host::Host;
+use crate::model::http_url::is_off_limits;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::{DnsRoute, RouteSpec};
 use crate::net::resolver::{ResolveError, Resolver, Resolvers};
@@ -138,13 +140,20 @@ async fn look_up(
     let mut worst: Option<NameFault> = None;
     for (host, port) in hosts {
         match host {
+            Host::Address(ip) if is_off_limits(*ip) => worst = worst.or(Some(NameFault::OffLimits)),
             Host::Address(ip) => found.push(NextHop { name: ip.to_string(), address: SocketAddr::new(*ip, *port) }),
             Host::Name(name) => match of_server(resolvers, server)?.addresses(name.as_str()).await {
-                Ok(addresses) => found.extend(
-                    by_turns(addresses)
-                        .into_iter()
-                        .map(|ip| NextHop { name: name.as_str().to_owned(), address: SocketAddr::new(ip, *port) }),
-                ),
+                Ok(addresses) => {
+                    let allowed: Vec<IpAddr> = addresses.into_iter().filter(|ip| !is_off_limits(*ip)).collect();
+                    if allowed.is_empty() {
+                        worst = worst.or(Some(NameFault::OffLimits));
+                    }
+                    found.extend(
+                        by_turns(allowed)
+                            .into_iter()
+                            .map(|ip| NextHop { name: name.as_str().to_owned(), address: SocketAddr::new(ip, *port) }),
+                    );
+                }
                 Err(error) => {
                     let fault = fault(error);
                     if worst.is_none() || matches!(fault, NameFault::TryLater(_)) {
@@ -181,6 +190,7 @@ fn words(fault: &NameFault) -> String {
     match fault {
         NameFault::NoSuchDomain => "the name does not exist".to_owned(),
         NameFault::TryLater(why) => why.clone(),
+        NameFault::OffLimits => OFF_LIMITS.to_owned(),
         NameFault::NoAddress | NameFault::NullMx | NameFault::Loop => "the name has no address".to_owned(),
     }
 }

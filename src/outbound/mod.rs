@@ -1,16 +1,18 @@
 //! Sockets out: workers that carry the mail of one link queue to its next hop.
 //!
 //! `worker` is one worker's life: find hosts, open a session, carry messages over it as long as there are any, again.
-//! `hosts` says which addresses to try, `session` opens one with each, encrypted and logged in. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
+//! `hosts` says which addresses to try, `session` opens one with each, encrypted and logged in. `sources` says from which of our addresses, `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
 //! the session one by one and turns results into outcomes.
 
 mod hosts;
 mod probe;
 mod session;
 mod slots;
+mod sources;
 mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use crate::model::time::Timestamp;
 use crate::net::clock::Clock;
@@ -31,6 +33,8 @@ pub struct Outbound {
     listeners: Arc<Listeners>,
     metrics: Metrics,
     slots: Slots,
+    /// Counts sessions, so that source addresses are used by turns.
+    sessions: AtomicUsize,
 }
 
 impl Outbound {
@@ -43,7 +47,7 @@ impl Outbound {
         listeners: Arc<Listeners>,
         metrics: Metrics,
     ) -> Arc<Self> {
-        Arc::new(Outbound { queue, clock, connect, resolvers, listeners, metrics, slots: Slots::default() })
+        Arc::new(Outbound { queue, clock, connect, resolvers, listeners, metrics, slots: Slots::default(), sessions: AtomicUsize::new(0) })
     }
 
     fn now(&self) -> Timestamp {

@@ -1,4 +1,4 @@
-//! A session with one host of a next hop: connected, encrypted and logged in as [`crate::routing::security`] says.
+//! A session with one host of a next hop, at whichever of its addresses answers first: connected, encrypted and logged in as [`crate::routing::security`] says.
 //!
 //! Where TLS is opportunistic and cannot be had, the host is tried once more in clear, on a new connection; what was sent before
 //! is not used. Credentials go in TLS only, but to this machine itself, so a session that has to log in falls back to
@@ -7,19 +7,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Outbound;
 use super::hosts::NextHop;
+use super::{Outbound, sources};
 use crate::config::VirtualServer;
-use crate::model::failure::Failure;
+use crate::model::failure::{Failure, Scope};
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector;
 use crate::model::spec::connector::security::{LoginMechanism, SmartHostTls, TlsLevel};
 use crate::net::client_driver::Connection;
-use crate::net::connect::{Stream, Target};
+use crate::net::connect::{Connected, Stream};
+use crate::net::race::{Candidate, connect_from, first_to_connect};
 use crate::net::tls::client::{Check, Handshake, no_name, server_name};
 use crate::routing::Connector;
 use crate::routing::security::{self, Hop, Security, is_private_to_us};
 use crate::smtp::client::{Cause, Encryption, Hello, Login, OpenError, Phase, Settings, Timeouts};
+use crate::smtp::reply::EnhancedStatus;
 
 /// Longest wait for a TCP connection.
 const CONNECT_LIMIT: Duration = Duration::from_secs(30);
@@ -29,7 +31,8 @@ pub(super) fn label(hop: &NextHop) -> String {
     format!("{} ({})", hop.name, hop.address)
 }
 
-/// A session that is ready for mail.
+/// A session that is ready for mail, with one of the addresses of a host, and which one that is: the first that connects, and
+/// when that one gives no session, the first of the others.
 ///
 /// # Errors
 /// A failure of the host, transient.
@@ -38,41 +41,58 @@ pub(super) async fn open(
     server: &VirtualServer,
     connector: &Connector,
     queue: &QueueName,
-    hop: &NextHop,
-) -> Result<Connection<Box<dyn Stream>>, Failure> {
-    let label = label(hop);
+    host: &[NextHop],
+) -> Result<(Connection<Box<dyn Stream>>, usize), Failure> {
     let whose = format!("connector {}", connector.name);
+    let turn = sources::next_turn(&outbound.sessions);
+    let mut left = Vec::new();
+    let mut last = None;
+    for (at, hop) in host.iter().enumerate() {
+        let plan = Plan::new(connector, server, hop, &security_for(server, connector, queue, hop))
+            .map_err(|why| Failure::of_setup(&why, &whose).by(&label(hop)))?;
+        match sources::candidate(connector, server, hop.address, turn) {
+            Some(from) => left.push((at, plan, from)),
+            None => {
+                let words = format!("{whose} has no source address of the family of {}", hop.address.ip());
+                last = Some(Failure::new(Scope::Host, EnhancedStatus::transient(3, 5), words).by(&label(hop)));
+            }
+        }
+    }
+    while !left.is_empty() {
+        let candidates: Vec<Candidate> = left.iter().map(|(_, _, candidate)| candidate.clone()).collect();
+        let timeout = left[0].1.settings.timeouts.banner.min(CONNECT_LIMIT);
+        let won = match first_to_connect(&*outbound.connect, &candidates, timeout).await {
+            Ok(won) => won,
+            // which of them it was hardly matters when none answers: the first stands for all
+            Err(error) => {
+                let label = label(&host[left[0].0]);
+                last = Some(Failure::of_connect(&error, &label));
+                break;
+            }
+        };
+        let (at, plan, candidate) = &left[won.at];
+        match plan.open(outbound, connector, &host[*at], candidate, won.connected).await {
+            Ok(connection) => return Ok((connection, *at)),
+            Err(failure) => {
+                tracing::info!(connector = %connector.name, next_hop = %label(&host[*at]), failure = %failure, "no session");
+                last = Some(failure);
+            }
+        }
+        let tried: Vec<usize> = won.failed.into_iter().chain([won.at]).collect();
+        let mut index = 0..;
+        left.retain(|_| !index.next().is_some_and(|index| tried.contains(&index)));
+    }
+    Err(last.unwrap_or_else(|| Failure::new(Scope::Host, EnhancedStatus::transient(4, 4), "no host to try")))
+}
+
+/// What holds for sessions with this address of a host.
+fn security_for(server: &VirtualServer, connector: &Connector, queue: &QueueName, hop: &NextHop) -> Security {
     let domain = match queue {
         QueueName::Dns(_, domain) => Some(domain),
         _ => None,
     };
     let to = Hop { host: &hop.name, port: hop.address.port(), domain };
-    let security = security::in_force(&connector.spec, &server.spec.outbound, to);
-    let plan =
-        Plan::new(connector, server, hop, &security).map_err(|why| Failure::of_setup(&why, &whose).by(&label))?;
-    let first = plan.attempt(outbound, hop, plan.encryption).await;
-    let result = match first {
-        Err(Attempt::Open(error)) if plan.may_go_in_clear && is_about_tls(&error) => {
-            tracing::info!(connector = %connector.name, next_hop = %label, %error, "no TLS: the host is tried in clear");
-            plan.attempt(outbound, hop, Encryption::None).await
-        }
-        result => result,
-    };
-    match result {
-        Ok(connection) => {
-            let (tls, verified) = connection.agreed().map_or(("none", false), |tls| (tls.version, tls.verified));
-            tracing::debug!(connector = %connector.name, next_hop = %label, tls, verified, "a session is open");
-            Ok(connection)
-        }
-        Err(Attempt::Connect(error)) => Err(Failure::of_connect(&error, &label)),
-        Err(Attempt::Open(error)) => Err(Failure::of_open(&error, &label, &whose)),
-    }
-}
-
-/// Why there is no session.
-enum Attempt {
-    Connect(std::io::Error),
-    Open(OpenError),
+    security::in_force(&connector.spec, &server.spec.outbound, to)
 }
 
 /// Whether it was TLS that failed, and a host without it may do.
@@ -141,22 +161,45 @@ impl Plan {
         Ok(Plan { settings: Settings { login, ..settings }, encryption, handshake, may_go_in_clear })
     }
 
-    async fn attempt(
+    /// A session over this connection, or over one more in clear where TLS is only opportunistic.
+    async fn open(
         &self,
         outbound: &Outbound,
+        connector: &Connector,
         hop: &NextHop,
+        candidate: &Candidate,
+        connected: Connected,
+    ) -> Result<Connection<Box<dyn Stream>>, Failure> {
+        let label = label(hop);
+        let whose = format!("connector {}", connector.name);
+        let result = match self.greet(outbound, connected, self.encryption).await {
+            Err(error) if self.may_go_in_clear && is_about_tls(&error) => {
+                tracing::info!(connector = %connector.name, next_hop = %label, %error, "no TLS: the host is tried in clear");
+                let timeout = self.settings.timeouts.banner.min(CONNECT_LIMIT);
+                let again = connect_from(&*outbound.connect, candidate, timeout).await;
+                let again = again.map_err(|error| Failure::of_connect(&error, &label))?;
+                self.greet(outbound, again, Encryption::None).await
+            }
+            result => result,
+        };
+        let connection = result.map_err(|error| Failure::of_open(&error, &label, &whose))?;
+        let (tls, verified) = connection.agreed().map_or(("none", false), |tls| (tls.version, tls.verified));
+        tracing::debug!(connector = %connector.name, next_hop = %label, tls, verified, "a session is open");
+        Ok(connection)
+    }
+
+    async fn greet(
+        &self,
+        outbound: &Outbound,
+        connected: Connected,
         encryption: Encryption,
-    ) -> Result<Connection<Box<dyn Stream>>, Attempt> {
+    ) -> Result<Connection<Box<dyn Stream>>, OpenError> {
         let mut settings = Settings { encryption, ..self.settings.clone() };
         if let Some(login) = &mut settings.login {
             login.nonce = uuid::Uuid::new_v4().simple().to_string();
         }
-        let timeout = settings.timeouts.banner.min(CONNECT_LIMIT);
-        let target = Target { address: hop.address, source: None, timeout };
-        let connected = outbound.connect.connect(&target).await.map_err(Attempt::Connect)?;
         let handshake = self.handshake.clone().filter(|_| encryption != Encryption::None);
-        let opened = Connection::open(connected.stream, settings, handshake, &*outbound.clock).await;
-        opened.map_err(Attempt::Open)
+        Connection::open(connected.stream, settings, handshake, &*outbound.clock).await
     }
 }
 

@@ -251,15 +251,17 @@ async fn open(
     hops: &[NextHop],
 ) -> Result<(Connection<Box<dyn Stream>>, usize), Failure> {
     let mut last = None;
-    for (at, hop) in hops.iter().enumerate() {
-        match session::open(outbound, server, connector, queue, hop).await {
-            Ok(connection) => return Ok((connection, at)),
+    let mut before = 0;
+    // only addresses of one host race: the order of hosts is the route's
+    for host in hops.chunk_by(|one, next| one.host() == next.host()) {
+        match session::open(outbound, server, connector, queue, host).await {
+            Ok((connection, at)) => return Ok((connection, before + at)),
             Err(failure) => {
-                let label = label(hop);
-                tracing::info!(connector = %connector.name, next_hop = %label, failure = %failure, "no session");
+                tracing::info!(connector = %connector.name, next_hop = %host[0].name, failure = %failure, "no host");
                 last = Some(failure);
             }
         }
+        before += host.len();
     }
     Err(last.unwrap_or_else(|| Failure::new(Scope::Host, EnhancedStatus::transient(4, 4), "no host to try")))
 }

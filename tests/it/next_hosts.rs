@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::appliance::{Appliance, Smtp, eventually};
+use super::name_server::{Dns, Says};
 use super::scripted_hop::{Hop, Script};
 
 const MESSAGE: &[u8] = b"Subject: x\r\n\r\ntext\r\n";
@@ -117,4 +118,79 @@ fn a_session_has_no_more_messages_than_the_next_hop_took_before() {
     eventually("all of it", || (hop.seen().taken.len() == 30).then_some(()));
     let refused = hop.seen().count("MAIL") - 30;
     assert!(refused <= 3, "{refused} sessions ran into the limit");
+}
+
+#[test]
+fn mail_leaves_from_the_source_addresses_by_turns_and_never_from_another() {
+    let once: Script = |_, taken, line| (taken > 0 && line.starts_with("MAIL")).then_some("421 4.7.0 one is enough");
+    let hop = Hop::up(once);
+    let sources = json!({ "sourceAddresses": ["127.0.0.3", "127.0.0.4"] });
+    let appliance = appliance_before(&[&hop], &json!({}));
+    appliance.patch("virtual-servers/default", json!({ "outbound": sources }));
+    let send = |count: usize| {
+        let mut smtp = Smtp::open(appliance.smtp());
+        for _ in 0..count {
+            let before = hop.seen().taken.len();
+            smtp.mail("", &["u@far.example"], MESSAGE);
+            eventually("it went", || (hop.seen().taken.len() > before).then_some(()));
+        }
+    };
+    send(6);
+    let clients = hop.seen().clients;
+    for source in ["127.0.0.3", "127.0.0.4"] {
+        assert!(clients.contains(&source.parse().unwrap()), "{clients:?}");
+    }
+    assert!(clients.iter().all(|client| ["127.0.0.3", "127.0.0.4"].contains(&client.to_string().as_str())));
+
+    // those of the connector go first; one that this machine does not have is passed over
+    let spec = |sources: Value| {
+        let route = json!({ "smartHosts": [{ "host": hop.address.ip(), "port": hop.address.port() }] });
+        json!({ "addressSpaces": [{ "pattern": "*" }], "route": route, "sourceAddresses": sources })
+    };
+    appliance.put("connectors/default", spec(json!(["192.0.2.77", "127.0.0.5"])));
+    let before = hop.seen().clients.len();
+    send(3);
+    let clients = hop.seen().clients.split_off(before);
+    assert!(clients.iter().all(|client| client.to_string() == "127.0.0.5"), "{clients:?}");
+
+    // and with none that can be used, mail waits and says why
+    for (sources, words) in [(json!(["192.0.2.77"]), "192.0.2.77"), (json!(["::1"]), "no source address of the family")] {
+        appliance.put("connectors/default", spec(sources));
+        Smtp::open(appliance.smtp()).mail("", &["u@far.example"], MESSAGE);
+        eventually(words, || appliance.get("/api/v1/queues").to_string().contains(words).then_some(()));
+        assert_eq!(appliance.rest("DELETE", "/api/v1/connectors/default", None).status / 100, 2);
+    }
+    for (sources, code) in [(json!(["0.0.0.0"]), "outOfRange"), (json!(["::1", "::1"]), "duplicate")] {
+        let answer = appliance.rest("PUT", "/api/v1/connectors/hub", Some(&json!({ "spec": spec(sources) })));
+        assert_eq!(answer.status, 422);
+        let errors = answer.json()["errors"].to_string();
+        assert!(errors.contains(code) && errors.contains("/spec/sourceAddresses/"), "{errors}");
+    }
+}
+
+#[test]
+fn a_name_that_leads_to_a_metadata_address_is_not_connected_to() {
+    let names = [("metadata.example", Says::Address([169, 254, 169, 254])), ("far.example", Says::Address([127, 0, 0, 1]))];
+    let (dns, hop) = (Dns::start(&names), Hop::up(takes));
+    let appliance = Appliance::start();
+    let outbound = json!({ "port": hop.address.port() });
+    let relay = json!({ "allow": ["127.0.0.0/8"] });
+    let spec = json!({ "relay": relay, "outbound": outbound, "dnsServers": [dns.address.to_string()] });
+    appliance.patch("virtual-servers/default", spec);
+    appliance.put("recipients/ada", json!({ "addresses": [{ "address": "ada@local.example" }] }));
+    let policy = json!({ "template": "%m@local.example", "primary": true });
+    appliance.put("recipient-policies/default", json!({ "addresses": [policy] }));
+    let to = ["u@metadata.example", "u@[169.254.169.254]", "u@far.example"];
+    Smtp::open(appliance.smtp()).mail("ada@local.example", &to, MESSAGE);
+    eventually("the others get it", || (hop.seen().taken.len() == 1).then_some(()));
+    let reports = eventually("both reports", || Some(appliance.mailbox("ada")).filter(|mail| mail.len() == 2));
+    for report in reports {
+        let report = String::from_utf8(report).unwrap();
+        assert!(report.contains("Status: 5.4.4\r\n") && report.contains("metadata service"), "{report}");
+    }
+    // a smart host is an operator's to mend
+    let route = json!({ "smartHosts": [{ "host": "metadata.example" }] });
+    appliance.put("connectors/default", json!({ "addressSpaces": [{ "pattern": "*" }], "route": route }));
+    Smtp::open(appliance.smtp()).mail("ada@local.example", &["u@far.example"], MESSAGE);
+    eventually("it waits", || appliance.get("/api/v1/queues").to_string().contains("metadata service").then_some(()));
 }

@@ -10,7 +10,7 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::model::duration::Duration;
-use crate::model::host::Host;
+use crate::model::host::{Host, IpAddress};
 use crate::model::name::Name;
 use crate::model::pattern::AddressPattern;
 use crate::model::rate::Rate;
@@ -80,6 +80,11 @@ pub struct ConnectorSpec {
     /// Limits; they go before those of the virtual server.
     #[serde(default)]
     pub limits: Limits,
+    /// The addresses that it sends from, instead of the virtual server's `outbound.sourceAddresses`. Empty: the virtual
+    /// server's.
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    pub source_addresses: Vec<IpAddress>,
     /// How long to wait after each failure, instead of the virtual server's intervals; the last one repeats. Empty: the
     /// virtual server's. Each at least 1s.
     #[serde(default)]

@@ -431,6 +431,11 @@ pub struct Outbound {
     /// Try the hosts that DNS names for the domain first, and `smartHost` only when none of them can be reached, or DNS
     /// names none.
     pub direct_before_smart_host: bool,
+    /// The addresses of this machine that it sends from, by turns, each for next hops of its family; a next hop of a family
+    /// that none of them has is not connected to. One that the machine does not have (yet) is passed over while there is
+    /// another. Empty: the system chooses.
+    #[schema(max_items = 100)]
+    pub source_addresses: Vec<IpAddress>,
     /// Received fields that a message may have before it counts as a loop (RFC 5321, 6.3).
     #[schema(minimum = 10, maximum = 1_000)]
     pub max_hop_count: u32,
@@ -453,6 +458,7 @@ impl Default for Outbound {
             port: 25,
             smart_host: None,
             direct_before_smart_host: false,
+            source_addresses: Vec::new(),
             max_hop_count: 100,
             masquerade_domain: None,
         }
