@@ -297,6 +297,7 @@ use crate::store::QueueStore;
 
 mod expansion;
 mod pace;
+mod reports;
 mod routes;
 
 fn about(times: &[Duration], expected: &[u64]) {
