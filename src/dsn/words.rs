@@ -17,7 +17,9 @@ impl Report<'_> {
         let of = date_field(self.about.received_at);
         let to = if self.recipients.len() == 1 { "this recipient" } else { "these recipients" };
         let lead = match self.action() {
-            Action::Failed => format!("Your message of {of} could not be delivered to {to}, and is not tried any more."),
+            Action::Failed => {
+                format!("Your message of {of} could not be delivered to {to}, and is not tried any more.")
+            }
             Action::Delayed => {
                 let until = self.retry_until.map_or(String::new(), |time| format!(" until {}", date_field(time)));
                 format!(
@@ -26,9 +28,9 @@ impl Report<'_> {
                 )
             }
             Action::Delivered => format!("Your message of {of} was delivered to {to}."),
-            Action::Relayed => format!(
-                "Your message of {of} was handed to a server that may send no report of its own, for {to}."
-            ),
+            Action::Relayed => {
+                format!("Your message of {of} was handed to a server that may send no report of its own, for {to}.")
+            }
             Action::Expanded => format!("Your message of {of} was passed on to those for whom {to} stand."),
         };
         paragraph(&mut words, 0, &lead);
@@ -75,7 +77,8 @@ impl Report<'_> {
 /// 6531, 4468 for those that came later).
 fn meaning(subject: u16, detail: u16) -> (&'static str, &'static str) {
     const ADDRESS: &str = "look for a mistake in the address, or ask the recipient for the right one in another way.";
-    const LATER: &str = "nothing is wrong with your message. Send it again later, or reach the recipient in another way.";
+    const LATER: &str =
+        "nothing is wrong with your message. Send it again later, or reach the recipient in another way.";
     const SMALLER: &str = "send it smaller: without attachments, in several messages, or with a link to a file.";
     const SENDER: &str = "look whether the address that you send from is right and exists, and whether you may use it.";
     const ADMINISTRATOR: &str = "you cannot mend this. Tell your administrator.";
@@ -211,7 +214,8 @@ mod tests {
 
     #[test]
     fn a_delay_asks_nothing_of_the_sender_and_an_end_says_what_kept_it() {
-        let failure = || Failure::new(Scope::Host, EnhancedStatus::transient(4, 1), "no connection").by("mx.dst.example");
+        let failure =
+            || Failure::new(Scope::Host, EnhancedStatus::transient(4, 1), "no connection").by("mx.dst.example");
         let delayed = words(RecipientStatus::Pending, failure());
         assert!(delayed.contains("you need not send it again") && !delayed.contains("What to do"), "{delayed}");
         assert!(delayed.contains("With the server mx.dst.example: no connection"), "{delayed}");

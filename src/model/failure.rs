@@ -224,7 +224,8 @@ pub enum NameFault {
 }
 
 /// See [`NameFault::OffLimits`].
-pub const OFF_LIMITS: &str = "its only addresses are link-local or those of a cloud's metadata service, and no mail is sent there";
+pub const OFF_LIMITS: &str =
+    "its only addresses are link-local or those of a cloud's metadata service, and no mail is sent there";
 
 fn of_reply(scope: Scope, phase: Phase, reply: &RemoteReply) -> Failure {
     let class = if reply.is_permanent() { StatusClass::Permanent } else { StatusClass::PersistentTransient };

@@ -96,7 +96,8 @@ mod tests {
     async fn a_source_address_of_another_machine_is_named() {
         let address = "127.0.0.1:9".parse().unwrap();
         let source = Some("192.0.2.77".parse().unwrap());
-        let error = TcpConnect.connect(&Target { address, source, timeout: Duration::from_secs(5) }).await.err().unwrap();
+        let error =
+            TcpConnect.connect(&Target { address, source, timeout: Duration::from_secs(5) }).await.err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
         assert!(error.to_string().contains("192.0.2.77"), "{error}");
     }

@@ -1,9 +1,10 @@
 //! Sockets out: workers that carry the mail of one link queue to its next hop.
 //!
 //! `worker` is one worker's life: find hosts, open a session, carry messages over it as long as there are any, again.
-//! `hosts` says which addresses to try, `session` opens one with each, encrypted and logged in. `sources` says from which of our addresses, `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
+//! `hosts` says which addresses to try, `session` opens one with each, encrypted and logged in. `sources` says from which of our addresses, `callout` asks them for recipients. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
 //! the session one by one and turns results into outcomes.
 
+mod callout;
 mod hosts;
 mod probe;
 mod session;
@@ -35,6 +36,8 @@ pub struct Outbound {
     slots: Slots,
     /// Counts sessions, so that source addresses are used by turns.
     sessions: AtomicUsize,
+    /// What next hops have said of recipients.
+    callouts: callout::Answers,
 }
 
 impl Outbound {
@@ -47,7 +50,17 @@ impl Outbound {
         listeners: Arc<Listeners>,
         metrics: Metrics,
     ) -> Arc<Self> {
-        Arc::new(Outbound { queue, clock, connect, resolvers, listeners, metrics, slots: Slots::default(), sessions: AtomicUsize::new(0) })
+        Arc::new(Outbound {
+            queue,
+            clock,
+            connect,
+            resolvers,
+            listeners,
+            metrics,
+            slots: Slots::default(),
+            sessions: AtomicUsize::new(0),
+            callouts: callout::Answers::default(),
+        })
     }
 
     fn now(&self) -> Timestamp {

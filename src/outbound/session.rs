@@ -31,6 +31,15 @@ pub(super) fn label(hop: &NextHop) -> String {
     format!("{} ({})", hop.name, hop.address)
 }
 
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// It carries mail.
+    Mail,
+    /// It asks whether recipients exist.
+    Callout,
+}
+
 /// A session that is ready for mail, with one of the addresses of a host, and which one that is: the first that connects, and
 /// when that one gives no session, the first of the others.
 ///
@@ -42,14 +51,16 @@ pub(super) async fn open(
     connector: &Connector,
     queue: &QueueName,
     host: &[NextHop],
+    purpose: Purpose,
 ) -> Result<(Connection<Box<dyn Stream>>, usize), Failure> {
     let whose = format!("connector {}", connector.name);
     let turn = sources::next_turn(&outbound.sessions);
     let mut left = Vec::new();
     let mut last = None;
     for (at, hop) in host.iter().enumerate() {
-        let plan = Plan::new(connector, server, hop, &security_for(server, connector, queue, hop))
+        let mut plan = Plan::new(connector, server, hop, &security_for(server, connector, queue, hop))
             .map_err(|why| Failure::of_setup(&why, &whose).by(&label(hop)))?;
+        plan.settings.envelope_only = purpose == Purpose::Callout;
         match sources::candidate(connector, server, hop.address, turn) {
             Some(from) => left.push((at, plan, from)),
             None => {

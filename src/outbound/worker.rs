@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use super::Outbound;
 use super::hosts::{self, NextHop, hosts_of};
-use super::session::{self, label};
+use super::session::{self, Purpose, label};
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::Waits;
@@ -254,7 +254,7 @@ async fn open(
     let mut before = 0;
     // only addresses of one host race: the order of hosts is the route's
     for host in hops.chunk_by(|one, next| one.host() == next.host()) {
-        match session::open(outbound, server, connector, queue, host).await {
+        match session::open(outbound, server, connector, queue, host, Purpose::Mail).await {
             Ok((connection, at)) => return Ok((connection, before + at)),
             Err(failure) => {
                 tracing::info!(connector = %connector.name, next_hop = %host[0].name, failure = %failure, "no host");

@@ -235,8 +235,7 @@ impl<'a> Carrier<'a> {
             failure.as_ref().is_some_and(|failure| may_do_elsewhere(result, failure, some_went))
         });
         let turn = &self.session.turn;
-        let passes_on =
-            some_may && turn.has_another(&link.asked(id, now)) && link.pass_on(id, &turn.had(), now);
+        let passes_on = some_may && turn.has_another(&link.asked(id, now)) && link.pass_on(id, &turn.had(), now);
         if !passes_on {
             link.end_round(id);
         }
@@ -364,7 +363,9 @@ impl Work for Carrier<'_> {
             .zip(results.iter().zip(failures))
             .map(|(index, (result, failure))| {
                 let failed = match failure {
-                    Some(failure) if passes_on && may_do_elsewhere(result, &failure, some_went) => AttemptResult::NextHost(failure),
+                    Some(failure) if passes_on && may_do_elsewhere(result, &failure, some_went) => {
+                        AttemptResult::NextHost(failure)
+                    }
                     Some(failure) => AttemptResult::Failed(failure),
                     None => return (index, went(result, self.session.taken)),
                 };
@@ -395,6 +396,8 @@ fn may_do_elsewhere(result: &RecipientResult, failure: &Failure, some_went: bool
             *phase != Phase::Reset && !failure.is_permanent() && !(some_went && is_too_many_recipients(failure))
         }
         RecipientResult::Broken { cause, .. } => *cause != Cause::ContentUnavailable,
-        RecipientResult::Delivered(_) | RecipientResult::CutAfterDot { .. } | RecipientResult::Unsupported { .. } => false,
+        RecipientResult::Delivered(_) | RecipientResult::CutAfterDot { .. } | RecipientResult::Unsupported { .. } => {
+            false
+        }
     }
 }

@@ -343,7 +343,11 @@ impl Link {
         let mut inner = self.inner();
         inner.rounds.forget_old(now);
         inner.tolerance.forget_old(now);
-        inner.ready.is_empty() && inner.workers == 0 && !inner.rests(now) && !inner.more && inner.remembers(now).is_none()
+        inner.ready.is_empty()
+            && inner.workers == 0
+            && !inner.rests(now)
+            && !inner.more
+            && inner.remembers(now).is_none()
     }
 
     /// Until when there is something about the next hop to remember.
@@ -404,7 +408,10 @@ impl Link {
 impl Inner {
     fn rests(&self, now: Timestamp) -> bool {
         let rests = |until: Timestamp| until > now;
-        self.frozen || self.stopping || self.rest.is_some_and(|rest| rests(rest.until)) || self.paused.is_some_and(rests)
+        self.frozen
+            || self.stopping
+            || self.rest.is_some_and(|rest| rests(rest.until))
+            || self.paused.is_some_and(rests)
     }
 
     fn remembers(&self, now: Timestamp) -> Option<Timestamp> {

@@ -209,8 +209,7 @@ mod tests {
         let rate: Rate = "60/1m".parse().unwrap();
         let mut shared = Shared::default();
         let mut now = Timestamp::from_millis(1_795_000_000_000);
-        let queues: Vec<QueueName> =
-            (0..4).map(|n| format!("dns:default:d{n}.example").parse().unwrap()).collect();
+        let queues: Vec<QueueName> = (0..4).map(|n| format!("dns:default:d{n}.example").parse().unwrap()).collect();
         let mut next: Vec<Timestamp> = vec![now; 4];
         let mut gone = [0; 4];
         while gone.iter().sum::<u32>() < 80 {

@@ -70,7 +70,8 @@ impl Queue {
         let (delayed_here, delayed): (Vec<u32>, Vec<u32>) =
             groups.delayed.iter().partition(|index| matches!(queue_of(after, **index), Some(QueueName::Local(_))));
         let server = snapshot.delivery_server(&after.origin.virtual_server);
-        let copy_to = server.and_then(|server| server.spec.messages.ndr_copy_to.as_ref()).filter(|copy| copy.key() != to.key());
+        let copy_to =
+            server.and_then(|server| server.spec.messages.ndr_copy_to.as_ref()).filter(|copy| copy.key() != to.key());
         let groups_and_originals = [
             (&groups.failed, &original),
             (&delayed, &headers),

@@ -135,11 +135,20 @@ mod tests {
     /// What happens, and how long after what came before.
     #[derive(Debug, Clone, Copy)]
     enum Event {
-        Refused { open: usize, with_421: bool },
+        Refused {
+            open: usize,
+            with_421: bool,
+        },
         Took,
         /// So many put off, one after the other.
-        PutOff { times: u32, open: usize },
-        Ended { answered: u64, with_421: bool },
+        PutOff {
+            times: u32,
+            open: usize,
+        },
+        Ended {
+            answered: u64,
+            with_421: bool,
+        },
         Time,
     }
     use Event::{Ended, PutOff, Refused, Time, Took};

@@ -12,6 +12,7 @@
 //! label of the domain, so that 100,000 address spaces cost what ten do.
 
 pub mod access;
+pub mod callout;
 pub mod mx;
 pub mod next_hop;
 pub mod probe;

@@ -24,5 +24,6 @@ mod scale;
 mod scripted_hop;
 mod secure_hops;
 mod shape;
+mod verify_recipients;
 mod virtual_servers;
 mod way_of_a_message;

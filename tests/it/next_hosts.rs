@@ -96,7 +96,8 @@ fn a_dead_second_host_stops_only_the_message_that_needs_it() {
         { "host": first.address.ip(), "port": first.address.port() },
         { "host": address.ip(), "port": address.port(), "priority": 1 },
     ]);
-    appliance.put("connectors/default", json!({ "addressSpaces": [{ "pattern": "*" }], "route": { "smartHosts": hosts } }));
+    appliance
+        .put("connectors/default", json!({ "addressSpaces": [{ "pattern": "*" }], "route": { "smartHosts": hosts } }));
     Smtp::open(appliance.smtp()).mail("", &["later@far.example"], MESSAGE);
     let told = || appliance.get("/api/v1/messages")["items"].to_string();
     let told = eventually("it waits", || Some(told()).filter(|items| items.contains(r#""attempts":1"#)));
@@ -173,7 +174,8 @@ fn mail_leaves_from_the_source_addresses_by_turns_and_never_from_another() {
 
 #[test]
 fn a_name_that_leads_to_a_metadata_address_is_not_connected_to() {
-    let names = [("metadata.example", Says::Address([169, 254, 169, 254])), ("far.example", Says::Address([127, 0, 0, 1]))];
+    let names =
+        [("metadata.example", Says::Address([169, 254, 169, 254])), ("far.example", Says::Address([127, 0, 0, 1]))];
     let (dns, hop) = (Dns::start(&names), Hop::up(takes));
     let appliance = Appliance::start();
     let outbound = json!({ "port": hop.address.port() });

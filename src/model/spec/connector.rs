@@ -90,6 +90,10 @@ pub struct ConnectorSpec {
     #[serde(default)]
     #[schema(max_items = 100)]
     pub retry_intervals: Vec<Duration>,
+    /// Whether recipients are verified at RCPT, before their mail is taken: for gateways.
+    #[serde(default)]
+    #[schema(default = "none")]
+    pub verify_recipients: VerifyRecipients,
     /// Senders that become another mailbox on the way out. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -306,6 +310,22 @@ impl Default for Restrictions {
             non_system: true,
         }
     }
+}
+
+/// How recipients are verified whose mail a connector would carry. Who does not exist is refused with 550 5.1.1; what cannot be
+/// told now is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ConnectorVerifyRecipients)]
+pub enum VerifyRecipients {
+    /// Not at all.
+    #[default]
+    None,
+    /// In our shared domains only those are taken who are in the directory, such as contacts.
+    Directory,
+    /// The next hop is asked by MAIL FROM:<> and RCPT TO. That one exists is remembered for an hour, that one does not for five
+    /// minutes.
+    Callout,
 }
 
 /// How a connector greets.
