@@ -20,7 +20,9 @@ use crate::model::host::IpAddress;
 use crate::model::mail::MessageId;
 use crate::model::name::Name;
 use crate::model::size::Size;
+use crate::model::spec::connector::security::TlsLevel;
 use crate::queue::effective;
+use crate::routing::security::{Origin, Security};
 use crate::smtp::address::{ForwardPath, ReversePath};
 
 /// A message as it might come in, or the id of one that is here.
@@ -115,6 +117,30 @@ pub struct ExplainedHop {
     name: String,
     /// Address and port.
     address: String,
+    /// Whether the session would be encrypted.
+    tls: ExplainedTls,
+}
+
+/// Whether a session with a host is encrypted, and what is checked.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(example = json!({"tls": "verified", "source": "connector", "verifies": "smtp.example.net"}))]
+pub struct ExplainedTls {
+    /// The value of `security.tls` that is in force.
+    tls: TlsLevel,
+    /// Who says so: `smartHost`, `connector`, `virtualServer` or `builtIn`.
+    #[schema(value_type = String)]
+    source: Origin,
+    /// The name that the certificate must be for, where it is checked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    verifies: Option<String>,
+}
+
+impl From<Security> for ExplainedTls {
+    fn from(security: Security) -> Self {
+        ExplainedTls { tls: security.tls, source: security.from, verifies: security.verifies }
+    }
 }
 
 /// A setting that holds, and where it comes from.
@@ -248,7 +274,8 @@ async fn item(state: &State, snapshot: &Snapshot, recipient: String, told: Expla
             Some(Ok(hosts)) => {
                 for hop in hosts {
                     decisions.push(next_hop("host", Outcome::Chosen, format!("{} ({})", hop.name, hop.address)));
-                    item.next_hops.push(ExplainedHop { name: hop.name, address: hop.address.to_string() });
+                    let address = hop.address.to_string();
+                    item.next_hops.push(ExplainedHop { name: hop.name, address, tls: hop.security.into() });
                 }
             }
             Some(Err(failure)) => {
@@ -269,7 +296,10 @@ fn request_example() -> Value {
 fn answer_example() -> Value {
     json!({"items": [{
         "recipient": "bob@partner.example", "accepted": true, "queue": "smarthost:hub", "virtualServer": "default",
-        "nextHops": [{"name": "smtp.partner.example", "address": "192.0.2.25:25"}],
+        "nextHops": [{
+            "name": "smtp.partner.example", "address": "192.0.2.25:25",
+            "tls": {"tls": "opportunistic", "source": "builtIn"}
+        }],
         "decisions": [
             {"stage": "connect", "rule": "connectionControl", "outcome": "passed", "detail": ""},
             {"stage": "rcpt", "rule": "recipient", "outcome": "passed", "detail": "the client may relay"},

@@ -13,6 +13,7 @@
 pub mod auth;
 mod body;
 mod codes;
+mod connector_test;
 mod directory;
 mod docs;
 mod document;

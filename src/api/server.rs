@@ -28,7 +28,9 @@ use super::kinds::{
 };
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
-use super::{directory, docs, document, domains, explain, health, messages, queues, running, sessions, settings};
+use super::{
+    connector_test, directory, docs, document, domains, explain, health, messages, queues, running, sessions, settings,
+};
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
 use crate::intake::explain::Explain;
@@ -314,6 +316,7 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(messages::retry_message)
         .service(messages::delete_message)
         .service(explain::explain_message)
+        .service(connector_test::test_connector)
         .service(sessions::list_sessions)
         .service(sessions::end_sessions)
         .service(sessions::end_session)

@@ -100,8 +100,28 @@ pub(super) fn connector(object: &Object, state: &State) -> ObjectStatus {
     let condition = open.then(|| open_relay(object, "every client may send to every domain through this connector"));
     ObjectStatus {
         state: if enabled { ObjectState::Active } else { ObjectState::Disabled },
-        conditions: condition.into_iter().chain(access(object, state)).collect(),
+        conditions: condition.into_iter().chain(access(object, state)).chain(reachable(object, state)).collect(),
     }
+}
+
+/// Whether the next hops of a connector can be reached, by what real mail has met.
+fn reachable(object: &Object, state: &State) -> Option<Condition> {
+    let health = state.handles.operate.connector_health(&object.name)?;
+    let smart_hosts = object.spec["route"]["smartHosts"].is_array();
+    let (status, reason, message) = match health.failure {
+        None => (ConditionStatus::True, "sessionOpened", String::new()),
+        Some((_, failure)) if smart_hosts => (ConditionStatus::False, "noSession", failure.to_string()),
+        // one domain's hosts say nothing about those of others
+        Some((_, failure)) => (ConditionStatus::Unknown, "someNotReached", failure.to_string()),
+    };
+    Some(Condition {
+        kind: ConditionType::Reachable,
+        status,
+        reason: reason.to_owned(),
+        message,
+        last_transition_time: health.since,
+        observed_generation: Some(object.generation),
+    })
 }
 
 /// That what a connector encrypts or logs in with cannot be used now.

@@ -16,6 +16,7 @@ use super::compile::{Objects, Surroundings, compile};
 use super::effects::Effects;
 use super::object::{Object, Record, Spec};
 use super::records::{audit_key, encode, load, object_key, read_record};
+use super::stamping::Stamper;
 use super::violation::{Violation, ViolationCode, Warning, object_id};
 use super::{Live, QueuedMail, Snapshot, Vault, certificates, references, schema, secrets, stamping};
 use crate::directory::Policies;
@@ -284,20 +285,27 @@ impl Configuration {
         let mut draft = self.store.clone().draft();
         let mut plan = match &spec {
             Spec::Recipient(recipient) => {
-                let current = self.live.current();
-                let addresses = stamping::recipient(&mut *draft, state, &current, name, recipient, before.as_ref())?;
-                let known = before.as_ref().map(|record| record.addresses.as_slice()).unwrap_or_default();
-                let mut effects = Effects::default();
-                effects.add(name, known, &addresses);
-                record.addresses = addresses;
+                let mut stamper = self.stamper(state);
+                let found = state.objects.missing_store(recipient);
+                let (who, recipient, was) = (name.clone(), recipient.clone(), before.clone());
+                // a group may have many members
+                let stamped = blocking(move || {
+                    let stamped = stamper.recipient(&mut *draft, &who, &recipient, was.as_ref(), found);
+                    (draft, stamped)
+                });
+                let (stamped_draft, stamped) = stamped.await?;
+                draft = stamped_draft;
+                let effects;
+                (record.addresses, effects) = stamped?;
                 let object = self.shown(record.clone(), collection, name);
                 Plan { effects, draft: Some(draft), ..Plan::unchanged(object) }
             }
             _ => {
+                let missing = stamping::missing_groups(&*draft, &spec)?;
                 let mut objects = state.objects.clone();
                 objects.insert(name.clone(), record.generation, &record.labels, spec, secrets);
                 let object = self.shown(record.clone(), collection, name);
-                self.plan_compiled(state, objects, object, draft, false).await?
+                self.plan_compiled(state, objects, object, draft, missing, false).await?
             }
         };
         plan.change = change;
@@ -322,10 +330,16 @@ impl Configuration {
         let mut draft = self.store.clone().draft();
         let mut plan = match collection {
             Collection::Recipients => {
-                references::unused(&*self.store, name)?;
-                stamping::gone(&mut *draft, name, &before)?;
-                let mut effects = Effects::default();
-                effects.add(name, &before.addresses, &[]);
+                references::unused(&*self.store, &state.policies, name)?;
+                let mut stamper = self.stamper(state);
+                let (who, was) = (name.clone(), before.clone());
+                let gone = blocking(move || {
+                    let gone = stamper.gone(&mut *draft, &who, &was);
+                    (draft, gone)
+                });
+                let (stamped_draft, effects) = gone.await?;
+                draft = stamped_draft;
+                let effects = effects?;
                 Plan { effects, draft: Some(draft), ..Plan::unchanged(object) }
             }
             _ => {
@@ -335,7 +349,7 @@ impl Configuration {
                     let (store, name) = (self.store.clone(), name.clone());
                     blocking(move || stamping::unused(&*store, &name)).await??;
                 }
-                self.plan_compiled(state, objects, object, draft, true).await?
+                self.plan_compiled(state, objects, object, draft, Vec::new(), true).await?
             }
         };
         plan.change = ChangeKind::Deleted;
@@ -348,20 +362,21 @@ impl Configuration {
         Ok(plan)
     }
 
-    /// Everything that a change of another object than a recipient has to pass.
+    /// Everything that a change of another object than a recipient has to pass; `missing` is what it names of recipients that
+    /// are not there.
     async fn plan_compiled(
         &self,
         state: &State,
         objects: Objects,
         object: Object,
         mut draft: Box<dyn ConfigDraft>,
+        missing: Vec<Violation>,
         delete: bool,
     ) -> Result<Plan, ChangeError> {
         let id = object_id(object.collection, &object.name);
         let current = self.live.current();
         self.vault.derive_all(&objects).await;
-        let compiled =
-            compile(&objects, &current, &self.surroundings()).map_err(|found| refusal(found, &id, delete))?;
+        let compiled = self.compiled(&objects, &current, missing).map_err(|found| refusal(found, &id, delete))?;
         let preflights = self.preflights.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut found = if delete { Vec::new() } else { faults(&compiled, object.collection, &object.name) };
         for preflight in preflights {
@@ -374,17 +389,16 @@ impl Configuration {
         let restamp = policies != state.policies || *compiled.domains != *current.domains;
         let mut effects = Effects::default();
         if restamp {
-            let (store, domains) = (self.store.clone(), compiled.domains.clone());
+            let mut stamper = Stamper::new(policies, compiled.domains.clone());
             let stamped = blocking(move || {
-                let stamped = stamping::all(&store, &mut *draft, &policies, &domains);
+                let stamped = stamper.all(&mut *draft);
                 (draft, stamped)
             });
             let stamped = stamped.await?;
             draft = stamped.0;
             effects = stamped.1.map_err(|error| match error {
-                stamping::Error::Violations(found) if delete => ChangeError::Referenced { by: references(found) },
-                stamping::Error::Violations(found) => ChangeError::Invalid(found),
-                stamping::Error::Store(error) => error.into(),
+                stamping::Error::Others(found) if delete => ChangeError::Referenced { by: references(found) },
+                error => error.into(),
             })?;
         }
         let warnings = compiled.warnings.iter().filter(|warning| warning.object == id).cloned().collect();
@@ -449,6 +463,24 @@ impl Configuration {
     /// The time, as the configuration sees it.
     pub fn now(&self) -> Timestamp {
         (self.options.now)()
+    }
+
+    /// Compiles objects; `missing` is wrong with them besides.
+    pub(super) fn compiled(
+        &self,
+        objects: &Objects,
+        current: &Snapshot,
+        missing: Vec<Violation>,
+    ) -> Result<Snapshot, Vec<Violation>> {
+        match compile(objects, current, &self.surroundings()) {
+            Ok(compiled) if missing.is_empty() => Ok(compiled),
+            Ok(_) => Err(missing),
+            Err(found) => Err(found.into_iter().chain(missing).collect()),
+        }
+    }
+
+    fn stamper(&self, state: &State) -> Stamper {
+        Stamper::new(state.policies.clone(), self.live.current().domains.clone())
     }
 
     pub(super) fn surroundings(&self) -> Surroundings<'_> {

@@ -35,7 +35,7 @@ use crate::model::spec::account::AccountPassword;
 use crate::model::spec::recipient_policy::Filter;
 use crate::model::spec::{
     AccountSpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, FilterSpec, IdentityProviderSpec,
-    MailboxStoreSpec, RecipientPolicySpec, SettingsSpec, VirtualServerSpec,
+    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, SettingsSpec, VirtualServerSpec,
 };
 use crate::model::time::Timestamp;
 use crate::smtp::address::Mailbox;
@@ -146,9 +146,14 @@ impl Objects {
         self.certificates.iter()
     }
 
-    /// Whether there is a mailbox store of this name.
-    pub fn has_store(&self, name: &Name) -> bool {
-        self.stores.contains_key(name)
+    /// What is wrong when a recipient names a mailbox store that is not there.
+    pub(super) fn missing_store(&self, recipient: &RecipientSpec) -> Vec<Violation> {
+        let wanted = recipient.mailbox_store.iter().filter(|wanted| !self.stores.contains_key(*wanted));
+        let missing = |wanted: &Name| {
+            let detail = format!("there is no mailbox store {wanted}");
+            Violation::new("/spec/mailboxStore", ViolationCode::UnknownReference, detail)
+        };
+        wanted.map(missing).collect()
     }
 }
 

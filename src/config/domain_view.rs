@@ -16,7 +16,8 @@ use crate::model::spec::Collection;
 #[serde(rename_all = "camelCase")]
 #[schema(as = Domain, example = json!({"name": "example.com", "type": "authoritative", "default": true, "definedBy": ["recipient-policies/default"]}))]
 pub struct DomainView {
-    /// The domain; `*.domain` or `*` where a connector opens relaying for a pattern.
+    /// The domain; `*.domain` or `*` where a connector opens relaying for a pattern. Of a domain for which another connector
+    /// has a more specific address space, that one decides.
     pub name: String,
     /// What it is.
     #[serde(rename = "type")]

@@ -12,6 +12,7 @@ use super::answer::{Actor, ChangeError, ChangeKind};
 use super::change::{Configuration, State, blocking, checked_name};
 use super::object::{Record, Spec};
 use super::records::{decode, encode, object_key};
+use super::stamping::{Error, Stamper};
 use super::violation::{Violation, ViolationCode};
 use super::{Kept, Snapshot, schema, stamping};
 use crate::model::spec::Collection;
@@ -126,48 +127,49 @@ fn plan(
     lines: &[Line],
 ) -> Result<ImportReport, ChangeError> {
     let mut report = ImportReport::default();
+    let mut stamper = Stamper::new(state.policies.clone(), current.domains.clone());
     for (number, line) in lines {
         let done = match line {
-            Ok(body) => take(draft, state, current, body),
-            Err(violation) => Err(ChangeError::Invalid(vec![violation.clone()])),
+            Ok(body) => take(draft, state, &mut stamper, body),
+            Err(violation) => Err(Error::Violations(vec![violation.clone()])),
         };
         match done {
             Ok(ChangeKind::Created) => report.created += 1,
             Ok(ChangeKind::Updated) => report.updated += 1,
             Ok(_) => report.unchanged += 1,
-            Err(ChangeError::Invalid(violations)) => {
+            Err(Error::Violations(violations)) => {
                 report.failed += 1;
                 let name = line.as_ref().ok().and_then(|body| body["name"].as_str()).map(str::to_owned);
                 if report.errors.len() < MOST_TOLD {
                     report.errors.push((*number, name, violations));
                 }
             }
-            Err(error) => return Err(error),
+            // the draft holds half of a line
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(report)
 }
 
 /// One recipient, as `PUT` takes it; the name stands beside labels and spec.
-fn take(
-    draft: &mut dyn ConfigDraft,
-    state: &State,
-    current: &Snapshot,
-    body: &Value,
-) -> Result<ChangeKind, ChangeError> {
+fn take(draft: &mut dyn ConfigDraft, state: &State, stamper: &mut Stamper, body: &Value) -> Result<ChangeKind, Error> {
     const COLLECTION: Collection = Collection::Recipients;
     let invalid =
-        |pointer: &str, code, detail: &str| Err(ChangeError::Invalid(vec![Violation::new(pointer, code, detail)]));
+        |pointer: &str, code, detail: &str| Err(Error::Violations(vec![Violation::new(pointer, code, detail)]));
     let Some(fields) = body.as_object() else {
         return invalid("", ViolationCode::WrongType, "a line is an object with name, spec and perhaps labels");
     };
     let mut fields = fields.clone();
     let name = match fields.remove("name") {
-        Some(Value::String(name)) => checked_name(COLLECTION, &name)?,
+        Some(Value::String(name)) => match checked_name(COLLECTION, &name) {
+            Ok(name) => name,
+            Err(ChangeError::Invalid(violations)) => return Err(Error::Violations(violations)),
+            Err(error) => return invalid("/name", ViolationCode::InvalidName, &error.to_string()),
+        },
         Some(_) => return invalid("/name", ViolationCode::WrongType, "a text is needed"),
         None => return invalid("/name", ViolationCode::Required, "name is needed"),
     };
-    let (labels, spec) = schema::check(COLLECTION, &Value::Object(fields)).map_err(ChangeError::Invalid)?;
+    let (labels, spec) = schema::check(COLLECTION, &Value::Object(fields)).map_err(Error::Violations)?;
     let Spec::Recipient(recipient) = &spec else {
         return invalid("/spec", ViolationCode::WrongType, "the spec is none of a recipient");
     };
@@ -179,7 +181,8 @@ fn take(
     {
         return Ok(ChangeKind::Unchanged);
     }
-    let addresses = stamping::recipient(draft, state, current, &name, recipient, before.as_ref())?;
+    let found = state.objects.missing_store(recipient);
+    let (addresses, _) = stamper.recipient(draft, &name, recipient, before.as_ref(), found)?;
     let record = Record {
         v: 1,
         labels,

@@ -29,6 +29,7 @@ pub mod domain_view;
 mod effects;
 pub mod filters;
 mod first_start;
+mod groups;
 pub mod import;
 pub mod keys;
 pub mod live;

@@ -4,9 +4,9 @@ use serde_json::{Value, json};
 
 use super::answer::ChangeError;
 use super::change::{Configuration, blocking, checked_name, refusal};
-use super::compile::compile;
 use super::object::Spec;
 use super::records::read_record;
+use super::stamping::Stamper;
 use super::violation::{Violation, ViolationCode, object_id};
 use super::{Kept, schema, stamping};
 use crate::model::labels::Labels;
@@ -57,8 +57,9 @@ impl Configuration {
                 Ok((name, spec)) => {
                     let mut objects = state.objects.clone();
                     let id = object_id(Collection::RecipientPolicies, &name);
+                    let missing = stamping::missing_groups(&*self.store.clone().draft(), &spec)?;
                     objects.insert(name, 1, &Labels::default(), spec, Kept::default());
-                    match compile(&objects, &current, &self.surroundings()) {
+                    match self.compiled(&objects, &current, missing) {
                         Ok(compiled) => (policies, domains) = (objects.policies(), compiled.domains),
                         Err(violations) => match refusal(violations, &id, false) {
                             ChangeError::Invalid(violations) => found.extend(under("/policy", violations)),
@@ -88,15 +89,16 @@ impl Configuration {
         let store = self.store.clone();
         let previewed = blocking(move || {
             let draft = store.clone().draft();
+            let mut stamper = Stamper::new(policies, domains);
             let one = |(name, spec): (Name, Option<RecipientSpec>)| {
                 let before = read_record(&*store, Collection::Recipients, &name)?;
                 let stored = || before.as_ref().and_then(|record| stamping::parsed(record).ok()).unwrap_or_default();
                 let spec = spec.unwrap_or_else(stored);
-                let stamped = stamping::preview(&*draft, &policies, &domains, &name, &spec, before.as_ref());
+                let stamped = stamper.preview(&*draft, &name, &spec, before.as_ref());
                 let (stamp, violations) = match stamped {
                     Ok(stamp) => (stamp, Vec::new()),
                     Err(stamping::Error::Violations(violations)) => (Default::default(), violations),
-                    Err(stamping::Error::Store(error)) => return Err(ChangeError::from(error)),
+                    Err(error) => return Err(error.into()),
                 };
                 let before = before.map(|record| record.addresses).unwrap_or_default();
                 Ok(Previewed { name, policy: stamp.policy, before, after: stamp.addresses, violations })

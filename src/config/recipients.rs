@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::records::read_record;
 use super::violation::object_id;
@@ -38,16 +38,20 @@ impl Recipients for StoredRecipients {
 }
 
 /// What is stored under `address/<mailbox key>`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// There are as many of these as there are addresses, and whoever answers RCPT wants them in memory, so they are short: the
+/// recipient, then the mailbox store with a space before it, with a `+` in front when there is more to the recipient.
+/// Earlier versions wrote JSON, which is read still.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct AddressEntry {
     /// Who has it.
     pub recipient: Name,
     /// The recipient's mailbox store, when it names one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     pub mailbox_store: Option<Name>,
     /// It is more than a plain mailbox: the recipient itself says what.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     pub more: bool,
 }
 
@@ -59,6 +63,24 @@ impl AddressEntry {
             mailbox_store: spec.mailbox_store.clone(),
             more: !RecipientEntry::is_plain(spec),
         }
+    }
+
+    fn stored(&self) -> Vec<u8> {
+        let more = if self.more { "+" } else { "" };
+        let store = self.mailbox_store.as_ref().map(|store| format!(" {store}")).unwrap_or_default();
+        format!("{more}{}{store}", self.recipient).into_bytes()
+    }
+
+    /// `None` when it is none.
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(bytes).ok()?;
+        if text.starts_with('{') {
+            return serde_json::from_str(text).ok();
+        }
+        let (more, text) = text.strip_prefix('+').map_or((false, text), |rest| (true, rest));
+        let (recipient, store) = text.split_once(' ').map_or((text, None), |(name, store)| (name, Some(store)));
+        let mailbox_store = store.map(str::parse).transpose().ok()?;
+        Some(AddressEntry { recipient: recipient.parse().ok()?, mailbox_store, more })
     }
 }
 
@@ -78,7 +100,7 @@ pub(super) fn owner_in(draft: &dyn ConfigDraft, key: &str) -> Result<Option<Addr
 }
 
 fn entry(key: &str, bytes: &[u8]) -> Result<AddressEntry, StoreError> {
-    serde_json::from_slice(bytes).map_err(|error| StoreError::Damaged(format!("{key}: {error}")))
+    AddressEntry::read(bytes).ok_or_else(|| StoreError::Damaged(format!("{key}: it names no recipient")))
 }
 
 /// The writes that turn one set of addresses into another. Every new one is written, as the mailbox store may be another.
@@ -89,7 +111,34 @@ pub(super) fn address_writes(
 ) -> Vec<(String, Option<Vec<u8>>)> {
     let keys = |addresses: &[StampedAddress]| addresses.iter().map(|a| mailbox_key(&a.address)).collect::<Vec<_>>();
     let (before, after) = (keys(before), keys(after));
-    let value = serde_json::to_vec(entry).expect("names are text");
+    let value = entry.stored();
     let gone = before.iter().filter(|key| !after.contains(key)).map(|key| (address_key(key), None));
     gone.chain(after.iter().map(|key| (address_key(key), Some(value.clone())))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_entry_is_short_and_old_ones_are_read() {
+        let entry = |store: Option<&str>, more| AddressEntry {
+            recipient: "ada".parse().unwrap(),
+            mailbox_store: store.map(|store| store.parse().unwrap()),
+            more,
+        };
+        for (entry, text, json) in [
+            (entry(None, false), "ada", r#"{"recipient":"ada"}"#),
+            (entry(Some("vault"), false), "ada vault", r#"{"recipient":"ada","mailboxStore":"vault"}"#),
+            (entry(None, true), "+ada", r#"{"recipient":"ada","more":true}"#),
+            (entry(Some("vault"), true), "+ada vault", r#"{"recipient":"ada","mailboxStore":"vault","more":true}"#),
+        ] {
+            assert_eq!(String::from_utf8(entry.stored()).unwrap(), text);
+            assert_eq!(AddressEntry::read(text.as_bytes()).as_ref(), Some(&entry));
+            assert_eq!(AddressEntry::read(json.as_bytes()).as_ref(), Some(&entry));
+        }
+        for bad in ["", "+", " vault", "ada ", "Ada", "ada vault more", "{"] {
+            assert_eq!(AddressEntry::read(bad.as_bytes()), None, "{bad}");
+        }
+    }
 }

@@ -9,8 +9,8 @@ use super::answer::{ChangeError, Reference};
 use super::change::MOST_NAMED;
 use super::recipients::owner_in;
 use super::records::object_key;
-use super::violation::{Violation, ViolationCode};
-use crate::directory::{Authority, Domains};
+use super::violation::{Violation, ViolationCode, object_id};
+use crate::directory::{Authority, Domains, Policies};
 use crate::model::host::mailbox_key;
 use crate::model::name::Name;
 use crate::model::recipient_ref::{RecipientRef, SenderPattern};
@@ -48,10 +48,13 @@ pub(super) fn check(
     Ok(found)
 }
 
-/// Refuses when others name this recipient.
-pub(super) fn unused(store: &dyn ConfigStore, name: &Name) -> Result<(), ChangeError> {
+/// Refuses when others name this recipient, or a policy asks who is in it.
+pub(super) fn unused(store: &dyn ConfigStore, policies: &Policies, name: &Name) -> Result<(), ChangeError> {
     let prefix = reference_key(name, "");
-    let mut by = Vec::new();
+    let asking = policies.naming(name).take(MOST_NAMED);
+    let asking =
+        asking.map(|(policy, pointer)| Reference { object: object_id(Collection::RecipientPolicies, policy), pointer });
+    let mut by: Vec<Reference> = asking.collect();
     for (key, pointers) in store.scan(&prefix, None, MOST_NAMED)? {
         let Some(other) = key.strip_prefix(&prefix).filter(|other| *other != name.as_str()) else { continue };
         let object = format!("{}/{other}", Collection::Recipients.path());
@@ -72,6 +75,22 @@ pub(super) fn writes(name: &Name, before: Option<&RecipientSpec>, after: Option<
     let new = after.iter().filter(|(named, pointer)| before.get(*named) != Some(*pointer));
     let new = new.map(|(named, pointer)| (named, Some(pointer.clone().into_bytes())));
     gone.chain(new).map(|(named, value)| (reference_key(named, name.as_str()), value)).collect()
+}
+
+/// Who names a recipient: up to `limit` rows behind a key, each with its key, who it is, and the pointer.
+pub(super) fn page(
+    draft: &dyn ConfigDraft,
+    named: &Name,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(String, Name, String)>, StoreError> {
+    let prefix = reference_key(named, "");
+    let rows = draft.scan(&prefix, after, limit)?.into_iter().map(|(key, pointer)| {
+        let by = key[prefix.len()..].parse();
+        let by = by.map_err(|_| StoreError::Damaged(format!("{key}: the key holds no name")))?;
+        Ok((key, by, String::from_utf8_lossy(&pointer).into_owned()))
+    });
+    rows.collect()
 }
 
 fn reference_key(named: &Name, by: &str) -> String {

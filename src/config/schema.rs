@@ -170,7 +170,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-mailbox-pattern", parse::<crate::model::mailbox_pattern::MailboxPattern>),
     ("bridgehead-name", parse::<crate::model::name::Name>),
     ("bridgehead-name-server", parse::<crate::model::host::NameServer>),
-    ("bridgehead-recipient-attribute", parse::<crate::model::spec::recipient_policy::Attribute>),
+    ("bridgehead-recipient-attribute", parse::<crate::model::spec::recipient_policy::Asked>),
     ("bridgehead-network", parse::<crate::model::pattern::Network>),
     ("bridgehead-password-hash", parse::<crate::model::password_hash::PasswordHash>),
     ("bridgehead-rate", parse::<crate::model::rate::Rate>),

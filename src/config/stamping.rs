@@ -2,29 +2,34 @@
 //!
 //! What this writes goes into the draft of the change that causes it, so that an address is never in two hands. A change of
 //! policies looks at every recipient, page by page and in order of the names, and writes those whose addresses change;
-//! memory does not grow with them, as a draft does not. It runs where blocking is allowed.
+//! memory does not grow with them, as a draft does not. A change of a group, when policies ask who is in which group, looks
+//! at those whose groups change. All of this runs where blocking is allowed.
 
 use std::sync::Arc;
 
-use super::Snapshot;
 use super::answer::{ChangeError, Reference};
-use super::change::{MOST_NAMED, State};
+use super::change::MOST_NAMED;
 use super::effects::Effects;
+use super::groups::{self, Concerned, Groups, GroupsError, MOST_GROUPS};
 use super::object::{Record, Spec};
 use super::recipients::{AddressEntry, address_key, address_writes, owner_in};
 use super::records::{SCAN, decode, encode, object_key};
 use super::references;
 use super::violation::{Violation, ViolationCode, object_id};
-use crate::directory::{Domains, Earlier, Policies, Stamp, StampError, stamp};
+use crate::directory::{Domains, Earlier, Policies, Stamp, StampError, Subject, stamp};
 use crate::model::host::mailbox_key;
 use crate::model::name::Name;
-use crate::model::spec::recipient::StampedAddress;
+use crate::model::spec::recipient::{RecipientType, StampedAddress};
+use crate::model::spec::recipient_policy::Filter;
 use crate::model::spec::{Collection, RecipientSpec};
 use crate::store::{ConfigDraft, ConfigStore, StoreError};
 
 /// Why recipients cannot have their addresses.
 pub(super) enum Error {
+    /// What is wrong with the recipient; the draft is as it was.
     Violations(Vec<Violation>),
+    /// What is wrong with others because of it; the draft is of no use any more.
+    Others(Vec<Violation>),
     Store(StoreError),
 }
 
@@ -34,72 +39,249 @@ impl From<StoreError> for Error {
     }
 }
 
-/// The addresses of one recipient that is written; what finds them goes into the draft.
-pub(super) fn recipient(
-    draft: &mut dyn ConfigDraft,
-    state: &State,
-    current: &Snapshot,
-    name: &Name,
-    recipient: &RecipientSpec,
-    before: Option<&Record>,
-) -> Result<Vec<StampedAddress>, ChangeError> {
-    let mut found = Vec::new();
-    if let Some(wanted) = recipient.mailbox_store.as_ref().filter(|wanted| !state.objects.has_store(wanted)) {
-        let detail = format!("there is no mailbox store {wanted}");
-        found.push(Violation::new("/spec/mailboxStore", ViolationCode::UnknownReference, detail));
+impl From<Error> for ChangeError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Violations(found) | Error::Others(found) => ChangeError::Invalid(found),
+            Error::Store(error) => error.into(),
+        }
     }
-    found.extend(references::check(draft, &current.domains, name, recipient)?);
-    found.extend(own_addresses(draft, &current.domains, name, recipient)?);
-    if !found.is_empty() {
-        return Err(ChangeError::Invalid(found));
+}
+
+/// Gives addresses by these policies.
+pub(super) struct Stamper {
+    policies: Policies,
+    domains: Arc<Domains>,
+    /// Who is in which group, when a policy asks for that.
+    groups: Option<Groups>,
+}
+
+impl Stamper {
+    pub fn new(policies: Policies, domains: Arc<Domains>) -> Self {
+        let groups = policies.ask_for_groups().then(Groups::default);
+        Stamper { policies, domains, groups }
     }
-    match of(draft, &state.policies, &current.domains, name, recipient, &earlier(before)) {
-        Ok(stamped) => {
-            let known = before.map(|record| record.addresses.as_slice()).unwrap_or_default();
-            let entry = AddressEntry::of(name, recipient);
-            let earlier = before.and_then(|record| parsed(record).ok());
-            let references = references::writes(name, earlier.as_ref(), Some(recipient));
-            for (key, value) in address_writes(known, &stamped.addresses, &entry).into_iter().chain(references) {
+
+    /// The addresses of one recipient that is written, and what it does to others; what finds them goes into the draft.
+    /// `found` is what is wrong with the recipient already.
+    pub fn recipient(
+        &mut self,
+        draft: &mut dyn ConfigDraft,
+        name: &Name,
+        recipient: &RecipientSpec,
+        before: Option<&Record>,
+        mut found: Vec<Violation>,
+    ) -> Result<(Vec<StampedAddress>, Effects), Error> {
+        found.extend(references::check(draft, &self.domains, name, recipient)?);
+        found.extend(own_addresses(draft, &self.domains, name, recipient)?);
+        if recipient.kind != RecipientType::Group
+            && let Some((policy, pointer)) = self.policies.naming(name).next()
+        {
+            let detail = format!("recipient policy {policy} asks who is in this group ({pointer})");
+            found.push(Violation::new("/spec/type", ViolationCode::Conflict, detail));
+        }
+        if !found.is_empty() {
+            return Err(Error::Violations(found));
+        }
+        let was = before.and_then(|record| parsed(record).ok());
+        // before anybody is asked for groups: it may be in itself
+        for (key, value) in references::writes(name, was.as_ref(), Some(recipient)) {
+            draft.write(&key, value)?;
+        }
+        let regroups = was.as_ref().map(|was| was.members.as_slice()).unwrap_or_default() != recipient.members;
+        self.forget_groups(regroups);
+        let stamped = self.stamped(draft, name, recipient, &earlier(before));
+        if stamped.is_err() {
+            for (key, value) in references::writes(name, Some(recipient), was.as_ref()) {
                 draft.write(&key, value)?;
             }
-            Ok(stamped.addresses)
+            self.forget_groups(regroups);
         }
-        Err(StampError::Owner(error)) => Err(error.into()),
-        Err(error) => Err(ChangeError::Invalid(vec![violation(&error)])),
+        let stamped = stamped?.addresses;
+        let known = before.map(|record| record.addresses.as_slice()).unwrap_or_default();
+        for (key, value) in address_writes(known, &stamped, &AddressEntry::of(name, recipient)) {
+            draft.write(&key, value)?;
+        }
+        let mut effects = Effects::default();
+        effects.add(name, known, &stamped);
+        if regroups {
+            self.others(draft, name, was.as_ref(), Some(recipient), &mut effects)?;
+        }
+        Ok((stamped, effects))
+    }
+
+    /// The addresses that policies would give a recipient, as things stand in the draft. Writes nothing.
+    pub fn preview(
+        &mut self,
+        draft: &dyn ConfigDraft,
+        name: &Name,
+        recipient: &RecipientSpec,
+        before: Option<&Record>,
+    ) -> Result<Stamp, Error> {
+        self.stamped(draft, name, recipient, &earlier(before))
+    }
+
+    /// Takes the addresses of a recipient that is deleted away, and tells what else that does.
+    pub fn gone(&mut self, draft: &mut dyn ConfigDraft, name: &Name, before: &Record) -> Result<Effects, Error> {
+        let entry = AddressEntry::of(name, &RecipientSpec::default());
+        let was = parsed(before).ok();
+        let references = references::writes(name, was.as_ref(), None);
+        for (key, value) in address_writes(&before.addresses, &[], &entry).into_iter().chain(references) {
+            draft.write(&key, value)?;
+        }
+        let mut effects = Effects::default();
+        effects.add(name, &before.addresses, &[]);
+        self.forget_groups(true);
+        self.others(draft, name, was.as_ref(), None, &mut effects)?;
+        Ok(effects)
+    }
+
+    /// Gives every recipient its addresses.
+    pub fn all(&mut self, draft: &mut dyn ConfigDraft) -> Result<Effects, Error> {
+        let mut effects = Effects::default();
+        self.everybody(draft, None, &mut effects)?;
+        Ok(effects)
+    }
+
+    /// Members have changed.
+    fn forget_groups(&mut self, changed: bool) {
+        if let Some(groups) = self.groups.as_mut().filter(|_| changed) {
+            groups.forget();
+        }
+    }
+
+    /// Gives those their addresses whose groups change when this recipient does.
+    fn others(
+        &mut self,
+        draft: &mut dyn ConfigDraft,
+        name: &Name,
+        before: Option<&RecipientSpec>,
+        after: Option<&RecipientSpec>,
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
+        if self.groups.is_none() {
+            return Ok(());
+        }
+        let names = match groups::concerned(draft, before, after)? {
+            Concerned::Some(names) => names,
+            Concerned::Everybody => return self.everybody(draft, Some(name), effects),
+        };
+        let mut found = Vec::new();
+        for name in names.into_iter().filter(|other| other != name) {
+            let key = object_key(Collection::Recipients, name.as_str());
+            let Some(bytes) = draft.get(&key)? else { continue };
+            let (record, spec) = read(&key, &bytes)?;
+            self.again(draft, name, record, &spec, effects, &mut found)?;
+        }
+        if found.is_empty() { Ok(()) } else { Err(Error::Others(found)) }
+    }
+
+    fn everybody(
+        &mut self,
+        draft: &mut dyn ConfigDraft,
+        except: Option<&Name>,
+        effects: &mut Effects,
+    ) -> Result<(), Error> {
+        let mut found = Vec::new();
+        let mut after: Option<String> = None;
+        loop {
+            let prefix = object_key(Collection::Recipients, "");
+            let page = page(draft.scan(&prefix, after.as_deref(), SCAN)?, &prefix, &mut after)?;
+            if page.is_empty() {
+                break;
+            }
+            for (name, record, spec) in page.into_iter().filter(|(name, ..)| Some(name) != except) {
+                self.again(draft, name, record, &spec, effects, &mut found)?;
+            }
+        }
+        if found.is_empty() { Ok(()) } else { Err(Error::Others(found)) }
+    }
+
+    /// Stamps a recipient that did not change itself, and writes it if its addresses do.
+    fn again(
+        &mut self,
+        draft: &mut dyn ConfigDraft,
+        name: Name,
+        mut record: Record,
+        spec: &RecipientSpec,
+        effects: &mut Effects,
+        found: &mut Vec<Violation>,
+    ) -> Result<(), Error> {
+        let stamped = match self.stamped(draft, &name, spec, &earlier(Some(&record))) {
+            Ok(stamped) => stamped.addresses,
+            Err(Error::Violations(wrong)) => {
+                let object = object_id(Collection::Recipients, &name);
+                found.extend(wrong.into_iter().map(|one| Violation { object: Some(object.clone()), ..one }));
+                let full = found.len() >= MOST_NAMED;
+                return if full { Err(Error::Others(std::mem::take(found))) } else { Ok(()) };
+            }
+            Err(error) => return Err(error),
+        };
+        if stamped == record.addresses {
+            return Ok(());
+        }
+        effects.add(&name, &record.addresses, &stamped);
+        let entry = AddressEntry::of(&name, spec);
+        let had: Vec<String> = record.addresses.iter().map(|a| address_key(&mailbox_key(&a.address))).collect();
+        for (key, value) in address_writes(&record.addresses, &stamped, &entry) {
+            // what leads to it already stays as it is
+            if value.is_none() || !had.contains(&key) {
+                draft.write(&key, value)?;
+            }
+        }
+        record.addresses = stamped;
+        draft.write(&object_key(Collection::Recipients, name.as_str()), Some(encode(&record)))?;
+        Ok(())
+    }
+
+    /// Stamps, with owners and groups as they are in the draft: a recipient that comes later sees what the earlier ones have.
+    fn stamped(
+        &mut self,
+        draft: &dyn ConfigDraft,
+        name: &Name,
+        spec: &RecipientSpec,
+        earlier: &Earlier,
+    ) -> Result<Stamp, Error> {
+        let groups = self.groups.as_mut().map(|groups| groups.of(draft, name)).transpose();
+        let groups = groups.map_err(|error| match error {
+            GroupsError::Store(error) => Error::Store(error),
+            GroupsError::TooMany => {
+                let detail = format!("it is in more than {MOST_GROUPS} groups, and a recipient policy asks in which");
+                Error::Violations(vec![Violation::new("/spec", ViolationCode::OutOfRange, detail)])
+            }
+        })?;
+        let subject = Subject { name, spec, groups: &groups.unwrap_or_default() };
+        let stamped = stamp(&self.policies, &self.domains, subject, earlier, |key| other_owner(draft, name, key));
+        stamped.map_err(|error| match error {
+            StampError::Owner(error) => Error::Store(error),
+            error => Error::Violations(vec![violation(&error)]),
+        })
     }
 }
 
-/// The addresses that policies would give a recipient, as things stand in the draft. Writes nothing.
-pub(super) fn preview(
-    draft: &dyn ConfigDraft,
-    policies: &Policies,
-    domains: &Domains,
-    name: &Name,
-    recipient: &RecipientSpec,
-    before: Option<&Record>,
-) -> Result<Stamp, Error> {
-    of(draft, policies, domains, name, recipient, &earlier(before)).map_err(|error| match error {
-        StampError::Owner(error) => Error::Store(error),
-        error => Error::Violations(vec![violation(&error)]),
-    })
-}
-
-/// Takes the addresses of a recipient that is deleted away.
-pub(super) fn gone(draft: &mut dyn ConfigDraft, name: &Name, before: &Record) -> Result<(), StoreError> {
-    let entry = AddressEntry::of(name, &RecipientSpec::default());
-    let references = references::writes(name, parsed(before).ok().as_ref(), None);
-    for (key, value) in address_writes(&before.addresses, &[], &entry).into_iter().chain(references) {
-        draft.write(&key, value)?;
+/// The groups that a policy names and that are not there.
+pub(super) fn missing_groups(draft: &dyn ConfigDraft, spec: &Spec) -> Result<Vec<Violation>, StoreError> {
+    let Spec::RecipientPolicy(policy) = spec else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for (pointer, group) in policy.filter.iter().flat_map(Filter::groups) {
+        if !groups::is_group(draft, group)? {
+            let detail = format!("there is no group {group}");
+            found.push(Violation::new(format!("/spec/filter{pointer}"), ViolationCode::UnknownReference, detail));
+            if found.len() == MOST_NAMED {
+                break;
+            }
+        }
     }
-    Ok(())
+    Ok(found)
 }
 
 /// Refuses when recipients name this mailbox store.
 pub(super) fn unused(store: &dyn ConfigStore, mailbox_store: &Name) -> Result<(), ChangeError> {
     let mut by = Vec::new();
+    let prefix = object_key(Collection::Recipients, "");
     let mut after: Option<String> = None;
     loop {
-        let page = page(store, &mut after)?;
+        let page = page(store.scan(&prefix, after.as_deref(), SCAN)?, &prefix, &mut after)?;
         if page.is_empty() {
             break;
         }
@@ -118,81 +300,28 @@ pub(super) fn unused(store: &dyn ConfigStore, mailbox_store: &Name) -> Result<()
     if by.is_empty() { Ok(()) } else { Err(ChangeError::Referenced { by }) }
 }
 
-/// Gives every recipient the addresses of these policies.
-pub(super) fn all(
-    store: &Arc<dyn ConfigStore>,
-    draft: &mut dyn ConfigDraft,
-    policies: &Policies,
-    domains: &Domains,
-) -> Result<Effects, Error> {
-    let mut effects = Effects::default();
-    let mut found = Vec::new();
-    let mut after: Option<String> = None;
-    loop {
-        let page = page(&**store, &mut after)?;
-        if page.is_empty() {
-            break;
-        }
-        for (name, mut record, spec) in page {
-            let stamped = match of(draft, policies, domains, &name, &spec, &earlier(Some(&record))) {
-                Ok(stamped) => stamped,
-                Err(StampError::Owner(error)) => return Err(error.into()),
-                Err(error) => {
-                    let object = Some(object_id(Collection::Recipients, &name));
-                    found.push(Violation { object, ..violation(&error) });
-                    if found.len() == MOST_NAMED {
-                        return Err(Error::Violations(found));
-                    }
-                    continue;
-                }
-            };
-            if stamped.addresses == record.addresses {
-                continue;
-            }
-            effects.add(&name, &record.addresses, &stamped.addresses);
-            let entry = AddressEntry::of(&name, &spec);
-            let had: Vec<String> = record.addresses.iter().map(|a| address_key(&mailbox_key(&a.address))).collect();
-            for (key, value) in address_writes(&record.addresses, &stamped.addresses, &entry) {
-                // what leads to it already stays as it is
-                if value.is_none() || !had.contains(&key) {
-                    draft.write(&key, value)?;
-                }
-            }
-            record.addresses = stamped.addresses;
-            draft.write(&object_key(Collection::Recipients, name.as_str()), Some(encode(&record)))?;
-        }
-    }
-    if found.is_empty() { Ok(effects) } else { Err(Error::Violations(found)) }
-}
-
-/// Stamps, with the owners as they are in the draft: a recipient that comes later sees what the earlier ones have.
-fn of(
-    draft: &dyn ConfigDraft,
-    policies: &Policies,
-    domains: &Domains,
-    name: &Name,
-    recipient: &RecipientSpec,
-    earlier: &Earlier,
-) -> Result<Stamp, StampError<StoreError>> {
-    stamp(policies, domains, name, recipient, earlier, |key| other_owner(draft, name, key))
-}
-
-/// The next page of recipients behind `after`; empty at the end.
-fn page(store: &dyn ConfigStore, after: &mut Option<String>) -> Result<Vec<(Name, Record, RecipientSpec)>, StoreError> {
-    let prefix = object_key(Collection::Recipients, "");
-    let rows = store.scan(&prefix, after.as_deref(), SCAN)?;
+/// The recipients of these rows; the last key goes into `after`.
+fn page(
+    rows: Vec<(String, Vec<u8>)>,
+    prefix: &str,
+    after: &mut Option<String>,
+) -> Result<Vec<(Name, Record, RecipientSpec)>, StoreError> {
     if let Some((last, _)) = rows.last() {
         *after = Some(last.clone());
     }
-    let mut page = Vec::with_capacity(rows.len());
-    for (key, bytes) in rows {
-        let record = decode(&key, &bytes)?;
-        let damaged = |detail: String| StoreError::Damaged(format!("{key}: {detail}"));
-        let name = key[prefix.len()..].parse().map_err(|_| damaged("the key holds no name".to_owned()))?;
-        let spec = parsed(&record).map_err(damaged)?;
-        page.push((name, record, spec));
-    }
-    Ok(page)
+    let recipient = |(key, bytes): (String, Vec<u8>)| {
+        let name = key[prefix.len()..].parse();
+        let name = name.map_err(|_| StoreError::Damaged(format!("{key}: the key holds no name")))?;
+        let (record, spec) = read(&key, &bytes)?;
+        Ok((name, record, spec))
+    };
+    rows.into_iter().map(recipient).collect()
+}
+
+fn read(key: &str, bytes: &[u8]) -> Result<(Record, RecipientSpec), StoreError> {
+    let record = decode(key, bytes)?;
+    let spec = parsed(&record).map_err(|detail| StoreError::Damaged(format!("{key}: {detail}")))?;
+    Ok((record, spec))
 }
 
 pub(super) fn parsed(record: &Record) -> Result<RecipientSpec, String> {

@@ -6,16 +6,21 @@
 //!
 //! The reverse-path for a member is that of the innermost group with an owner (RFC 5321, 3.9.2); without one it stays the
 //! sender's (RFC 5321, 3.9.1).
+//!
+//! Everybody on the way has its own restrictions, and they hold for the sender who wrote: who refuses him gets no copy, a
+//! group that refuses him is not looked into (Exchange asks them too). The recipient that the message names was asked when
+//! it was handed in.
 
 use std::collections::{HashMap, HashSet};
 
 use super::Domains;
 use super::entry::{EntryKind, LookupFailed, RecipientEntry, Recipients};
 use super::resolve::{Found, find};
+use super::restrict::{Restriction, Sender};
 use crate::model::host::mailbox_key;
 use crate::model::name::Name;
 use crate::model::recipient_ref::RecipientRef;
-use crate::smtp::address::{ForwardPath, Mailbox};
+use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
 
 /// Most that one message goes to, all its recipients together.
 pub const MOST_MEMBERS: usize = 100_000;
@@ -31,6 +36,26 @@ pub struct Member {
     pub mailbox: Option<Name>,
     /// The owner of the list by which it is reached; `None`: the reverse-path stays.
     pub owner: Option<Mailbox>,
+}
+
+/// One who is reached and does not take the mail.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// Its forward-path.
+    pub path: ForwardPath,
+    /// The owner of the list by which it is reached; see [`Member::owner`].
+    pub owner: Option<Mailbox>,
+    /// Why.
+    pub restriction: Restriction,
+}
+
+/// Who is behind a recipient that stands for others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reached {
+    /// Those who get the mail, in the order in which they stand.
+    pub members: Vec<Member>,
+    /// Those who do not take it.
+    pub turned_away: Vec<TurnedAway>,
 }
 
 /// Why mail for a recipient cannot be distributed.
@@ -57,7 +82,8 @@ pub enum NotDistributed {
 pub struct Distributor<'a> {
     domains: &'a Domains,
     recipients: &'a dyn Recipients,
-    /// Mailboxes and addresses that get the message, by name or key.
+    sender: Sender<'a>,
+    /// Recipients and addresses that get the message, or are told of as turned away, by name or key.
     reached: HashSet<Key>,
     /// What was looked into, and in which walk.
     opened: HashMap<Name, usize>,
@@ -67,7 +93,7 @@ pub struct Distributor<'a> {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
-    Mailbox(Name),
+    Recipient(Name),
     Address(String),
 }
 
@@ -77,11 +103,24 @@ enum Step {
     Address(Mailbox),
 }
 
+/// What one walk has found so far.
+#[derive(Default)]
+struct Walk {
+    todo: Vec<(Step, Option<Mailbox>)>,
+    found: Reached,
+    /// What it added to those who are reached.
+    new: Vec<Key>,
+    /// It leads to somebody, or back to itself.
+    somebody: bool,
+    circle: bool,
+}
+
 impl<'a> Distributor<'a> {
-    /// For one message.
-    pub fn new(domains: &'a Domains, recipients: &'a dyn Recipients) -> Self {
+    /// For one message, with its reverse-path and its octets of content.
+    pub fn new(domains: &'a Domains, recipients: &'a dyn Recipients, sender: &'a ReversePath, size: u64) -> Self {
+        let sender = Sender::new(domains, recipients, sender, size);
         let (reached, opened) = (HashSet::new(), HashMap::new());
-        Distributor { domains, recipients, reached, opened, walks: 0, steps: 0 }
+        Distributor { domains, recipients, sender, reached, opened, walks: 0, steps: 0 }
     }
 
     /// Says that this recipient of the message has it already, or gets it by itself. True when that is new.
@@ -89,40 +128,31 @@ impl<'a> Distributor<'a> {
         self.reached.insert(key(path, mailbox))
     }
 
-    /// The members behind a recipient of the message that do not have it yet, in the order in which they stand.
-    /// They count as having it from here on.
+    /// Who is behind a recipient of the message and was not reached yet. They count as reached from here on.
     ///
     /// # Errors
-    /// Then nobody counts as having it.
-    pub fn members(&mut self, path: &ForwardPath) -> Result<Vec<Member>, NotDistributed> {
+    /// Then nobody counts as reached.
+    pub fn members(&mut self, path: &ForwardPath) -> Result<Reached, NotDistributed> {
         let Found::Entry { entry, .. } = find(self.domains, self.recipients, path)? else {
             return Err(NotDistributed::NotOthers);
         };
         self.walks += 1;
         let before = self.steps;
-        let mut members = Vec::new();
-        let walked = self.walk(entry, path, &mut members);
+        let mut walk = Walk::default();
+        let opened = self.open(entry, Some(path.clone()), None, &mut walk).map_err(NotDistributed::from);
+        let walked = opened.and_then(|()| self.walk(&mut walk));
         if walked.is_err() {
             self.steps = before;
-            self.opened.retain(|_, walk| *walk != self.walks);
-            for member in &members {
-                self.reached.remove(&key(&member.path, member.mailbox.as_ref()));
+            self.opened.retain(|_, at| *at != self.walks);
+            for key in &walk.new {
+                self.reached.remove(key);
             }
         }
-        walked.map(|()| members)
+        walked.map(|()| walk.found)
     }
 
-    fn walk(
-        &mut self,
-        entry: RecipientEntry,
-        path: &ForwardPath,
-        members: &mut Vec<Member>,
-    ) -> Result<(), NotDistributed> {
-        let mut todo: Vec<(Step, Option<Mailbox>)> = Vec::new();
-        let mut somebody = false;
-        let mut circle = false;
-        self.open(entry, Some(path.clone()), None, &mut todo, members, &mut somebody, &mut circle)?;
-        while let Some((step, owner)) = todo.pop() {
+    fn walk(&mut self, walk: &mut Walk) -> Result<(), NotDistributed> {
+        while let Some((step, owner)) = walk.todo.pop() {
             self.steps += 1;
             if self.steps > MOST_WALKED {
                 return Err(NotDistributed::TooMany);
@@ -131,19 +161,19 @@ impl<'a> Distributor<'a> {
                 Step::Name(name) => {
                     // one that was deleted is nobody
                     if let Some(entry) = self.recipients.by_name(&name)? {
-                        self.open(entry, None, owner, &mut todo, members, &mut somebody, &mut circle)?;
+                        self.enter(entry, None, true, owner, walk)?;
                     }
                 }
                 Step::Address(mailbox) => {
                     let path = ForwardPath::Mailbox(mailbox);
                     match find(self.domains, self.recipients, &path)? {
-                        Found::Entry { entry, .. } => {
-                            self.open(entry, Some(path), owner, &mut todo, members, &mut somebody, &mut circle)?;
+                        Found::Entry { entry, restricted } => {
+                            self.enter(entry, Some(path), restricted, owner, walk)?;
                         }
                         // whether the address exists is seen when it is assigned: it may come back
                         Found::Elsewhere(_) | Found::Nobody | Found::Postmaster => {
-                            somebody = true;
-                            self.reach(Member { path, mailbox: None, owner }, members);
+                            walk.somebody = true;
+                            self.reach(Member { path, mailbox: None, owner }, walk);
                         }
                     }
                 }
@@ -152,31 +182,49 @@ impl<'a> Distributor<'a> {
                 return Err(NotDistributed::TooMany);
             }
         }
-        match (somebody, circle) {
+        match (walk.somebody, walk.circle) {
             (true, _) => Ok(()),
             (false, true) => Err(NotDistributed::Loop),
             (false, false) => Err(NotDistributed::Nobody),
         }
     }
 
-    /// Looks into one recipient. `somebody` and `circle` say whether the walk leads anywhere.
-    #[allow(clippy::too_many_arguments, reason = "the state of one walk, in one place")]
+    /// Looks into a recipient on the way, unless that refuses the sender.
+    fn enter(
+        &mut self,
+        entry: RecipientEntry,
+        path: Option<ForwardPath>,
+        restricted: bool,
+        owner: Option<Mailbox>,
+        walk: &mut Walk,
+    ) -> Result<(), LookupFailed> {
+        let restriction = if restricted { self.sender.restriction(&entry)? } else { None };
+        let Some(restriction) = restriction else { return self.open(entry, path, owner, walk) };
+        walk.somebody = true;
+        let key = Key::Recipient(entry.name);
+        if let Some(path) = path.or_else(|| entry.primary.map(ForwardPath::Mailbox))
+            && self.reached.insert(key.clone())
+        {
+            walk.new.push(key);
+            walk.found.turned_away.push(TurnedAway { path, owner, restriction });
+        }
+        Ok(())
+    }
+
+    /// Looks into a recipient.
     fn open(
         &mut self,
         entry: RecipientEntry,
         path: Option<ForwardPath>,
         owner: Option<Mailbox>,
-        todo: &mut Vec<(Step, Option<Mailbox>)>,
-        members: &mut Vec<Member>,
-        somebody: &mut bool,
-        circle: &mut bool,
-    ) -> Result<(), NotDistributed> {
+        walk: &mut Walk,
+    ) -> Result<(), LookupFailed> {
         let RecipientEntry { name, primary, kind, .. } = entry;
         if let EntryKind::Mailbox { keeps: true, .. } = kind
             && let Some(path) = path.or_else(|| primary.map(ForwardPath::Mailbox))
         {
-            *somebody = true;
-            self.reach(Member { path, mailbox: Some(name.clone()), owner: owner.clone() }, members);
+            walk.somebody = true;
+            self.reach(Member { path, mailbox: Some(name.clone()), owner: owner.clone() }, walk);
         }
         let (further, owner) = match kind {
             EntryKind::Mailbox { forward_to, .. } if forward_to.is_empty() => return Ok(()),
@@ -187,24 +235,26 @@ impl<'a> Distributor<'a> {
             }
         };
         match self.opened.get(&name) {
-            Some(walk) if *walk == self.walks => *circle = true,
+            Some(at) if *at == self.walks => walk.circle = true,
             // another recipient of the message led there
-            Some(_) => *somebody = true,
+            Some(_) => walk.somebody = true,
             None => {
                 self.opened.insert(name, self.walks);
                 let steps = further.into_iter().rev().map(|next| match next {
                     RecipientRef::Name(name) => (Step::Name(name), owner.clone()),
                     RecipientRef::Address(mailbox) => (Step::Address(mailbox), owner.clone()),
                 });
-                todo.extend(steps);
+                walk.todo.extend(steps);
             }
         }
         Ok(())
     }
 
-    fn reach(&mut self, member: Member, members: &mut Vec<Member>) {
-        if self.has(&member.path, member.mailbox.as_ref()) {
-            members.push(member);
+    fn reach(&mut self, member: Member, walk: &mut Walk) {
+        let key = key(&member.path, member.mailbox.as_ref());
+        if self.reached.insert(key.clone()) {
+            walk.new.push(key);
+            walk.found.members.push(member);
         }
     }
 
@@ -218,7 +268,7 @@ impl<'a> Distributor<'a> {
 
 fn key(path: &ForwardPath, mailbox: Option<&Name>) -> Key {
     match (mailbox, path) {
-        (Some(name), _) => Key::Mailbox(name.clone()),
+        (Some(name), _) => Key::Recipient(name.clone()),
         (None, ForwardPath::Mailbox(mailbox)) => Key::Address(mailbox_key(mailbox)),
         (None, ForwardPath::Postmaster) => Key::Address(String::new()),
     }

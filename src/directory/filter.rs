@@ -1,16 +1,33 @@
 //! Whether the filter of a policy holds for a recipient.
 
+use std::collections::BTreeSet;
+
 use crate::model::name::Name;
 use crate::model::spec::RecipientSpec;
-use crate::model::spec::recipient_policy::{Attribute, Condition, Filter, Operator};
+use crate::model::spec::recipient_policy::{Attribute, Condition, Filter, Membership, Operator};
 
-/// Whether the filter holds for the recipient of this name.
-pub fn matches(filter: &Filter, name: &Name, recipient: &RecipientSpec) -> bool {
+/// A recipient, as policies see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// Its name.
+    pub name: &'a Name,
+    /// Its spec.
+    pub spec: &'a RecipientSpec,
+    /// The groups that it is in, directly or by a group in a group; none need be given when no filter asks for them.
+    pub groups: &'a BTreeSet<Name>,
+}
+
+/// Whether the filter holds for the recipient.
+pub fn matches(filter: &Filter, subject: Subject<'_>) -> bool {
+    let is_in = |groups: &[Name]| groups.iter().any(|group| subject.groups.contains(group));
     match filter {
-        Filter::All(filters) => filters.iter().all(|filter| matches(filter, name, recipient)),
-        Filter::Any(filters) => filters.iter().any(|filter| matches(filter, name, recipient)),
-        Filter::Not(filter) => !matches(filter, name, recipient),
-        Filter::Attribute(condition) => holds(condition, attribute(&condition.attribute, name, recipient)),
+        Filter::All(filters) => filters.iter().all(|filter| matches(filter, subject)),
+        Filter::Any(filters) => filters.iter().any(|filter| matches(filter, subject)),
+        Filter::Not(filter) => !matches(filter, subject),
+        Filter::Attribute(condition) => holds(condition, attribute(&condition.attribute, subject.name, subject.spec)),
+        Filter::Group(Membership::In(groups)) => is_in(groups),
+        Filter::Group(Membership::NotIn(groups)) => !is_in(groups),
+        Filter::Group(Membership::Exists) => !subject.groups.is_empty(),
     }
 }
 
@@ -91,6 +108,8 @@ mod tests {
             ..RecipientSpec::default()
         };
         let name: Name = "ada".parse().unwrap();
+        let groups = ["staff", "all"].map(|name| name.parse().unwrap()).into();
+        let subject = Subject { name: &name, spec: &recipient, groups: &groups };
         for (text, holds) in [
             (r#"{"attribute":"surname","operator":"in","values":["x","LOVELACE"]}"#, true),
             (r#"{"attribute":"surname","operator":"notIn","values":["lovelace"]}"#, false),
@@ -106,12 +125,17 @@ mod tests {
             (r#"{"attribute":"attributes.department","operator":"exists"}"#, true),
             (r#"{"attribute":"attributes.Department","operator":"exists"}"#, false),
             (r#"{"attribute":"attributes.room","operator":"notIn","values":["7"]}"#, true),
+            (r#"{"attribute":"group","operator":"in","values":["board","staff"]}"#, true),
+            (r#"{"attribute":"group","operator":"in","values":["board"]}"#, false),
+            (r#"{"attribute":"group","operator":"notIn","values":["board","staff"]}"#, false),
+            (r#"{"attribute":"group","operator":"notIn","values":["board"]}"#, true),
+            (r#"{"attribute":"group","operator":"exists"}"#, true),
             (r#"{"all":[]}"#, true),
             (r#"{"any":[]}"#, false),
             (r#"{"not":{"any":[]}}"#, true),
         ] {
             let filter: Filter = serde_json::from_str(text).unwrap();
-            assert_eq!(matches(&filter, &name, &recipient), holds, "{text}");
+            assert_eq!(matches(&filter, subject), holds, "{text}");
         }
     }
 }

@@ -17,11 +17,11 @@ mod resolve;
 mod restrict;
 mod stamp;
 
-pub use distribute::{Distributor, MOST_MEMBERS, MOST_WALKED, Member, NotDistributed};
+pub use distribute::{Distributor, MOST_MEMBERS, MOST_WALKED, Member, NotDistributed, Reached, TurnedAway};
 pub use domains::{Authority, Domains, DomainsError, LocalDomain};
 pub use entry::{EntryKind, Limits, LookupFailed, RecipientEntry, Recipients};
 pub use expand::expand;
-pub use filter::matches;
+pub use filter::{Subject, matches};
 pub use resolve::{Envelope, Resolution, resolve, resolve_taken};
 pub use restrict::{Restriction, is_among};
 pub use stamp::{Earlier, Policies, Stamp, StampError, stamp};

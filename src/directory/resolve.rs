@@ -13,7 +13,7 @@
 //! What cannot be told now is never taken for "no such recipient".
 
 use super::entry::{EntryKind, LookupFailed, RecipientEntry, Recipients};
-use super::restrict::{self, Restriction};
+use super::restrict::{Restriction, Sender};
 use super::{Authority, Domains};
 use crate::model::host::mailbox_key;
 use crate::model::name::Name;
@@ -77,7 +77,7 @@ pub fn resolve(domains: &Domains, recipients: &dyn Recipients, envelope: &Envelo
         Err(LookupFailed(_)) => return Resolution::TryLater,
     };
     if let Found::Entry { entry, restricted: true } = &found {
-        match restrict::restriction(domains, recipients, entry, envelope) {
+        match Sender::new(domains, recipients, envelope.sender, envelope.size).restriction(entry) {
             Ok(None) => {}
             Ok(Some(restriction)) => return Resolution::Refused { recipient: entry.name.clone(), restriction },
             Err(LookupFailed(_)) => return Resolution::TryLater,

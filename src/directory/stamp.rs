@@ -5,11 +5,14 @@
 //! Addresses that a recipient once had stay as secondary ones as long as their domain is local, as in Exchange.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
-use crate::directory::{Domains, expand, matches};
+use super::filter::{Subject, matches};
+use crate::directory::{Domains, expand};
 use crate::model::host::mailbox_key;
 use crate::model::name::Name;
 use crate::model::spec::recipient::StampedAddress;
+use crate::model::spec::recipient_policy::Filter;
 use crate::model::spec::{DEFAULT, RecipientPolicySpec, RecipientSpec};
 use crate::model::template::Template;
 use crate::smtp::address::Mailbox;
@@ -21,21 +24,33 @@ const MOST_KEPT: usize = 200;
 
 /// The policies in the order in which they are asked.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Policies(Vec<(Name, RecipientPolicySpec)>);
+pub struct Policies(Arc<[(Name, RecipientPolicySpec)]>);
 
 impl Policies {
     /// Puts policies in order: by priority, `default` last.
     pub fn new<'a>(policies: impl IntoIterator<Item = (&'a Name, &'a RecipientPolicySpec)>) -> Self {
         let mut ordered: Vec<_> = policies.into_iter().map(|(name, spec)| (name.clone(), spec.clone())).collect();
         ordered.sort_by_key(|(name, spec)| (name.as_str() == DEFAULT, spec.priority.unwrap_or(u32::MAX), name.clone()));
-        Policies(ordered)
+        Policies(ordered.into())
+    }
+
+    /// Whether it matters to one of them who is in which group.
+    pub fn ask_for_groups(&self) -> bool {
+        self.0.iter().any(|(_, policy)| policy.filter.as_ref().is_some_and(Filter::asks_for_groups))
+    }
+
+    /// The policies that name this group, each with the pointer to the first place where it does.
+    pub fn naming(&self, group: &Name) -> impl Iterator<Item = (&Name, String)> {
+        self.0.iter().filter_map(move |(name, policy)| {
+            let named = policy.filter.as_ref()?.groups().into_iter().find(|(_, named)| *named == group)?;
+            Some((name, format!("/spec/filter{}", named.0)))
+        })
     }
 
     /// The first policy that matches the recipient.
-    pub fn winner(&self, name: &Name, recipient: &RecipientSpec) -> Option<(&Name, &RecipientPolicySpec)> {
+    pub fn winner(&self, subject: Subject<'_>) -> Option<(&Name, &RecipientPolicySpec)> {
         let mut policies = self.0.iter();
-        let won =
-            policies.find(|(_, policy)| policy.filter.as_ref().is_none_or(|filter| matches(filter, name, recipient)));
+        let won = policies.find(|(_, policy)| policy.filter.as_ref().is_none_or(|filter| matches(filter, subject)));
         won.map(|(name, policy)| (name, policy))
     }
 }
@@ -101,11 +116,11 @@ pub struct Earlier {
 pub fn stamp<E>(
     policies: &Policies,
     domains: &Domains,
-    name: &Name,
-    recipient: &RecipientSpec,
+    subject: Subject<'_>,
     earlier: &Earlier,
     mut owner: impl FnMut(&str) -> Result<Option<Name>, E>,
 ) -> Result<Stamp, StampError<E>> {
+    let Subject { name, spec: recipient, .. } = subject;
     let mut stamp = Stamp::default();
     // nobody else can have what it has: asking costs a read, and there may be a million of these
     let had: HashSet<String> = earlier.addresses.iter().map(|known| mailbox_key(&known.address)).collect();
@@ -117,7 +132,7 @@ pub fn stamp<E>(
             None => addresses.push(StampedAddress { address, primary }),
         }
     };
-    if let Some((policy, spec)) = policies.winner(name, recipient) {
+    if let Some((policy, spec)) = policies.winner(subject) {
         stamp.policy = Some(policy.clone());
         let primary_first =
             spec.addresses.iter().filter(|a| a.primary).chain(spec.addresses.iter().filter(|a| !a.primary));

@@ -4,19 +4,23 @@ use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{RecipientPolicySpec, RecipientSpec};
 use crate::smtp::address::{ForwardPath, Mailbox};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[derive(Default)]
 struct Fake {
     known: HashMap<String, RecipientEntry>,
     broken: bool,
+    reads: AtomicUsize,
 }
 
 impl Recipients for Fake {
     fn by_address(&self, key: &str) -> Result<Option<RecipientEntry>, LookupFailed> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         if self.broken { Err(LookupFailed("broken".into())) } else { Ok(self.known.get(key).cloned()) }
     }
 
     fn by_name(&self, name: &Name) -> Result<Option<RecipientEntry>, LookupFailed> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let found = self.known.values().find(|entry| entry.name == *name).cloned();
         if self.broken { Err(LookupFailed("broken".into())) } else { Ok(found) }
     }
@@ -24,7 +28,13 @@ impl Recipients for Fake {
 
 fn fake(addresses: &[(&str, &str)]) -> Fake {
     let entry = |name: &str| RecipientEntry::plain(name.parse().unwrap(), None);
-    Fake { known: addresses.iter().map(|(key, name)| ((*key).to_owned(), entry(name))).collect(), broken: false }
+    Fake { known: addresses.iter().map(|(key, name)| ((*key).to_owned(), entry(name))).collect(), ..Fake::default() }
+}
+
+/// In no group.
+fn subject<'a>(name: &'a Name, spec: &'a RecipientSpec) -> Subject<'a> {
+    static NONE: std::collections::BTreeSet<Name> = std::collections::BTreeSet::new();
+    Subject { name, spec, groups: &NONE }
 }
 
 fn policy(json: serde_json::Value) -> RecipientPolicySpec {
@@ -130,22 +140,25 @@ fn stamping_numbers_collisions_and_keeps_what_was() {
     };
     let none = Earlier::default();
     let name: Name = "john".parse().unwrap();
-    let stamped = stamp(&policies, &domains, &name, &smith, &earlier, taken).unwrap();
+    let stamped = stamp(&policies, &domains, subject(&name, &smith), &earlier, taken).unwrap();
     let texts: Vec<_> =
         stamped.addresses.iter().map(|a| format!("{}{}", a.address, if a.primary { "!" } else { "" })).collect();
     assert_eq!(texts, ["john@example.com!", "John.Smith2@example.com", "js@example.com", "old@example.com"]);
 
     let ada = RecipientSpec { surname: Some("Lovelace".into()), ..RecipientSpec::default() };
-    assert_eq!(stamp(&policies, &domains, &name, &ada, &none, taken).unwrap().policy, Some(first_name));
+    assert_eq!(stamp(&policies, &domains, subject(&name, &ada), &none, taken).unwrap().policy, Some(first_name));
 
     let nameless = RecipientSpec { alias: Some("李".into()), ..RecipientSpec::default() };
-    assert_eq!(stamp(&policies, &domains, &name, &nameless, &none, taken).unwrap().addresses.len(), 1);
+    assert_eq!(stamp(&policies, &domains, subject(&name, &nameless), &none, taken).unwrap().addresses.len(), 1);
     let thief =
         RecipientSpec { addresses: vec!["John.Smith@example.com".parse().unwrap()], ..RecipientSpec::default() };
-    assert!(matches!(stamp(&policies, &domains, &name, &thief, &none, taken), Err(StampError::Taken { index: 0, .. })));
+    assert!(matches!(
+        stamp(&policies, &domains, subject(&name, &thief), &none, taken),
+        Err(StampError::Taken { index: 0, .. })
+    ));
     let foreign = RecipientSpec { addresses: vec!["a@foreign.example".parse().unwrap()], ..RecipientSpec::default() };
     assert!(matches!(
-        stamp(&policies, &domains, &name, &foreign, &none, taken),
+        stamp(&policies, &domains, subject(&name, &foreign), &none, taken),
         Err(StampError::NotLocal { index: 0, .. })
     ));
 }
@@ -166,16 +179,30 @@ fn directory(recipients: serde_json::Value) -> Fake {
 
 /// Who gets a message for these recipients, one walk after the other.
 fn reached(recipients: &Fake, paths: &[&str]) -> Vec<String> {
-    let domains = domains(None);
-    let mut distributor = Distributor::new(&domains, recipients);
+    reached_from("s@src.example", 10, recipients, paths)
+}
+
+/// The same with who does not take it from this sender, in this size.
+fn reached_from(sender: &str, size: u64, recipients: &Fake, paths: &[&str]) -> Vec<String> {
+    let (domains, sender) = (domains(None), sender.parse().unwrap());
+    let mut distributor = Distributor::new(&domains, recipients, &sender, size);
     let mut told = Vec::new();
+    let owned = |owner: Option<Mailbox>| owner.map(|owner| format!(" for {owner}")).unwrap_or_default();
     for path in paths {
         match distributor.members(&path.parse().unwrap()) {
-            Ok(members) => told.extend(members.into_iter().map(|member| {
-                let owner = member.owner.map(|owner| format!(" for {owner}")).unwrap_or_default();
-                let mailbox = member.mailbox.map(|name| format!(" in {name}")).unwrap_or_default();
-                format!("{}{mailbox}{owner}", member.path)
-            })),
+            Ok(Reached { members, turned_away }) => {
+                told.extend(members.into_iter().map(|member| {
+                    let mailbox = member.mailbox.map(|name| format!(" in {name}")).unwrap_or_default();
+                    format!("{}{mailbox}{}", member.path, owned(member.owner))
+                }));
+                told.extend(turned_away.into_iter().map(|one| {
+                    let why = match one.restriction {
+                        Restriction::TooLarge { most } => format!("at most {most}"),
+                        Restriction::Sender => "not from you".to_owned(),
+                    };
+                    format!("{}: {why}{}", one.path, owned(one.owner))
+                }));
+            }
             Err(error) => told.push(error.to_string()),
         }
     }
@@ -267,6 +294,85 @@ fn groups_lie_in_each_other_and_each_member_is_reached_once() {
     // each once over all recipients of a message, and the second group is no failure
     assert_eq!(reached(&recipients, &["tim@example.com", "inner@example.com", "all@example.com"]).len(), 6);
     assert_eq!(reached(&recipients, &["bob+x@example.com"]), ["it stands for nobody else"]);
+}
+
+#[test]
+fn who_is_behind_a_group_has_restrictions_too() {
+    let recipients = directory(serde_json::json!({
+        "ada": {}, "boss": {}, "tim": {},
+        "shy": {"acceptFrom": ["staff"]},
+        "cross": {"rejectFrom": ["*@src.example"], "forwardTo": ["cross@home.example"]},
+        "small": {"maxReceiveSize": 100},
+        "staff": {"type": "group", "members": ["tim", "staff"]},
+        "closed": {"type": "group", "members": ["ada", "hidden@far.example"], "acceptFrom": ["staff"], "owner": "boss"},
+        "postmaster": {"rejectFrom": ["*@src.example"]},
+        "list": {"type": "group", "owner": "boss", "members": ["shy", "small"]},
+        "all": {"type": "group", "members": ["ada", "shy", "cross", "small", "closed", "list", "postmaster@example.com"]},
+        "fan": {"forwardTo": ["shy"], "deliverAndForward": true},
+    }));
+    assert_eq!(
+        reached_from("s@src.example", 101, &recipients, &["all@example.com"]),
+        [
+            "ada@example.com in ada",
+            "postmaster@example.com in postmaster", // whoever writes to the postmaster
+            "shy@example.com: not from you",
+            "cross@example.com: not from you",
+            "small@example.com: at most 100",
+            "closed@example.com: not from you",
+        ]
+    );
+    assert_eq!(
+        reached_from("s@src.example", 101, &recipients, &["list@example.com"]),
+        ["shy@example.com: not from you for boss@example.com", "small@example.com: at most 100 for boss@example.com"]
+    );
+    assert_eq!(
+        reached_from(
+            "tim@example.com",
+            100,
+            &recipients,
+            &["closed@example.com", "list@example.com", "fan@example.com"]
+        ),
+        [
+            "ada@example.com in ada for boss@example.com",
+            "hidden@far.example for boss@example.com",
+            "shy@example.com in shy for boss@example.com",
+            "small@example.com in small for boss@example.com",
+            "fan@example.com in fan",
+        ]
+    );
+    assert_eq!(
+        reached_from("s@src.example", 10, &recipients, &["fan@example.com"]),
+        ["fan@example.com in fan", "shy@example.com: not from you"]
+    );
+    // a notification reaches mailboxes, and no group that picks its senders
+    assert_eq!(
+        reached_from("<>", 10, &recipients, &["all@example.com"]).last().unwrap(),
+        "closed@example.com: not from you"
+    );
+}
+
+/// A hundred members who each take mail from the staff alone do not cost a hundred walks through the staff.
+#[test]
+fn a_group_of_senders_is_looked_into_once_for_a_message() {
+    let mut people = serde_json::Map::new();
+    let mut put = |name: String, spec: serde_json::Value| drop(people.insert(name, spec));
+    let names = |letter: char| (0..100).map(|n| format!("{letter}{n}")).collect::<Vec<_>>();
+    put("all".to_owned(), serde_json::json!({"type": "group", "members": names('m')}));
+    put("staff".to_owned(), serde_json::json!({"type": "group", "members": names('s')}));
+    for n in 0..100 {
+        put(format!("s{n}"), serde_json::json!({}));
+        put(format!("w{n}"), serde_json::json!({"type": "group", "members": ["staff"]}));
+        put(format!("m{n}"), serde_json::json!({"acceptFrom": [format!("w{n}")]}));
+    }
+    let recipients = directory(people.into());
+    for (sender, get_it) in [("s@src.example", 0), ("s0@example.com", 100)] {
+        recipients.reads.store(0, Ordering::Relaxed);
+        let told = reached_from(sender, 10, &recipients, &["all@example.com"]);
+        assert_eq!(told.iter().filter(|one| one.contains(" in m")).count(), get_it, "{sender}");
+        let reads = recipients.reads.load(Ordering::Relaxed);
+        // the group and its members, the hundred wrappers, the staff and its members, the sender
+        assert!(reads < 101 + 100 + 101 + 10, "{sender}: {reads} reads");
+    }
 }
 
 #[test]
@@ -373,12 +479,12 @@ mod any_directory {
         ) {
             let recipients = directory(recipients);
             let domains = domains(None);
-            let mut distributor = Distributor::new(&domains, &recipients);
+            let mut distributor = Distributor::new(&domains, &recipients, &crate::smtp::address::ReversePath::Null, 10);
             let mut reached = Vec::new();
             for n in &from {
                 let path: ForwardPath = format!("r{n}@example.com").parse().unwrap();
                 match distributor.members(&path) {
-                    Ok(members) => reached.extend(members.into_iter().map(|member| member.path.to_string())),
+                    Ok(found) => reached.extend(found.members.into_iter().map(|member| member.path.to_string())),
                     Err(NotDistributed::Nobody | NotDistributed::Loop) => {
                         prop_assert!(closure(&recipients, &[*n]).is_empty());
                     }
@@ -422,7 +528,7 @@ impl Office {
         let (spec, addresses) = before.map_or((None, Vec::new()), |(spec, addresses)| (Some(spec), addresses));
         let earlier = Earlier { addresses, spec };
         let owner = |key: &str| Ok::<_, ()>(self.owner(&name, key));
-        let stamped = stamp(&self.policies, &self.domains, &name, &recipient, &earlier, owner).unwrap();
+        let stamped = stamp(&self.policies, &self.domains, subject(&name, &recipient), &earlier, owner).unwrap();
         self.people.insert(name, (recipient, stamped.addresses));
     }
 

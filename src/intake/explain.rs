@@ -370,7 +370,7 @@ fn onward(
             told.destination = destination(queue);
         }
         Assignment::Queue(queue @ QueueName::Directory, _) => {
-            members(intake, snapshot, path, told);
+            members(intake, snapshot, path, sending, told);
             told.destination = destination(queue);
         }
         Assignment::Queue(queue, _) => {
@@ -405,15 +405,19 @@ fn elsewhere(snapshot: &Snapshot, mailbox: &Mailbox) -> String {
 }
 
 /// Who gets mail for one that stands for others.
-fn members(intake: &Intake, snapshot: &Snapshot, path: &ForwardPath, told: &mut Explanation) {
-    let mut distributor = Distributor::new(&snapshot.domains, &*intake.recipients);
+fn members(intake: &Intake, snapshot: &Snapshot, path: &ForwardPath, sending: Sending<'_>, told: &mut Explanation) {
+    let mut distributor = Distributor::new(&snapshot.domains, &*intake.recipients, sending.sender, sending.size);
     match distributor.members(path) {
-        Ok(members) => {
-            let words = format!("{path} stands for {}", members.len());
+        Ok(reached) => {
+            let words = format!("{path} stands for {}", reached.members.len());
             told.note(Stage::Directory, "distribution", Outcome::Chosen, words);
-            for member in members.iter().take(MOST_MEMBERS) {
+            for member in reached.members.iter().take(MOST_MEMBERS) {
                 let by = member.owner.as_ref().map_or_else(String::new, |owner| format!(", with the sender {owner}"));
                 told.note(Stage::Directory, "member", Outcome::Chosen, format!("{}{by}", member.path));
+            }
+            for refused in reached.turned_away.iter().take(MOST_MEMBERS) {
+                let words = format!("{}: {}", refused.path, refused.restriction);
+                told.note(Stage::Directory, "restriction", Outcome::PassedOver, words);
             }
         }
         Err(error) => told.note(Stage::Directory, "distribution", Outcome::Ends, error.to_string()),

@@ -16,6 +16,7 @@ use super::clock::Clock;
 use super::server_driver::HANDSHAKE_LIMIT;
 use super::stream::MaybeTls;
 use super::tls::client::{Agreed, Handshake};
+use super::transcript::Transcript;
 use crate::smtp::client::{
     Cause, OpenError, Phase, RecipientResult, RemoteReply, Session, Settings, Step, Transaction,
 };
@@ -67,6 +68,8 @@ pub struct Connection<S> {
     /// How to begin TLS, until it was.
     handshake: Option<Handshake>,
     agreed: Option<Agreed>,
+    /// Somebody wants to read what was said.
+    transcript: Option<Transcript>,
 }
 
 /// How long to look for the reply that explains why the peer takes nothing more.
@@ -83,16 +86,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         handshake: Option<Handshake>,
         clock: &dyn Clock,
     ) -> Result<Self, OpenError> {
-        let session = Session::new(settings);
-        let mut connection = Connection { stream: MaybeTls::Clear(stream), session, handshake, agreed: None };
+        Self::open_told(stream, settings, handshake, clock, None).await
+    }
+
+    /// The same, and what is said is written down.
+    ///
+    /// # Errors
+    /// Those of [`Connection::open`].
+    pub async fn open_told(
+        stream: S,
+        settings: Settings,
+        handshake: Option<Handshake>,
+        clock: &dyn Clock,
+        transcript: Option<Transcript>,
+    ) -> Result<Self, OpenError> {
+        let (stream, session) = (MaybeTls::Clear(stream), Session::new(settings));
+        let mut connection = Connection { stream, session, handshake, agreed: None, transcript };
         loop {
             match connection.session.next(clock.now()) {
                 Step::Opened => return Ok(connection),
                 Step::OpenFailed(error) => return Err(error),
-                Step::Send(octets) => connection.write(octets).await,
-                Step::SendSecret(octets) => connection.write(octets.reveal()).await,
+                Step::Send(octets) => connection.send(octets, clock).await,
+                Step::SendSecret(octets) => {
+                    connection.transcript.iter().for_each(|transcript| transcript.sent_secret(clock.now()));
+                    connection.write(octets.reveal()).await;
+                }
                 Step::NeedInput { until } => connection.read(until, clock).await,
-                Step::StartTls => connection.start_tls().await,
+                Step::StartTls => {
+                    connection.start_tls().await;
+                    if let (Some(transcript), Some(agreed)) = (&connection.transcript, &connection.agreed) {
+                        transcript.remark(&format!("({} begins)", agreed.version), clock.now());
+                    }
+                }
                 Step::Derive(derivation) => match tokio::task::spawn_blocking(move || derivation.run()).await {
                     Ok(keys) => connection.session.derived(&keys),
                     // the runtime ends
@@ -137,7 +162,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     pub async fn run<W: Work>(mut self, work: &mut W, clock: &dyn Clock) -> Ended {
         loop {
             match self.session.next(clock.now()) {
-                Step::Send(octets) => self.write(octets).await,
+                Step::Send(octets) => self.send(octets, clock).await,
                 Step::NeedInput { until } => self.read(until, clock).await,
                 Step::NeedTransaction { wait: true } => self.wait_for(work).await,
                 Step::NeedTransaction { wait: false } => {
@@ -177,7 +202,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
+    async fn send(&mut self, octets: Bytes, clock: &dyn Clock) {
+        let Some(transcript) = self.transcript.clone() else { return self.write(octets).await };
+        transcript.sent(&octets, clock.now());
+        let known = self.session.read_ahead().len();
+        self.write(octets).await;
+        transcript.came(self.session.read_ahead().get(known..).unwrap_or_default(), clock.now());
+    }
+
     async fn read(&mut self, until: Instant, clock: &dyn Clock) {
+        let known = self.session.read_ahead().len();
+        self.read_some(until, clock).await;
+        if let Some(transcript) = &self.transcript {
+            transcript.came(self.session.read_ahead().get(known..).unwrap_or_default(), clock.now());
+        }
+    }
+
+    async fn read_some(&mut self, until: Instant, clock: &dyn Clock) {
         let Connection { stream, session, .. } = self;
         if poll_fn(|cx| Poll::Ready(poll_read(stream, session, cx))).await.is_ready() {
             return;

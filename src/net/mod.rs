@@ -12,3 +12,4 @@ pub mod resolver;
 pub mod server_driver;
 pub mod stream;
 pub mod tls;
+pub mod transcript;

@@ -18,6 +18,7 @@ use crate::net::client_driver::Connection;
 use crate::net::connect::{Connected, Stream};
 use crate::net::race::{Candidate, connect_from, first_to_connect};
 use crate::net::tls::client::{Check, Handshake, no_name, server_name};
+use crate::net::transcript::Transcript;
 use crate::routing::Connector;
 use crate::routing::security::{self, Hop, Security, is_private_to_us};
 use crate::smtp::client::{Cause, Encryption, Hello, Login, OpenError, Phase, Settings, Timeouts};
@@ -32,12 +33,14 @@ pub(super) fn label(hop: &NextHop) -> String {
 }
 
 /// What a session is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Purpose {
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose<'a> {
     /// It carries mail.
     Mail,
     /// It asks whether recipients exist.
     Callout,
+    /// It carries nothing; what is said is written down.
+    Test(&'a Transcript),
 }
 
 /// A session that is ready for mail, with one of the addresses of a host, and which one that is: the first that connects, and
@@ -51,16 +54,16 @@ pub(super) async fn open(
     connector: &Connector,
     queue: &QueueName,
     host: &[NextHop],
-    purpose: Purpose,
+    purpose: Purpose<'_>,
 ) -> Result<(Connection<Box<dyn Stream>>, usize), Failure> {
     let whose = format!("connector {}", connector.name);
     let turn = sources::next_turn(&outbound.sessions);
     let mut left = Vec::new();
     let mut last = None;
     for (at, hop) in host.iter().enumerate() {
-        let mut plan = Plan::new(connector, server, hop, &security_for(server, connector, queue, hop))
+        let mut plan = Plan::new(connector, server, hop, &security_of(server, connector, queue, hop))
             .map_err(|why| Failure::of_setup(&why, &whose).by(&label(hop)))?;
-        plan.settings.envelope_only = purpose == Purpose::Callout;
+        plan.settings.envelope_only = matches!(purpose, Purpose::Callout);
         match sources::candidate(connector, server, hop.address, turn) {
             Some(from) => left.push((at, plan, from)),
             None => {
@@ -69,6 +72,10 @@ pub(super) async fn open(
             }
         }
     }
+    let transcript = match purpose {
+        Purpose::Test(transcript) => Some(transcript),
+        Purpose::Mail | Purpose::Callout => None,
+    };
     while !left.is_empty() {
         let candidates: Vec<Candidate> = left.iter().map(|(_, _, candidate)| candidate.clone()).collect();
         let timeout = left[0].1.settings.timeouts.banner.min(CONNECT_LIMIT);
@@ -82,7 +89,7 @@ pub(super) async fn open(
             }
         };
         let (at, plan, candidate) = &left[won.at];
-        match plan.open(outbound, connector, &host[*at], candidate, won.connected).await {
+        match plan.open(outbound, connector, &host[*at], candidate, won.connected, transcript).await {
             Ok(connection) => return Ok((connection, *at)),
             Err(failure) => {
                 tracing::info!(connector = %connector.name, next_hop = %label(&host[*at]), failure = %failure, "no session");
@@ -96,8 +103,8 @@ pub(super) async fn open(
     Err(last.unwrap_or_else(|| Failure::new(Scope::Host, EnhancedStatus::transient(4, 4), "no host to try")))
 }
 
-/// What holds for sessions with this address of a host.
-fn security_for(server: &VirtualServer, connector: &Connector, queue: &QueueName, hop: &NextHop) -> Security {
+/// Whether a session with this host is encrypted, and what is checked.
+pub(super) fn security_of(server: &VirtualServer, connector: &Connector, queue: &QueueName, hop: &NextHop) -> Security {
     let domain = match queue {
         QueueName::Dns(_, domain) => Some(domain),
         _ => None,
@@ -180,16 +187,17 @@ impl Plan {
         hop: &NextHop,
         candidate: &Candidate,
         connected: Connected,
+        transcript: Option<&Transcript>,
     ) -> Result<Connection<Box<dyn Stream>>, Failure> {
         let label = label(hop);
         let whose = format!("connector {}", connector.name);
-        let result = match self.greet(outbound, connected, self.encryption).await {
+        let result = match self.greet(outbound, connected, self.encryption, transcript).await {
             Err(error) if self.may_go_in_clear && is_about_tls(&error) => {
                 tracing::info!(connector = %connector.name, next_hop = %label, %error, "no TLS: the host is tried in clear");
                 let timeout = self.settings.timeouts.banner.min(CONNECT_LIMIT);
                 let again = connect_from(&*outbound.connect, candidate, timeout).await;
                 let again = again.map_err(|error| Failure::of_connect(&error, &label))?;
-                self.greet(outbound, again, Encryption::None).await
+                self.greet(outbound, again, Encryption::None, transcript).await
             }
             result => result,
         };
@@ -204,13 +212,15 @@ impl Plan {
         outbound: &Outbound,
         connected: Connected,
         encryption: Encryption,
+        transcript: Option<&Transcript>,
     ) -> Result<Connection<Box<dyn Stream>>, OpenError> {
         let mut settings = Settings { encryption, ..self.settings.clone() };
         if let Some(login) = &mut settings.login {
             login.nonce = uuid::Uuid::new_v4().simple().to_string();
         }
         let handshake = self.handshake.clone().filter(|_| encryption != Encryption::None);
-        Connection::open(connected.stream, settings, handshake, &*outbound.clock).await
+        let told = transcript.cloned();
+        Connection::open_told(connected.stream, settings, handshake, &*outbound.clock, told).await
     }
 }
 

@@ -10,7 +10,9 @@
 //! | a group without owner, a forward to several or with a copy (5.2.7.3) | stays | pass on, without SUCCESS | `expanded` |
 //! | a group with owner (RFC 5321, 3.9.2; RFC 3461, 5.2.7.1: mailing list) | the owner's; null stays null | none | `delivered`, to the list |
 //!
-//! Who may write to whom is asked once, when the mail is handed in; here it is only carried out.
+//! Who is behind a recipient has restrictions of its own (`acceptFrom`, `rejectFrom`, `maxReceiveSize`): who refuses the
+//! sender gets no copy. It fails with 5.7.1 or 5.2.3 like a member that cannot be reached, so that the same people hear of
+//! it: the owner of the list, else the sender, who asked to be told of failures or did not say otherwise (RFC 3461, 5.2.7).
 //!
 //! **What happens on failure.** A directory that cannot be read defers. A group that leads to nobody, in a circle, or to too
 //! many fails with a report to the sender. A member that cannot be assigned waits in `unrouted` like any mail.
@@ -24,7 +26,7 @@ use super::outcome::{Conclusion, Facts, Persistence, defer};
 use super::scheduler::{nowhere_to_go, waiting_here};
 use super::{Assignment, Hand, Queue, assign_again};
 use crate::config::Snapshot;
-use crate::directory::{Distributor, Member, NotDistributed, Recipients, Restriction};
+use crate::directory::{Distributor, Member, NotDistributed, Reached, Recipients, Restriction, TurnedAway};
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Message, MessageId, Recipient, RecipientStatus, Waits};
 use crate::model::name::Name;
@@ -110,7 +112,7 @@ struct Plan {
 type Mailings = BTreeMap<Option<Mailbox>, Vec<Recipient>>;
 
 fn plan(snapshot: &Snapshot, recipients: &dyn Recipients, message: &Message, down: &BTreeSet<Name>) -> Plan {
-    let mut distributor = Distributor::new(&snapshot.domains, recipients);
+    let mut distributor = Distributor::new(&snapshot.domains, recipients, &message.reverse_path, message.size);
     for recipient in &message.recipients {
         let here = recipient.waits.as_ref().is_some_and(|waits| waits.queue == QueueName::Directory);
         if !here && !matches!(recipient.status, RecipientStatus::Expanded) {
@@ -138,16 +140,20 @@ fn plan(snapshot: &Snapshot, recipients: &dyn Recipients, message: &Message, dow
             }
         }
         match distributor.members(&recipient.forward_path) {
-            Ok(members) => {
+            Ok(Reached { members, turned_away }) => {
                 let found = members.len();
                 let members = staged(snapshot, message, members, &mut distributor);
                 if members.is_empty() && found > 0 && !redirects(snapshot, message) {
                     conclusions.push((index, Conclusion::Failed(kept_back())));
                     continue;
                 }
-                let kind = kind_of(&members);
+                let kind = kind_of(&members, &turned_away);
                 for member in members {
                     let (owner, recipient) = written(snapshot, recipients, message, recipient, kind, member, down);
+                    mailings.entry(owner).or_default().push(recipient);
+                }
+                for refusing in turned_away {
+                    let (owner, recipient) = refused(message, recipient, kind, refusing);
                     mailings.entry(owner).or_default().push(recipient);
                 }
                 conclusions.push((index, Conclusion::Expanded { kind }));
@@ -213,11 +219,12 @@ pub(super) enum Expansion {
     List,
 }
 
-fn kind_of(members: &[Member]) -> Expansion {
-    if members.iter().any(|member| member.owner.is_some()) {
+fn kind_of(members: &[Member], turned_away: &[TurnedAway]) -> Expansion {
+    let mut owners = members.iter().map(|member| &member.owner).chain(turned_away.iter().map(|one| &one.owner));
+    if owners.any(Option::is_some) {
         return Expansion::List;
     }
-    if members.len() == 1 { Expansion::Alias } else { Expansion::Multiple }
+    if members.len() + turned_away.len() == 1 { Expansion::Alias } else { Expansion::Multiple }
 }
 
 /// A member as a recipient, and the owner to whom its failures go.
@@ -231,15 +238,8 @@ fn written(
     down: &BTreeSet<Name>,
 ) -> (Option<Mailbox>, Recipient) {
     let Member { path, mailbox, owner } = member;
-    let parameters = match (&owner, kind) {
-        (Some(_), _) => RcptParameters::default(),
-        (None, Expansion::Alias) => through.parameters.clone(),
-        (None, Expansion::Multiple | Expansion::List) => {
-            RcptParameters { notify: without_success(through.parameters.notify), ..through.parameters.clone() }
-        }
-    };
-    // a notification must not cause another (RFC 5321, 3.9.2)
-    let owner = owner.filter(|_| message.reverse_path.mailbox().is_some());
+    let parameters = parameters(through, owner.as_ref(), kind);
+    let owner = told(message, owner);
     let sender = owner.clone().map_or_else(|| message.reverse_path.clone(), ReversePath::Mailbox);
     let sending = Sending { sender: &sender, ..Sending::of(message, down) };
     let (queue, directory_name) = match assign_own(snapshot, recipients, &path, mailbox.as_ref(), sending) {
@@ -249,17 +249,52 @@ fn written(
         Assignment::Refused(_) => (QueueName::Unrouted, None),
         Assignment::Queue(queue, name) => (queue, name),
     };
-    let recipient = Recipient {
-        forward_path: path,
+    (owner, pending(message, path, parameters, queue, directory_name.or(mailbox)))
+}
+
+/// One who does not take the mail, as a recipient that fails with its restriction when it comes up here, and the owner who
+/// hears of it.
+fn refused(message: &Message, through: &Recipient, kind: Expansion, one: TurnedAway) -> (Option<Mailbox>, Recipient) {
+    let TurnedAway { path, owner, restriction } = one;
+    let parameters = parameters(through, owner.as_ref(), kind);
+    let recipient = pending(message, path, parameters, QueueName::Directory, None);
+    let last_failure = Some(restriction_failure(restriction));
+    (told(message, owner), Recipient { last_failure, ..recipient })
+}
+
+fn pending(
+    message: &Message,
+    forward_path: ForwardPath,
+    parameters: RcptParameters,
+    queue: QueueName,
+    directory_name: Option<Name>,
+) -> Recipient {
+    Recipient {
+        forward_path,
         parameters,
-        directory_name: directory_name.or(mailbox),
+        directory_name,
         status: RecipientStatus::Pending,
         waits: Some(Waits { queue, due: message.due_at_once(message.released_at()) }),
         attempts: 0,
         delay_notified: false,
         last_failure: None,
-    };
-    (owner, recipient)
+    }
+}
+
+/// Who hears of failures instead of the sender: a notification must not cause another (RFC 5321, 3.9.2).
+fn told(message: &Message, owner: Option<Mailbox>) -> Option<Mailbox> {
+    owner.filter(|_| message.reverse_path.mailbox().is_some())
+}
+
+/// What a member takes over of the parameters of the recipient through which it is reached.
+fn parameters(through: &Recipient, owner: Option<&Mailbox>, kind: Expansion) -> RcptParameters {
+    match (owner, kind) {
+        (Some(_), _) => RcptParameters::default(),
+        (None, Expansion::Alias) => through.parameters.clone(),
+        (None, Expansion::Multiple | Expansion::List) => {
+            RcptParameters { notify: without_success(through.parameters.notify), ..through.parameters.clone() }
+        }
+    }
 }
 
 /// RFC 3461, 5.2.7.3: who is told that it was expanded is not told again.

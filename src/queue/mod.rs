@@ -16,7 +16,8 @@
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
 //! * `pace`: limits of rate. `tolerance`: how much a next hop has shown that it takes.
-//! * `hours`: the schedules of connectors. `rerouting`: mail that belongs elsewhere since something has changed.
+//! * `hours`: the schedules of connectors. `health`: which of them are down. `rerouting`: mail that belongs elsewhere since
+//!   something has changed.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
@@ -32,6 +33,7 @@ pub mod carrier;
 mod deadlines;
 mod dequeue;
 mod distribution;
+mod health;
 mod hours;
 mod link;
 pub mod next_hosts;
@@ -72,6 +74,7 @@ use link::{Link, Offer};
 
 pub use assign::{Assignment, Sending, Way, assign, assign_again, considered, is_ours, way};
 pub use distribution::restriction_failure;
+pub use health::ConnectorHealth;
 pub use link::Hand;
 pub use operate::{
     ActionError, AddressFilter, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
@@ -105,6 +108,7 @@ pub struct Queue {
     wanting: Mutex<BTreeSet<Option<QueueName>>>,
     /// The limits of rate of connectors.
     paces: Mutex<pace::Paces>,
+    health: Mutex<HashMap<Name, ConnectorHealth>>,
     agenda: Arc<Agenda>,
     deadlines: Deadlines,
     workforce: OnceLock<Arc<dyn Workforce>>,
@@ -136,6 +140,7 @@ impl Queue {
             down: ArcSwap::default(),
             wanting: Mutex::default(),
             paces: Mutex::default(),
+            health: Mutex::default(),
             agenda: Arc::default(),
             deadlines: Deadlines::default(),
             workforce: OnceLock::new(),
@@ -180,6 +185,7 @@ impl Queue {
     /// A worker opened a session: more workers may try.
     pub fn session_opened(&self, hand: &Hand) {
         hand.link().session_opened();
+        self.note_opened(hand.link());
         self.agenda.look_at_once(&hand.link().name);
     }
 
@@ -197,9 +203,9 @@ impl Queue {
         let snapshot = self.live.current();
         let terms = settings::terms(&snapshot, server, &link.name);
         let seed = settings::seed_of(&link.name);
-        let (ready, until) = link.failed(failure, now, |failures| now + terms.retry_after(failures, seed));
+        let (ready, until) = link.failed(failure.clone(), now, |failures| now + terms.retry_after(failures, seed));
         self.release(ready);
-        self.note_health(link);
+        self.note_failed(link, &failure);
         self.agenda.look(&link.name, until);
     }
 
@@ -242,6 +248,10 @@ impl Queue {
 
     fn paces(&self) -> MutexGuard<'_, pace::Paces> {
         self.paces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health(&self) -> MutexGuard<'_, HashMap<Name, ConnectorHealth>> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn wanting(&self) -> MutexGuard<'_, BTreeSet<Option<QueueName>>> {

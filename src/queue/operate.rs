@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::ConnectorHealth;
 use crate::model::failure::Failure;
 use crate::model::mail::{Message, MessageId, RecipientStatus};
 use crate::model::name::Name;
@@ -26,6 +27,11 @@ pub trait Operate: Send + Sync {
 
     /// One queue.
     async fn queue(&self, queue: &QueueName) -> Result<QueueView, ActionError>;
+
+    /// What a connector has last seen of its next hops; `None`: nothing yet.
+    fn connector_health(&self, _: &Name) -> Option<ConnectorHealth> {
+        None
+    }
 
     /// No attempt is made from this queue until it is thawed; it still accepts.
     async fn freeze_queue(&self, queue: &QueueName) -> Result<(), ActionError>;

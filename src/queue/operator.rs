@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::Queue;
 use super::operate::{ActionError, MessageFilter, MessagePage, Operate, QueueView};
+use super::{ConnectorHealth, Queue};
 use crate::model::mail::{Message, MessageId};
+use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::store::{PageKey, StoreError};
 
@@ -36,6 +37,10 @@ impl Operate for Operator {
 
     async fn queue(&self, queue: &QueueName) -> Result<QueueView, ActionError> {
         self.0.queue(queue).await
+    }
+
+    fn connector_health(&self, connector: &Name) -> Option<ConnectorHealth> {
+        self.0.connector_health(connector)
     }
 
     async fn freeze_queue(&self, name: &QueueName) -> Result<(), ActionError> {

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::link::Link;
 use super::outcome::Conclusion;
 use super::{Assignment, Queue, assign_again, log_store_error};
 use crate::config::{self, MailMove, QueuedMailEffects, Snapshot};
@@ -53,6 +52,7 @@ impl Rerouting {
         if routes_differ(&self.known, &current) {
             // every queue may rest for a schedule, or a connector, that is no more
             queue.store.queues().iter().for_each(|count| queue.agenda.look_at_once(&count.queue));
+            queue.forget_gone_connectors();
             queue.reroute(None);
         }
         self.known = current;
@@ -155,29 +155,6 @@ impl Queue {
         }
         drop(wanting);
         self.agenda.nudge();
-    }
-
-    /// Notes whether the connector of a link queue is down; when it has just gone down, its mail takes another way if it has
-    /// one.
-    pub(super) fn note_health(&self, link: &Link) {
-        let QueueName::SmartHost(connector) = &link.name else { return };
-        let is_down = link.failed_until(self.now()).is_some();
-        if self.down.load().contains(connector) == is_down {
-            return;
-        }
-        self.down.rcu(|known| {
-            let mut known = BTreeSet::clone(known);
-            if is_down {
-                known.insert(connector.clone())
-            } else {
-                known.remove(connector)
-            };
-            known
-        });
-        if is_down && self.live.current().routes.has_another_way(connector) {
-            tracing::info!(connector = %connector, "the connector is down; its mail takes another way where there is one");
-            self.reroute(Some(link.name.clone()));
-        }
     }
 }
 

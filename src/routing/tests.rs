@@ -288,3 +288,29 @@ proptest! {
         }
     }
 }
+
+/// P9: `cargo test --release --lib routing::tests::a_look_up -- --ignored --nocapture`. Measured 2026-11 on a busy machine:
+/// see the README.
+#[test]
+#[ignore = "a measurement"]
+fn a_look_up_among_many_address_spaces() {
+    for count in [10_usize, 1_000, 100_000] {
+        let table = Table::build((0..count.div_ceil(100)).map(|n| {
+            let patterns: Vec<String> =
+                (n * 100..(n * 100 + 100).min(count)).map(|space| format!("*.d{space}.example")).collect();
+            let patterns: Vec<(&str, u8)> = patterns.iter().map(|pattern| (pattern.as_str(), 1)).collect();
+            connector(&format!("c{n}"), &patterns, serde_json::json!({}))
+        }));
+        let sender: ReversePath = "a@b.example".parse().unwrap();
+        let domains: Vec<Domain> =
+            (0..1_000).map(|n| format!("x.y.d{}.example", n * 7_919 % count).parse().unwrap()).collect();
+        let started = std::time::Instant::now();
+        for round in 0..100_u64 {
+            for domain in &domains {
+                let route = table.route(request(domain, &sender, 1, &ALL_UP), round);
+                assert!(matches!(route, Route::Connector { .. }));
+            }
+        }
+        println!("{count} address spaces: {} ns a look-up", started.elapsed().as_nanos() / 100_000);
+    }
+}

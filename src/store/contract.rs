@@ -399,8 +399,25 @@ fn a_draft_is_committed_whole_however_large(engine: &impl Engine) {
             assert_eq!(draft.get(&key(7)).unwrap(), value(7, 3));
             assert_eq!(draft.get(&key(MANY - 1)).unwrap(), value(MANY - 1, 2));
             assert_eq!(draft.get("other").unwrap(), None);
+            let scanned = |after: usize, rows: usize| {
+                let rows = draft.scan("large/", Some(&key(after)), rows).unwrap();
+                rows.into_iter().map(|(key, _)| key).collect::<Vec<_>>()
+            };
+            assert_eq!(scanned(4, 3), [key(5), key(7), key(8)]);
+            assert_eq!(scanned(MANY - 2, 3), [key(MANY - 1)]);
+            assert_eq!(draft.scan("large/", None, 10_000).unwrap()[9_999], (key(10_000), value(10_000, 2).unwrap()));
+            assert_eq!(draft.scan("larger", None, 1).unwrap(), []);
             draft
         };
+        let mut draft = store.clone().draft();
+        draft.write(&key(3), None).unwrap();
+        draft.write(&key(4), value(4, 5)).unwrap();
+        let scanned = draft.scan("large/", None, 3).unwrap();
+        assert_eq!(
+            scanned,
+            [(key(0), value(0, 1).unwrap()), (key(4), value(4, 5).unwrap()), (key(6), value(6, 1).unwrap())]
+        );
+        drop(draft);
         drop(make());
         assert!(is(&*store, 6, 1) && store.get(&key(7)).unwrap().is_none(), "a dropped draft leaves nothing");
         assert!(matches!(make().commit(0).await, Err(StoreError::Conflict { expected: 0, found: 1 })));

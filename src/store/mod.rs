@@ -27,6 +27,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 
 pub mod embedded;
+mod overlay;
 
 #[cfg(test)]
 mod contract;
@@ -245,6 +246,10 @@ pub trait ConfigDraft: Send {
     /// One value, as it will be after the change.
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
 
+    /// Up to `limit` entries (at most 10,000) whose key begins with `prefix` and is greater than `after`, in order, as they
+    /// will be after the change. May block for the disk.
+    fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+
     /// Sets or removes a value. Of several writes to a key the last one counts. May block for the disk.
     fn write(&mut self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError>;
 
@@ -272,6 +277,18 @@ impl InMemoryDraft {
 impl ConfigDraft for InMemoryDraft {
     fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
         self.writes.get(key).cloned().map_or_else(|| self.store.get(key), Ok)
+    }
+
+    fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        use std::ops::Bound;
+        let from = match after.filter(|after| *after >= prefix) {
+            Some(after) => Bound::Excluded(after),
+            None => Bound::Included(prefix),
+        };
+        let own = self.writes.range::<str, _>((from, Bound::Unbounded));
+        let own =
+            own.take_while(|(key, _)| key.starts_with(prefix)).map(|(key, value)| Ok((key.clone(), value.clone())));
+        overlay::scan(own, after, limit, |after, limit| self.store.scan(prefix, after, limit))
     }
 
     fn write(&mut self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {

@@ -22,7 +22,7 @@ use bridgehead::model::time::Timestamp;
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
-use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe};
+use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe, TestResult};
 use bridgehead::status::{Running, Sessions};
 use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, PageKey, StoreError};
 use serde_json::Value;
@@ -70,6 +70,10 @@ impl Explain for Silent {
 #[async_trait]
 impl NextHopProbe for Silent {
     async fn next_hops(&self, _: &QueueName, _: &Name) -> Option<NextHops> {
+        None
+    }
+
+    async fn test(&self, _: &Name, _: Option<&bridgehead::smtp::address::Domain>) -> Option<TestResult> {
         None
     }
 }

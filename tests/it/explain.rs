@@ -132,7 +132,13 @@ fn mail_waits_where_explain_said_and_a_message_is_explained_too() {
         let question = json!({"client": "127.0.0.2", "sender": sender, "recipient": recipient, "size": 100});
         let told = explain(&appliance, &question);
         let queue = told["queue"].as_str().unwrap().to_owned();
-        assert_eq!(told["nextHops"], json!([{"name": "127.0.0.1", "address": "127.0.0.1:9"}]), "{told:#}");
+        assert_eq!(
+            told["nextHops"],
+            json!([
+                {"name": "127.0.0.1", "address": "127.0.0.1:9", "tls": {"tls": "opportunistic", "source": "builtIn"}}
+            ]),
+            "{told:#}"
+        );
         smtp.mail(sender.trim_matches(['<', '>']), &[recipient], b"Subject: x\r\n\r\ntext\r\n");
         let waits = eventually("the message waits there", || {
             let list = appliance.get(&format!("/api/v1/messages?queue={queue}"));

@@ -439,6 +439,31 @@ fn one_appliance_logs_in_to_another() {
     Smtp::open(near.smtp()).mail("ada@local.example", &["ada@local.example"], MESSAGE);
     let why = why_it_waits(&near, "far");
     assert!(why.contains("4.7.5") && why.contains("invalid peer certificate"), "{why}");
+    // files are watched: what was wrong in one is mended without a change, and what breaks leaves the old
+    let secrets = near.data().join("secrets");
+    std::fs::create_dir_all(&secrets).unwrap();
+    std::fs::write(secrets.join("ca.pem"), issuer.pem()).unwrap();
+    std::fs::write(secrets.join("password"), format!("{PASSWORD}\n")).unwrap();
+    near.patch(
+        "connectors/far",
+        json!({
+            "security": {"ca": {"file": "ca.pem"}}, "authentication": {"password": {"file": "password"}}
+        }),
+    );
+    std::fs::write(secrets.join("ca.pem"), identity.cert.pem()).unwrap();
+    eventually("the mail that waited", || {
+        near.rest("POST", "/api/v1/queues/smarthost:far/retry", None);
+        (far.mailbox("ada").len() == count + 2).then_some(())
+    });
+    std::fs::remove_file(secrets.join("password")).unwrap();
+    let accepted = || near.get("/api/v1/connectors/far")["status"]["conditions"].clone();
+    let told = eventually("the condition", || {
+        let conditions = accepted();
+        conditions.as_array().unwrap().iter().find(|condition| condition["type"] == "ConfigAccepted").cloned()
+    });
+    assert_eq!((&told["status"], &told["reason"]), (&json!("false"), &json!("unreadable")), "{told}");
+    Smtp::open(near.smtp()).mail("ada@local.example", &["ada@local.example"], MESSAGE);
+    eventually("mail with the password that was", || (far.mailbox("ada").len() == count + 3).then_some(()));
 }
 
 #[test]

@@ -891,3 +891,5 @@ async fn a_start_with_broken_files_is_a_start() {
     let server = fresh.live().current().virtual_servers["t"].clone();
     assert_eq!(server.cannot_serve(&server.spec.bindings[0]), None);
 }
+
+mod groups;

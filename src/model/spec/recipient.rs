@@ -63,7 +63,8 @@ pub struct RecipientSpec {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub deliver_and_forward: bool,
     /// The members of a group; other groups may be among them. Each member gets a message once, however often it is
-    /// named. Whoever may send to the group reaches all of its members: their own restrictions are not asked.
+    /// named. A member that does not take mail from the sender, or of that size, gets no copy; the owner hears of it,
+    /// else the sender, as of any member that cannot be reached.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 50_000)]
     pub members: Vec<RecipientRef>,
@@ -77,7 +78,8 @@ pub struct RecipientSpec {
     #[schema(nullable = false)]
     pub max_receive_size: Option<Size>,
     /// Only these senders may write to it. Empty: everybody. The sender is the reverse-path, which is as good as the
-    /// client that gave it. Notifications (null reverse-path) reach mailboxes and contacts all the same, groups not.
+    /// client that gave it; also when the mail comes by a group or a forward. Notifications (null reverse-path) reach
+    /// mailboxes and contacts all the same, groups not.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 1_000)]
     pub accept_from: Vec<SenderPattern>,

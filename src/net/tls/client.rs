@@ -4,7 +4,7 @@
 //! one attempt of it, with one host, [`checked`](Check) or not.
 //!
 //! Checked means: a chain to a root that is trusted, valid now, for the name that was asked for (RFC 5280, RFC 9525). The
-//! roots are the PEM that was given, and only those, else the system's, which are read when they are first needed
+//! roots are the PEM that was given, and only those (a server's own self-signed certificate may be one), else the system's, which are read when they are first needed
 //! (`SSL_CERT_FILE` and `SSL_CERT_DIR` say where they are). Unchecked means that nothing is: whoever answers is taken, with
 //! whatever he shows, since he could be anybody anyway. That keeps out who reads along, and nobody who stands between.
 //!
@@ -14,11 +14,13 @@ use std::fmt;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, IpAddr, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::OnceCell;
@@ -34,7 +36,7 @@ const MOST_LINKS: usize = 10;
 /// What a connector needs to encrypt.
 pub struct ClientTls {
     /// Whom to trust; `None`: the system's roots.
-    roots: Option<Arc<RootCertStore>>,
+    given: Option<Given>,
     /// Shown to servers that ask for it.
     identity: Option<Arc<Identity>>,
     /// Of everything that it was made from.
@@ -50,8 +52,8 @@ impl ClientTls {
     /// In words, when `ca` holds no certificate that can be used.
     pub fn new(ca: Option<&str>, identity: Option<Arc<Identity>>) -> Result<Self, String> {
         let digest = digest(ca, identity.as_deref());
-        let roots = ca.map(roots).transpose()?.map(Arc::new);
-        Ok(ClientTls { roots, identity, digest, checked: OnceCell::new(), unchecked: OnceLock::new() })
+        let given = ca.map(Given::read).transpose()?;
+        Ok(ClientTls { given, identity, digest, checked: OnceCell::new(), unchecked: OnceLock::new() })
     }
 
     /// Whether it is what these would make.
@@ -67,12 +69,14 @@ impl ClientTls {
     }
 
     async fn build_checked(&self) -> Result<Arc<ClientConfig>, String> {
-        let roots = match &self.roots {
-            Some(roots) => roots.clone(),
+        let roots = match &self.given {
+            Some(given) => given.roots.clone(),
             None => system_roots().await?,
         };
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider().clone()).build();
-        Ok(self.build(verifier.map_err(|error| error.to_string())?))
+        let by_chain = WebPkiServerVerifier::builder_with_provider(roots, provider().clone()).build();
+        let by_chain = by_chain.map_err(|error| error.to_string())?;
+        let own = self.given.as_ref().map(|given| given.certificates.clone()).unwrap_or_default();
+        Ok(self.build(Arc::new(Checked { by_chain, own })))
     }
 
     fn build(&self, verifier: Arc<dyn ServerCertVerifier>) -> Arc<ClientConfig> {
@@ -108,7 +112,7 @@ impl Eq for ClientTls {}
 
 impl fmt::Debug for ClientTls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let roots = self.roots.as_ref().map_or("the system's".to_owned(), |roots| roots.len().to_string());
+        let roots = self.given.as_ref().map_or("the system's".to_owned(), |given| given.certificates.len().to_string());
         write!(f, "ClientTls(roots: {roots}, identity: {:?})", self.identity)
     }
 }
@@ -119,6 +123,20 @@ fn digest(ca: Option<&str>, identity: Option<&Identity>) -> [u8; 32] {
     hash.update(identity.map_or(&[0; 32], |identity| identity.digest()));
     hash.update(ca.unwrap_or_default().as_bytes());
     hash.finalize().into()
+}
+
+/// The certificates that somebody gave to be trusted.
+struct Given {
+    roots: Arc<RootCertStore>,
+    certificates: Arc<[CertificateDer<'static>]>,
+}
+
+impl Given {
+    fn read(pem: &str) -> Result<Self, String> {
+        let roots = Arc::new(roots(pem)?);
+        let certificates = CertificateDer::pem_slice_iter(pem.as_bytes()).filter_map(Result::ok).collect();
+        Ok(Given { roots, certificates })
+    }
 }
 
 /// Read once; as long as there are none, they are looked for again.
@@ -219,6 +237,63 @@ impl Agreed {
 
 #[cfg(test)]
 mod tests;
+
+/// Takes who has a certificate for the name: by its chain, or one that was itself given to be trusted.
+///
+/// The latter are those of servers that sign for themselves. `openssl req -x509` marks them as issuers, and as a link of a chain
+/// an issuer's is no server's.
+#[derive(Debug)]
+struct Checked {
+    by_chain: Arc<WebPkiServerVerifier>,
+    own: Arc<[CertificateDer<'static>]>,
+}
+
+impl ServerCertVerifier for Checked {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        links: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if !self.own.contains(certificate) {
+            return self.by_chain.verify_server_cert(certificate, links, name, ocsp, now);
+        }
+        let facts = Facts::of(certificate).ok_or(CertificateError::BadEncoding)?;
+        let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX).saturating_mul(1_000);
+        if now < facts.not_before.millis() {
+            return Err(CertificateError::NotValidYet.into());
+        }
+        if now > facts.not_after.millis() {
+            return Err(CertificateError::Expired.into());
+        }
+        verify_server_name(&ParsedCertificate::try_from(certificate)?, name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_chain.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.by_chain.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.by_chain.supported_verify_schemes()
+    }
+}
 
 /// Takes everybody.
 #[derive(Debug)]

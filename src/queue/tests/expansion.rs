@@ -223,6 +223,57 @@ async fn a_notification_to_a_list_keeps_the_null_reverse_path() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_member_that_refuses_the_sender_gets_no_copy_and_the_sender_of_a_group_hears_it() {
+    let shy = json!({"rejectFrom": ["tom"]});
+    let both = group(&["shy", "anna", "x@out.example"]);
+    let f = Fixture::with(NextHop::Takes, &[("tom", json!({})), ("shy", shy), ("both", both)]).await;
+    let (tom, shy) = (f.at("tom"), f.at("shy"));
+    for (notify, reports) in [
+        (None, 1),
+        (Some(SUCCESS), 3),
+        (Some(Notify::Never), 3),
+        (Some(Notify::On { success: true, failure: false, delay: false }), 4),
+    ] {
+        f.send_to(&tom, &[f.at("both")], notify).await;
+        f.pass(Duration::from_secs(5)).await;
+        assert_eq!(f.reports_to(&tom), reports, "{notify:?}");
+    }
+    assert_eq!(
+        (f.attempts_of(&shy).len(), f.attempts_of(&f.anna()).len(), f.attempts_of("x@out.example").len()),
+        (0, 4, 4)
+    );
+    assert_eq!(f.queued(), [("deadLetter".to_owned(), 2)], "what nobody was told of stays to be seen");
+    f.send_to(&f.anna(), &[f.at("both")], None).await;
+    f.pass(Duration::from_secs(5)).await;
+    assert_eq!(f.attempts_of(&shy).len(), 1, "it takes mail from others");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_owner_of_a_list_hears_of_members_that_refuse_and_the_sender_does_not() {
+    let list = json!({"type": "group", "members": ["small", "closed", "anna"], "owner": "boss"});
+    let closed = json!({"type": "group", "members": ["x@out.example"], "acceptFrom": ["boss"]});
+    let people = [("boss", json!({})), ("tom", json!({})), ("small", json!({"maxReceiveSize": 5})), ("closed", closed)];
+    let f = Fixture::with(NextHop::Takes, &people).await;
+    f.put(Collection::Recipients, "list", list).await;
+    let id = f.send_to(&f.at("tom"), &[f.at("list")], None).await;
+    f.pass(Duration::from_secs(5)).await;
+    assert_eq!((f.reports_to(&f.at("boss")), f.reports_to(&f.at("tom"))), (1, 0));
+    assert_eq!((f.attempts_of(&f.at("small")).len(), f.attempts_of("x@out.example").len()), (0, 0));
+    let events = f.queue.events(id).await.unwrap();
+    let further = events.iter().find(|event| event["event"] == "expanded").unwrap()["related"].as_str().unwrap();
+    let events = f.queue.events(further.parse().unwrap()).await.unwrap();
+    let failed = events.iter().filter(|event| event["event"] == "failed");
+    let mut why: Vec<_> = failed.map(|event| event["failure"]["status"].as_str().unwrap().to_owned()).collect();
+    why.sort();
+    assert_eq!(why, ["5.2.3", "5.7.1"]);
+    // nobody is told of a notification: it stays to be seen
+    f.send_to("<>", &[f.at("list")], None).await;
+    f.pass(Duration::from_secs(5)).await;
+    assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)]);
+    assert_eq!((f.reports_to(&f.at("boss")), f.reports_to(&f.at("tom"))), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_mailbox_forwards_with_a_copy_or_without() {
     let f = Fixture::with(
         NextHop::Takes,

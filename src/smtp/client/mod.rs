@@ -206,6 +206,11 @@ impl Session {
         self.input.len() < 1 << 20 && !self.eof
     }
 
+    /// What was read and not looked at yet.
+    pub fn read_ahead(&self) -> &[u8] {
+        &self.input
+    }
+
     /// Gives the read buffer back while it holds nothing.
     pub fn release(&mut self) {
         if self.input.is_empty() {

@@ -127,6 +127,9 @@ impl Config {
         // a value of several chunks may be replaced while it is read; then it does not fit together
         for _ in 0..100 {
             let Some(found) = self.tree.get(&key).map_err(store_error)? else { return Ok(None) };
+            if let Some((0, value)) = found.split_first() {
+                return Ok(Some(value.to_vec()));
+            }
             match self.value(key.as_bytes(), &found) {
                 Ok(value) if self.tree.get(&key).map_err(store_error)?.as_ref() == Some(&found) => {
                     return Ok(Some(value));

@@ -127,7 +127,8 @@ impl ConfigLog {
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, store_id: [u8; 16]) -> Result<ConfigLog, ConfigLogError> {
         let mut log = ConfigLog::blank(disk, dir, store_id);
         let path = log.checkpoint_path();
-        let checkpoint = log.header(&path, CHECKPOINT)?.1;
+        let (file, checkpoint) = log.header(&path, CHECKPOINT)?;
+        log.checkpoint_bytes = file.len().map_err(log.io("reading", &path))?;
         (log.sequence, log.revision) = (checkpoint.sequence, checkpoint.revision);
         log.checkpoint_sequence = checkpoint.sequence;
         log.read_checkpoint(&mut |_, _| Ok(()))?;
@@ -162,6 +163,11 @@ impl ConfigLog {
     /// The number of the last record that the checkpoint has taken in.
     pub fn checkpoint_sequence(&self) -> u64 {
         self.checkpoint_sequence
+    }
+
+    /// Octets of both files.
+    pub fn bytes(&self) -> u64 {
+        self.checkpoint_bytes + self.end
     }
 
     /// Appends a change; durable when it returns. Gives its number.
@@ -742,9 +748,11 @@ mod tests {
             (all["c0000"].as_slice(), all["c0001"].as_slice(), all["c0003"].as_slice()),
             (&b"new"[..], &b"last"[..], &b"other"[..])
         );
+        let bytes = log.bytes();
         let disk = disk.after_power_cut();
         let mut log = open(&disk).unwrap();
         assert_eq!((log.revision(), log.sequence(), content(&log)), (3, 3, all.clone()));
+        assert!(log.bytes() == bytes && bytes > 200_000, "when it is written anew depends on its size: {bytes}");
 
         // a source that fails changes nothing
         let broken = Err(ConfigLogError::Source("gone".into()));

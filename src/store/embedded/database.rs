@@ -69,8 +69,9 @@ pub struct Opened {
 }
 
 impl Database {
-    /// Opens the database under `data/db`. One that cannot be used is set aside, and an empty one comes back.
-    pub fn open(data: &Path, store_id: [u8; 16], cache: u64, stalled: Stalled) -> io::Result<Opened> {
+    /// Opens the database under `data/db`, with so many octets of configuration in it besides mail. One that cannot be used
+    /// is set aside, and an empty one comes back.
+    pub fn open(data: &Path, store_id: [u8; 16], cache: u64, config: u64, stalled: Stalled) -> io::Result<Opened> {
         let mut why = two_stalls(data);
         let dir = data.join("db");
         if why.is_none() && !dir.exists() {
@@ -79,7 +80,7 @@ impl Database {
         if why.is_none() && dir.exists() {
             remove_generating(&dir)?;
             match open_sled(&dir, cache).and_then(|db| Database::from_sled(db, &dir, store_id)) {
-                Ok((db, mail, position, totals, file)) => match too_big(&file, &totals) {
+                Ok((db, mail, position, totals, file)) => match too_big(&file, &totals, config) {
                     None => {
                         let watchdog = watch(data.to_owned(), stalled);
                         let (position, totals) = (AtomicU64::new(position), Mutex::new(totals));
@@ -292,11 +293,13 @@ fn remove_generating(dir: &Path) -> io::Result<()> {
 }
 
 /// sled never gives space back; a file far beyond what lives in it is worth a rebuild.
-fn too_big(file: &fs::File, totals: &Totals) -> Option<String> {
+fn too_big(file: &fs::File, totals: &Totals, config: u64) -> Option<String> {
     let size = file.metadata().ok()?.len();
     let messages: u64 = totals.segments.values().map(|count| count.messages).sum();
-    let alive = messages * 1_024;
-    (size > SMALL + 3 * alive).then(|| format!("it has {size} bytes for {messages} messages"))
+    // configuration takes three times its size there (measured)
+    let alive = messages * 1_024 + 2 * config;
+    let words = || format!("it has {size} bytes for {messages} messages and {config} bytes of configuration");
+    (size > SMALL + 3 * alive).then(words)
 }
 
 /// Renames the database away; only the latest one set aside is kept.

@@ -8,6 +8,7 @@
 //! Keys are as in the log: with `c` in front.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -18,12 +19,15 @@ use super::config::Config;
 use super::config_log::Write;
 use super::database::store_error;
 use super::threads::Bell;
+use crate::store::overlay::{self, newest};
 use crate::store::{ConfigDraft, StoreError};
 
 /// Octets of keys and values that a draft holds in memory; also the largest record of the log.
 const IN_MEMORY: usize = 4 << 20;
 /// Memory for the pages of a draft on disk.
 const CACHE: u64 = 32 << 20;
+/// Entries of one scan.
+const MOST_SCANNED: usize = 10_000;
 /// Keys in one batch.
 const BATCH: usize = 800;
 
@@ -75,6 +79,18 @@ impl ConfigDraft for Draft {
             Some(value) => Ok(value),
             None => self.config.get(key),
         }
+    }
+
+    fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let behind = after.filter(|after| *after >= prefix);
+        let from = format!("c{}", behind.unwrap_or(prefix));
+        let bound = if behind.is_some() { Bound::Excluded(from.as_str()) } else { Bound::Included(from.as_str()) };
+        let small = self.small.range::<str, _>((bound, Bound::Unbounded));
+        let small = small.map(|(key, value)| Ok((key.clone(), value.clone())));
+        let large = self.large.iter().flat_map(|large| large.writes(&from, behind.is_some()));
+        let own = newest(small, large).map(|write| write.map(|(key, value)| (key[1..].to_owned(), value)));
+        let own = own.take_while(|write| write.as_ref().map_or(true, |(key, _)| key.starts_with(prefix)));
+        overlay::scan(own, after, limit.min(MOST_SCANNED), |after, limit| self.config.scan(prefix, after, limit))
     }
 
     fn write(&mut self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
@@ -133,7 +149,6 @@ impl Large {
 
     /// Its writes from a key on (behind it when `behind`), in order.
     pub fn writes(&self, from: &str, behind: bool) -> impl Iterator<Item = Result<Write, StoreError>> + use<> {
-        use std::ops::Bound;
         let from = from.as_bytes().to_vec();
         let from = if behind { Bound::Excluded(from) } else { Bound::Included(from) };
         self.db.range::<Vec<u8>, _>((from, Bound::Unbounded)).map(|found| {

@@ -91,6 +91,8 @@ mod sim;
 #[cfg(test)]
 mod tests;
 
+/// See [`Options::database_cache`].
+const MOST_FOR_DIRECTORY: u64 = 64 << 20;
 const FORMAT: u32 = 1;
 const MAGIC: &[u8; 8] = b"BRHSTORE";
 
@@ -109,7 +111,8 @@ pub struct Options {
     pub large_above: usize,
     /// Bytes that all content in memory may have together.
     pub content_memory: usize,
-    /// Bytes of sled's cache.
+    /// Bytes of sled's cache, for mail and a small directory. A large one adds to it when the store is opened: an eighth of
+    /// its size, 64 MiB at most, which holds the addresses of a million recipients.
     pub database_cache: u64,
     /// Bytes that tracking files may have together.
     pub tracking_bytes: u64,
@@ -253,7 +256,9 @@ impl Embedded {
         let mut attempts = 0;
         let (engine, mail, database) = loop {
             let end = stalled.clone();
-            let opened = Database::open(&data, store_id, options.database_cache, Box::new(move || end()));
+            let config = config_log.bytes();
+            let cache = options.database_cache + (config / 8).min(MOST_FOR_DIRECTORY);
+            let opened = Database::open(&data, store_id, cache, config, Box::new(move || end()));
             let opened = opened.map_err(|error| OpenError::Database(error.to_string()))?;
             // a new store has no database yet, and nothing to rebuild
             if opened.rebuilt.is_some() && !report.created {

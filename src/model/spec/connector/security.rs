@@ -24,8 +24,8 @@ pub struct Security {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub server_name: Option<HostName>,
-    /// The certificates (PEM) of those who may have issued a server's, with `tls: verified`. A file is watched. Default:
-    /// those that the appliance's system trusts.
+    /// The certificates (PEM) of those who may have issued a server's, or its own, with `tls: verified`. A file is watched.
+    /// Default: those that the appliance's system trusts.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub ca: Option<Source>,

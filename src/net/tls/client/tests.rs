@@ -75,6 +75,37 @@ async fn a_certificate_is_good_for_its_name_of_a_known_issuer_and_in_its_time() 
 }
 
 #[tokio::test]
+async fn a_server_may_sign_for_itself_when_its_certificate_was_given() {
+    let signed = |change: fn(&mut CertificateParams)| {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["mx.example".to_owned()]).unwrap();
+        change(&mut params);
+        let pem = params.self_signed(&key).unwrap().pem();
+        (Arc::new(Identity::load(&pem, &key.serialize_pem()).unwrap()), pem)
+    };
+    // as `openssl req -x509` makes them
+    let as_issuer = |params: &mut CertificateParams| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let over = |params: &mut CertificateParams| params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    let not_yet = |params: &mut CertificateParams| params.not_before = rcgen::date_time_ymd(4000, 1, 1);
+    for (change, asked, good) in [
+        ((|_| {}) as fn(&mut CertificateParams), "mx.example", true),
+        (as_issuer, "mx.example", true),
+        (as_issuer, "other.example", false),
+        (over, "mx.example", false),
+        (not_yet, "mx.example", false),
+    ] {
+        let (identity, pem) = signed(change);
+        let given = Arc::new(ClientTls::new(Some(&pem), None).unwrap());
+        let (checked, _) = meet(&given, Check::Name, asked, &server(&identity)).await;
+        assert_eq!(checked.is_ok(), good, "{identity:?} {asked}: {:?}", checked.err());
+        // the same names of another key
+        let (other, _) = signed(change);
+        let (checked, _) = meet(&given, Check::Name, asked, &server(&other)).await;
+        assert!(checked.is_err());
+    }
+}
+
+#[tokio::test]
 async fn the_system_does_not_trust_our_issuers_and_what_was_not_checked_is_not_resumed_as_if_it_were() {
     let known = issuer();
     let server = server(&identity("mx.example", &known, |_| {}));
