@@ -148,6 +148,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         quotas: Arc::new(Quotas::default()),
         clock: clock.clone(),
         resolvers: resolvers.clone(),
+        callout: outbound.clone(),
         metrics,
     };
     let explain = Arc::new(intake.clone());

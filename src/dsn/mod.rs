@@ -1,8 +1,10 @@
 //! Delivery status notifications: RFC 3464 reports inside RFC 6522 `multipart/report`, in words for people first.
 //!
-//! Pure functions: who is told and when is decided in `queue`, what it says is decided here. A report is always sent with the
+//! `words` writes the part for people. Pure functions: who is told and when is decided in `queue`, what it says is decided here. A report is always sent with the
 //! null reverse-path and never about another report; both are the callers' rule, this module has no say.
 //! Addresses beyond ASCII make it a `message/global-delivery-status` (RFC 6533).
+
+mod words;
 
 use std::fmt::Write as _;
 
@@ -138,39 +140,6 @@ impl Report<'_> {
         }
         header.push_str("Auto-Submitted: auto-replied\r\nMIME-Version: 1.0\r\n");
         header
-    }
-
-    fn words(&self) -> String {
-        let mut words = String::new();
-        let lead = match self.action() {
-            Action::Failed => "Your message could not be delivered to these recipients:".to_owned(),
-            Action::Delayed => {
-                let until = self.retry_until.map_or(String::new(), |time| format!(" until {time}"));
-                format!(
-                    "Your message could not be delivered yet. It will be tried again{until};\r\nyou need not send it again. Recipients:"
-                )
-            }
-            Action::Delivered => "Your message was delivered to these recipients:".to_owned(),
-            Action::Relayed => {
-                "Your message was handed to a server that may send no report of its own, for these recipients:"
-                    .to_owned()
-            }
-            Action::Expanded => "Your message was passed on to the members of these recipients:".to_owned(),
-        };
-        let _ = write!(words, "This is the mail system at {}.\r\n\r\n{lead}\r\n", self.reporting_mta);
-        for recipient in &self.recipients {
-            let _ = write!(words, "\r\n  <{}>\r\n", recipient.forward_path);
-            if let Some(failure) = recipient.last_failure.as_ref().filter(|_| tells_failure(recipient)) {
-                if let Some(mta) = &failure.remote_mta {
-                    let _ = write!(words, "    {mta} said:\r\n");
-                }
-                let _ = write!(words, "    {}\r\n", one_line(&failure.diagnostic));
-            }
-            if recipient.status == RecipientStatus::Expired {
-                words.push_str("    The time in which it could be delivered has passed.\r\n");
-            }
-        }
-        words
     }
 
     /// `message/delivery-status`: fields of the message, then a group of fields per recipient.
@@ -317,7 +286,7 @@ mod tests {
     use crate::smtp::address::ReversePath;
     use crate::smtp::parameters::{ByMode, DeliverBy, MailParameters, RcptParameters};
 
-    fn message(status: RecipientStatus, address: &str) -> Message {
+    pub(super) fn message(status: RecipientStatus, address: &str) -> Message {
         Message {
             id: MessageId::generate(),
             received_at: Timestamp::from_millis(1_795_000_000_000),
@@ -352,7 +321,7 @@ mod tests {
         }
     }
 
-    fn compose(message: &Message, original: Original) -> String {
+    pub(super) fn compose(message: &Message, original: Original) -> String {
         let postmaster = "postmaster@example.org".parse().unwrap();
         let to = "s@src.example".parse().unwrap();
         let report = Report {

@@ -158,7 +158,14 @@ impl Incoming {
             }
         };
         let (queue, name) = match &archived {
-            None => admitted?,
+            None => {
+                let (queue, name) = admitted?;
+                // one who gets nothing need not exist
+                if staged.is_none() {
+                    client.verify_recipient(intake, &self.snapshot, &queue, &path).await?;
+                }
+                (queue, name)
+            }
             Some(found) => {
                 found.admit(admitted)?;
                 self.log_filtered(intake, FilterAction::Archive, found, &path);

@@ -9,6 +9,7 @@
 //! | MAIL | `futureRelease`: who may not relay here may not have mail held (RFC 4865), nobody for more than 45 days | 550 5.7.1, 501 5.5.4 |
 //! | RCPT | `restriction`: the recipient takes nothing so large, or nothing from this sender | 552 5.2.3, 550 5.7.1 |
 //! | RCPT | `unknownRecipient`: authoritative domain, no such recipient | 550 5.1.1 |
+//! | RCPT | `verifyRecipients`: the connector wants to know, and there is no such recipient (`super::verify`) | 550 5.1.1 |
 //! | RCPT | `routedLocalPart`: a local part that hides another address (`u%d`, `d!u`, `"u@d"`) | 550 5.7.1 |
 //! | RCPT | `staging`: a system that must not reach real people, and this is not one of those allowed | 550 5.7.1 |
 //! | ETRN | `etrn`: the client may not relay, or the mail is others' to ask for (`remoteTriggered`) | 459 4.7.1 |

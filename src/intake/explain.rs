@@ -20,13 +20,14 @@ use utoipa::ToSchema;
 
 use super::admission::{Client, Refusal};
 use super::filters::{Fate, Filtering};
-use super::{Intake, staging};
+use super::{Intake, staging, verify};
 use crate::accounts::Account;
 use crate::config::{Snapshot, VirtualServer};
 use crate::directory::Distributor;
 use crate::model::mail::{Message, Recipient};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
+use crate::model::spec::connector::VerifyRecipients;
 use crate::model::time::Timestamp;
 use crate::net::resolver::verified_name;
 use crate::observe::metrics::Metrics;
@@ -294,11 +295,18 @@ async fn at_the_door(
     let down = intake.queue.down();
     let sending =
         Sending { sender, size: *size, priority: granted, virtual_server: &server.name, spread: 0, down: &down };
-    let admitted = client.admit_recipient(intake, snapshot, sending, recipient).map(drop);
+    let admitted = client.admit_recipient(intake, snapshot, sending, recipient);
+    let queue = admitted.as_ref().ok().map(|(queue, _)| queue.clone());
     let why = if client.is_trusted() { "the client may relay" } else { "" };
     told.judged(Stage::Rcpt, "recipient", admitted)?;
     if let Some(last) = told.decisions.last_mut() {
         last.detail = why.to_owned();
+    }
+    let verified = queue.filter(|queue| verify::wanted(snapshot, queue) != VerifyRecipients::None);
+    let stays = matches!(staging::apply(server, recipient), Ok(None));
+    if let Some(queue) = verified.filter(|_| stays && matches!(fate, Fate::Deliver)) {
+        let verified = client.verify_recipient(intake, snapshot, &queue, recipient).await;
+        told.judged(Stage::Rcpt, verify::RULE, verified)?;
     }
     match fate {
         Fate::Deliver => Some(granted),

@@ -417,6 +417,7 @@ mod tests {
                 quotas: Arc::default(),
                 clock,
                 resolvers,
+                callout: Arc::new(crate::routing::callout::Unasked),
                 metrics,
             };
             let house = House { store, configuration, intake, resolver };

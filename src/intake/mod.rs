@@ -1,6 +1,7 @@
 //! The one door into the house: SMTP, and later REST, import and pickup, all hand in mail here.
 //!
 //! `admission` says who may do what, as a list of named rules; `filters` whose mail is not taken, binding by binding;
+//! `verify` whether they exist at the next hop;
 //! `explain` tells what would become of a message, by the same rules;
 //! `accept` takes the content, and returns only when the message is durable and on its way. Policy sees values, never bytes of the protocol; a refusal is a
 //! [`Reply`](crate::smtp::reply::Reply) with generic words, and a log line with the rule's name for the operator.
@@ -12,6 +13,7 @@ mod filters;
 mod header;
 mod staging;
 mod trace;
+mod verify;
 
 use std::sync::Arc;
 
@@ -21,6 +23,7 @@ use crate::net::clock::Clock;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::queue::Queue;
+use crate::routing::callout::Callout;
 use crate::store::Store;
 
 pub use accept::{Incoming, Sender};
@@ -42,6 +45,8 @@ pub struct Intake {
     pub clock: Arc<dyn Clock>,
     /// Whom filters ask.
     pub resolvers: Arc<Resolvers>,
+    /// Who asks next hops for recipients.
+    pub callout: Arc<dyn Callout>,
     /// Counters.
     pub metrics: Metrics,
 }

@@ -20,6 +20,7 @@ use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::{Stream, Target};
 use crate::queue::Hand;
 use crate::queue::carrier::{Carrier, IDLE, Left, Session, Taken};
+use crate::queue::next_hosts::Turn;
 use crate::queue::outgoing::SenderRules;
 use crate::smtp::client::{Hello, Settings, Timeouts};
 use crate::smtp::reply::EnhancedStatus;
@@ -60,6 +61,7 @@ pub(super) async fn session(
         holds: &holds,
         only_from: None,
         next_hop: label(store),
+        turn: Turn::of_all(),
         taken: Taken::Delivered,
         peer: connection.extensions().clone(),
         senders: SenderRules::default(),
@@ -74,7 +76,7 @@ pub(super) async fn session(
     let left = carrier.leave();
     local.queue.session_closed(hand, left.answered);
     match (ended, left) {
-        (Ended::Broken { .. }, Left { first, answered: false, host_failure }) => {
+        (Ended::Broken { .. }, Left { first, answered: false, host_failure, .. }) => {
             let failure = host_failure.unwrap_or_else(|| {
                 Failure::new(Scope::Host, EnhancedStatus::transient(4, 2), "the session was cut").by(&label(store))
             });

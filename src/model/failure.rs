@@ -21,7 +21,7 @@
 //! | a webhook answers 4xx, but 408, 425, 429 | message | permanent |
 //! | a webhook answers 408, 425, 5xx but 502, 503, 504 | message | transient |
 //! | a webhook answers 429, 502, 503, 504, a redirect | host | transient |
-//! | no such domain, null MX, a loop to ourselves | host | permanent |
+//! | no such domain, null MX, a loop to ourselves, only addresses that are off limits | host | permanent |
 //! | no answer from DNS | host | transient |
 
 use std::fmt;
@@ -211,6 +211,7 @@ impl Failure {
             NameFault::Loop => {
                 (EnhancedStatus::permanent(4, 6), format!("mail for {name} would come back to this server"))
             }
+            NameFault::OffLimits => (EnhancedStatus::permanent(4, 4), format!("{name}: {OFF_LIMITS}")),
             NameFault::TryLater(why) => {
                 (EnhancedStatus::transient(4, 3), format!("{name} could not be looked up: {why}"))
             }
@@ -230,9 +231,15 @@ pub enum NameFault {
     NullMx,
     /// The best exchanger is this server.
     Loop,
+    /// All its addresses are ones that nothing is sent to: link-local, or where clouds keep their metadata.
+    OffLimits,
     /// SERVFAIL, time-out, lame delegation.
     TryLater(String),
 }
+
+/// See [`NameFault::OffLimits`].
+pub const OFF_LIMITS: &str =
+    "its only addresses are link-local or those of a cloud's metadata service, and no mail is sent there";
 
 fn of_reply(scope: Scope, phase: Phase, reply: &RemoteReply) -> Failure {
     let class = if reply.is_permanent() { StatusClass::Permanent } else { StatusClass::PersistentTransient };

@@ -64,7 +64,10 @@ impl Connect for TcpConnect {
 async fn tcp(target: &Target) -> io::Result<TcpStream> {
     let socket = if target.address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(source) = target.source {
-        socket.bind(SocketAddr::new(source, 0))?;
+        socket.bind(SocketAddr::new(source, 0)).map_err(|error| {
+            let words = format!("this machine cannot send from its source address {source}: {error}");
+            io::Error::new(io::ErrorKind::AddrNotAvailable, words)
+        })?;
     }
     let stream = socket.connect(target.address).await?;
     stream.set_nodelay(true)?;
@@ -87,6 +90,16 @@ mod tests {
         let connected = TcpConnect.connect(&target).await.unwrap();
         assert_eq!(connected.local.ip(), target.source.unwrap());
         assert_eq!(connected.peer, target.address);
+    }
+
+    #[tokio::test]
+    async fn a_source_address_of_another_machine_is_named() {
+        let address = "127.0.0.1:9".parse().unwrap();
+        let source = Some("192.0.2.77".parse().unwrap());
+        let error =
+            TcpConnect.connect(&Target { address, source, timeout: Duration::from_secs(5) }).await.err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::AddrNotAvailable);
+        assert!(error.to_string().contains("192.0.2.77"), "{error}");
     }
 
     #[tokio::test]

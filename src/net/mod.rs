@@ -9,6 +9,7 @@ pub mod http;
 pub mod mta_sts;
 pub mod oauth;
 pub mod proxy_protocol;
+pub mod race;
 pub mod resolver;
 pub mod server_driver;
 pub mod stream;

@@ -1,18 +1,21 @@
 //! Which addresses to try for the next hop of a queue, in order (RFC 5321, 5.1).
 //!
 //! DNS that gives no answer defers, DNS that says no ends: the difference is made here and named by
-//! [`NameFault`]. At most five addresses are tried. Mail by MX is never sent to a listener of our own.
+//! [`NameFault`]. At most five addresses are tried. Mail by MX is never sent to a listener of our own, and nothing
+//! to addresses that are [off limits](is_off_limits), whatever a name says.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 
 use crate::config::{Snapshot, VirtualServer};
-use crate::model::failure::{Failure, NameFault};
+use crate::model::failure::{Failure, NameFault, OFF_LIMITS};
 use crate::model::host::{Host, domain_key};
+use crate::model::http_url::is_off_limits;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::{DnsRoute, RouteSpec};
 use crate::net::mta_sts::{Mode, Policies, Policy};
 use crate::net::resolver::{ResolveError, Resolver, Resolvers, Vouched};
+use crate::queue::next_hosts::HostKey;
 use crate::routing::Connector;
 use crate::routing::asked::{Asked, Sts};
 use crate::routing::mx::{Exchanges, exchanges};
@@ -46,6 +49,20 @@ pub struct LookUp<'a> {
     pub policies: &'a Policies,
     /// Which addresses are our own.
     pub listeners: &'a Listeners,
+}
+
+impl NextHop {
+    /// The host that it is an address of.
+    pub fn host(&self) -> HostKey {
+        HostKey { name: self.name.clone(), port: self.address.port() }
+    }
+}
+
+/// The hosts of these addresses, in their order.
+pub fn hosts_of(hops: &[NextHop]) -> Vec<HostKey> {
+    let mut hosts: Vec<HostKey> = hops.iter().map(NextHop::host).collect();
+    hosts.dedup();
+    hosts
 }
 
 fn of_server(resolvers: &Resolvers, server: &VirtualServer) -> Result<Arc<dyn Resolver>, NameFault> {
@@ -180,10 +197,15 @@ async fn look_up(
             asked: asked.clone(),
         };
         match host {
+            Host::Address(ip) if is_off_limits(*ip) => worst = worst.or(Some(NameFault::OffLimits)),
             Host::Address(ip) => found.push(hop(&ip.to_string(), *ip, &Asked::default())),
             Host::Name(name) => match ask(&*of_server(resolvers, server)?, name.as_str(), *port, names).await {
                 Ok((addresses, asked)) => {
-                    found.extend(by_turns(addresses).into_iter().map(|ip| hop(name.as_str(), ip, &asked)));
+                    let allowed: Vec<IpAddr> = addresses.into_iter().filter(|ip| !is_off_limits(*ip)).collect();
+                    if allowed.is_empty() {
+                        worst = worst.or(Some(NameFault::OffLimits));
+                    }
+                    found.extend(by_turns(allowed).into_iter().map(|ip| hop(name.as_str(), ip, &asked)));
                 }
                 Err(error) => {
                     let fault = fault(error);
@@ -221,6 +243,7 @@ fn words(fault: &NameFault) -> String {
     match fault {
         NameFault::NoSuchDomain => "the name does not exist".to_owned(),
         NameFault::TryLater(why) => why.clone(),
+        NameFault::OffLimits => OFF_LIMITS.to_owned(),
         NameFault::NoAddress | NameFault::NullMx | NameFault::Loop => "the name has no address".to_owned(),
     }
 }

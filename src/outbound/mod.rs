@@ -2,23 +2,28 @@
 //!
 //! `worker` is one worker's life: find hosts, open a session, carry messages over it as long as there are any, again.
 //! `hosts` says which addresses to try, `tlsa` what their owners ask by DNS, `session` opens one with each, encrypted and logged in, by
-//! a token of `tokens` if need be. `turned` is a session over a connection that was turned round, `request` asks for mail that waits
-//! elsewhere. `slots` bounds sessions over all queues. [`crate::queue::carrier`] hands messages to
+//! a token of `tokens` if need be; `sources` says from which of our addresses, `callout` asks them for recipients. `turned` is a
+//! session over a connection that was turned round, `request` asks for mail that waits elsewhere. `slots` bounds sessions over all
+//! queues. [`crate::queue::carrier`] hands messages to
 //! the session one by one and turns results into outcomes.
 
+mod callout;
 mod hosts;
 mod kept;
 mod probe;
 mod request;
 mod session;
 mod slots;
+mod sources;
 mod tlsa;
 mod tokens;
 mod turned;
 mod worker;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
+use crate::model::time::Timestamp;
 use crate::net::clock::Clock;
 use crate::net::connect::Connect;
 use crate::net::mta_sts::{Keep, OverHttps, Policies};
@@ -47,6 +52,10 @@ pub struct Outbound {
     metrics: Metrics,
     slots: Slots,
     tokens: Tokens,
+    /// Counts sessions, so that source addresses are used by turns.
+    sessions: AtomicUsize,
+    /// What next hops have said of recipients.
+    callouts: callout::Answers,
 }
 
 impl Outbound {
@@ -63,9 +72,19 @@ impl Outbound {
         tokens: Arc<dyn TokenEndpoint>,
     ) -> Arc<Self> {
         let tokens = Tokens::new(clock.clone(), tokens);
-        let policies = Policies::new(clock.clone(), Arc::new(OverHttps), keep);
-        let slots = Slots::default();
-        Arc::new(Outbound { queue, clock, connect, resolvers, listeners, policies, metrics, slots, tokens })
+        Arc::new(Outbound {
+            queue,
+            clock: clock.clone(),
+            connect,
+            resolvers,
+            listeners,
+            policies: Policies::new(clock, Arc::new(OverHttps), keep),
+            metrics,
+            slots: Slots::default(),
+            tokens,
+            sessions: AtomicUsize::new(0),
+            callouts: callout::Answers::default(),
+        })
     }
 
     /// How the connector stands with the tokens that it logs in with; `None`: no session has needed one, with these settings.
@@ -78,6 +97,10 @@ impl Outbound {
 
     fn look_up(&self) -> LookUp<'_> {
         LookUp { resolvers: &self.resolvers, policies: &self.policies, listeners: &self.listeners }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.clock.unix_millis())
     }
 
     /// Starts a worker; the queue counts it by its hand and awaits it at the end.

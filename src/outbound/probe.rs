@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::hosts::NextHop;
-use super::session::{credentials, open, security_of};
+use super::session::{Purpose, credentials, open, security_of};
 use super::{Outbound, hosts, worker};
 use crate::config::VirtualServer;
 use crate::model::failure::{Failure, Scope};
@@ -68,8 +68,9 @@ impl Outbound {
         };
         let before = credentials.clone();
         let session = async {
-            let told = Some(&transcript);
-            let connection = open(self, &ways.server, &ways.connector, queue, &next, credentials, told).await?;
+            let host = std::slice::from_ref(&next);
+            let purpose = Purpose::Test(&transcript);
+            let (connection, _) = open(self, &ways.server, &ways.connector, queue, host, credentials, purpose).await?;
             let known = (connection.agreed().cloned(), connection.extensions().clone());
             connection.run(&mut Nothing, &*self.clock).await;
             Ok(known)

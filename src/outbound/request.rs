@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::probe::Nothing;
-use super::session::{self, label};
+use super::session::{self, Purpose, label};
 use super::{Outbound, hosts};
 use crate::config::{Snapshot, dequeue_connector};
 use crate::model::name::Name;
@@ -74,10 +74,6 @@ impl Outbound {
         }
         // sessions that take mail end with 421
         while running.join_next().await.is_some() {}
-    }
-
-    fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.clock.unix_millis())
     }
 
     /// The connectors that are to ask now; they count as running from here on.
@@ -165,9 +161,10 @@ impl Outbound {
         let login = session::credentials(self, connector).await;
         let mut login = login.map_err(|failure| failure.to_string())?;
         let mut last = "the host has no address".to_owned();
-        for hop in &hops {
-            let mut connection = match session::open(self, server, connector, &queue, hop, &mut login, None).await {
-                Ok(connection) => connection,
+        for host in hops.chunk_by(|one, next| one.host() == next.host()) {
+            let opened = session::open(self, server, connector, &queue, host, &mut login, Purpose::Mail).await;
+            let (mut connection, hop) = match opened {
+                Ok((connection, at)) => (connection, &host[at]),
                 Err(failure) => {
                     last = failure.to_string();
                     continue;

@@ -1,4 +1,4 @@
-//! A session with one host of a next hop: connected, encrypted and logged in as [`crate::routing::security`] says.
+//! A session with one host of a next hop, at whichever of its addresses answers first: connected, encrypted and logged in as [`crate::routing::security`] says.
 //!
 //! Where TLS is opportunistic and cannot be had, the host is tried once more in clear, on a new connection; what was sent before
 //! is not used. Credentials go in TLS only, but to this machine itself, so a session that has to log in falls back to
@@ -7,15 +7,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Outbound;
 use super::hosts::NextHop;
+use super::{Outbound, sources};
 use crate::config::VirtualServer;
 use crate::model::failure::{Failure, Scope};
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::security::{LoginMechanism, SmartHostTls, TlsLevel};
 use crate::model::spec::connector::{self, RouteSpec};
 use crate::net::client_driver::Connection;
-use crate::net::connect::{Stream, Target};
+use crate::net::connect::{Connected, Stream};
+use crate::net::race::{Candidate, connect_from, first_to_connect};
 use crate::net::tls::client::{Check, Handshake, no_name, server_name};
 use crate::net::transcript::Transcript;
 use crate::routing::Connector;
@@ -52,7 +53,19 @@ pub(super) async fn credentials(outbound: &Outbound, connector: &Connector) -> R
     }
 }
 
-/// A session that is ready for mail. What it logs in with becomes another when the host refuses it.
+/// What a session is for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Purpose<'a> {
+    /// It carries mail.
+    Mail,
+    /// It asks whether recipients exist.
+    Callout,
+    /// It carries nothing; what is said is written down.
+    Test(&'a Transcript),
+}
+
+/// A session that is ready for mail, with one of the addresses of a host, and which one that is: the first that connects, and
+/// when that one gives no session, the first of the others. What it logs in with becomes another when the host refuses it.
 ///
 /// # Errors
 /// A failure of the host, transient.
@@ -61,45 +74,66 @@ pub(super) async fn open(
     server: &VirtualServer,
     connector: &Connector,
     queue: &QueueName,
-    hop: &NextHop,
-    credentials: &mut Option<Credentials>,
-    transcript: Option<&Transcript>,
-) -> Result<Connection<Box<dyn Stream>>, Failure> {
-    let label = label(hop);
+    host: &[NextHop],
+    login: &mut Option<Credentials>,
+    purpose: Purpose<'_>,
+) -> Result<(Connection<Box<dyn Stream>>, usize), Failure> {
     let whose = whose(connector);
     let floor = outbound.queue.snapshot().tls_floor(connector, queue);
-    let security = security_of(server, connector, floor, queue, hop);
-    if let Some(why) = &security.refused {
-        let words = format!("{whose} sends nothing there: {why}");
-        return Err(Failure::new(Scope::Host, EnhancedStatus::transient(7, 5), words).by(&label));
-    }
-    let mut plan = Plan::new(connector, server, hop, &security, credentials.as_ref())
-        .map_err(|why| Failure::of_setup(&why, &whose).by(&label))?;
-    let mut result = plan.attempts(outbound, connector, hop, transcript).await;
-    if let Some(access::Login::Token(login)) = &connector.access.login {
-        if let (Some(refusal), Some(shown)) = (refusal(&result), &mut *credentials) {
-            tracing::info!(connector = %connector.name, next_hop = %label, %refusal, "another token is asked for");
-            let other = outbound.tokens.instead_of(&connector.name, login, shown).await;
-            if let Some(other) = other.map_err(|fault| Failure::of_token(&fault, &whose).by(&label))? {
-                *shown = other;
-                plan.show(shown);
-                result = plan.attempts(outbound, connector, hop, transcript).await;
+    let turn = sources::next_turn(&outbound.sessions);
+    let mut left = Vec::new();
+    let mut last = None;
+    for (at, hop) in host.iter().enumerate() {
+        let security = security_of(server, connector, floor, queue, hop);
+        if let Some(why) = &security.refused {
+            let words = format!("{whose} sends nothing there: {why}");
+            last = Some(Failure::new(Scope::Host, EnhancedStatus::transient(7, 5), words).by(&label(hop)));
+            continue;
+        }
+        let mut plan = Plan::new(connector, server, hop, &security, login.as_ref())
+            .map_err(|why| Failure::of_setup(&why, &whose).by(&label(hop)))?;
+        plan.settings.envelope_only = matches!(purpose, Purpose::Callout);
+        match sources::candidate(connector, server, hop.address, turn) {
+            Some(from) => left.push((at, plan, from)),
+            None => {
+                let words = format!("{whose} has no source address of the family of {}", hop.address.ip());
+                last = Some(Failure::new(Scope::Host, EnhancedStatus::transient(3, 5), words).by(&label(hop)));
             }
         }
-        let answer = refusal(&result).map_or(Ok(()), Err);
-        if result.is_ok() || answer.is_err() {
-            outbound.tokens.answered(&connector.name, login, answer);
-        }
     }
-    match result {
-        Ok(connection) => {
-            let (tls, verified) = connection.agreed().map_or(("none", false), |tls| (tls.version, tls.verified));
-            tracing::debug!(connector = %connector.name, next_hop = %label, tls, verified, "a session is open");
-            Ok(connection)
+    let transcript = match purpose {
+        Purpose::Test(transcript) => Some(transcript),
+        Purpose::Mail | Purpose::Callout => None,
+    };
+    while !left.is_empty() {
+        let candidates: Vec<Candidate> = left.iter().map(|(_, _, candidate)| candidate.clone()).collect();
+        let timeout = left[0].1.settings.timeouts.banner.min(CONNECT_LIMIT);
+        let won = match first_to_connect(&*outbound.connect, &candidates, timeout).await {
+            Ok(won) => won,
+            // which of them it was hardly matters when none answers: the first stands for all
+            Err(error) => {
+                let label = label(&host[left[0].0]);
+                last = Some(Failure::of_connect(&error, &label));
+                break;
+            }
+        };
+        let (at, plan, candidate) = &mut left[won.at];
+        if let Some(login) = login {
+            plan.show(login);
         }
-        Err(Attempt::Connect(error)) => Err(Failure::of_connect(&error, &label)),
-        Err(Attempt::Open(error)) => Err(Failure::of_open(&error, &label, &whose)),
+        let way = Way { connector, hop: &host[*at], candidate, transcript };
+        match plan.open(outbound, way, won.connected, login).await {
+            Ok(connection) => return Ok((connection, *at)),
+            Err(failure) => {
+                tracing::info!(connector = %connector.name, next_hop = %label(&host[*at]), failure = %failure, "no session");
+                last = Some(failure);
+            }
+        }
+        let tried: Vec<usize> = won.failed.into_iter().chain([won.at]).collect();
+        let mut index = 0..;
+        left.retain(|_| !index.next().is_some_and(|index| tried.contains(&index)));
     }
+    Err(last.unwrap_or_else(|| Failure::new(Scope::Host, EnhancedStatus::transient(4, 4), "no host to try")))
 }
 
 /// Whether a session with this host is encrypted, and what is checked.
@@ -122,6 +156,15 @@ pub(super) fn security_of(
 enum Attempt {
     Connect(std::io::Error),
     Open(OpenError),
+}
+
+/// Where a session leads.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    connector: &'a Connector,
+    hop: &'a NextHop,
+    candidate: &'a Candidate,
+    transcript: Option<&'a Transcript>,
 }
 
 /// Whether it was TLS that failed, and a host without it may do.
@@ -212,42 +255,84 @@ impl Plan {
         }
     }
 
-    /// As it should be; in clear where that may be and TLS is not to be had.
-    async fn attempts(
-        &self,
+    /// A session over this connection, or over one more where that may help.
+    async fn open(
+        &mut self,
         outbound: &Outbound,
-        connector: &Connector,
-        hop: &NextHop,
-        transcript: Option<&Transcript>,
-    ) -> Result<Connection<Box<dyn Stream>>, Attempt> {
-        match self.attempt(outbound, hop, self.encryption, transcript).await {
-            Err(Attempt::Open(error)) if self.may_go_in_clear && is_about_tls(&error) => {
-                let next_hop = label(hop);
-                tracing::info!(connector = %connector.name, next_hop, %error, "no TLS: the host is tried in clear");
-                self.attempt(outbound, hop, Encryption::None, transcript).await
+        way: Way<'_>,
+        connected: Connected,
+        shown: &mut Option<Credentials>,
+    ) -> Result<Connection<Box<dyn Stream>>, Failure> {
+        let (label, whose) = (label(way.hop), whose(way.connector));
+        let name = &way.connector.name;
+        let mut result = self.attempts(outbound, way, Some(connected)).await;
+        if let Some(access::Login::Token(login)) = &way.connector.access.login {
+            if let (Some(refusal), Some(shown)) = (refusal(&result), shown) {
+                tracing::info!(connector = %name, next_hop = %label, %refusal, "another token is asked for");
+                let other = outbound.tokens.instead_of(name, login, shown).await;
+                if let Some(other) = other.map_err(|fault| Failure::of_token(&fault, &whose).by(&label))? {
+                    *shown = other;
+                    self.show(shown);
+                    result = self.attempts(outbound, way, None).await;
+                }
             }
-            result => result,
+            let answer = refusal(&result).map_or(Ok(()), Err);
+            if result.is_ok() || answer.is_err() {
+                outbound.tokens.answered(name, login, answer);
+            }
+        }
+        match result {
+            Ok(connection) => {
+                let (tls, verified) = connection.agreed().map_or(("none", false), |tls| (tls.version, tls.verified));
+                tracing::debug!(connector = %name, next_hop = %label, tls, verified, "a session is open");
+                Ok(connection)
+            }
+            Err(Attempt::Connect(error)) => Err(Failure::of_connect(&error, &label)),
+            Err(Attempt::Open(error)) => Err(Failure::of_open(&error, &label, &whose)),
         }
     }
 
-    async fn attempt(
+    /// As it should be, over the connection that is there or a new one; in clear where that may be and TLS is not to be had.
+    async fn attempts(
         &self,
         outbound: &Outbound,
-        hop: &NextHop,
+        way: Way<'_>,
+        connected: Option<Connected>,
+    ) -> Result<Connection<Box<dyn Stream>>, Attempt> {
+        let connected = match connected {
+            Some(connected) => connected,
+            None => self.connect(outbound, way).await?,
+        };
+        match self.greet(outbound, connected, self.encryption, way.transcript).await {
+            Err(error) if self.may_go_in_clear && is_about_tls(&error) => {
+                let (connector, next_hop) = (&way.connector.name, label(way.hop));
+                tracing::info!(connector = %connector, next_hop, %error, "no TLS: the host is tried in clear");
+                let again = self.connect(outbound, way).await?;
+                self.greet(outbound, again, Encryption::None, way.transcript).await.map_err(Attempt::Open)
+            }
+            result => result.map_err(Attempt::Open),
+        }
+    }
+
+    async fn connect(&self, outbound: &Outbound, way: Way<'_>) -> Result<Connected, Attempt> {
+        let timeout = self.settings.timeouts.banner.min(CONNECT_LIMIT);
+        connect_from(&*outbound.connect, way.candidate, timeout).await.map_err(Attempt::Connect)
+    }
+
+    async fn greet(
+        &self,
+        outbound: &Outbound,
+        connected: Connected,
         encryption: Encryption,
         transcript: Option<&Transcript>,
-    ) -> Result<Connection<Box<dyn Stream>>, Attempt> {
+    ) -> Result<Connection<Box<dyn Stream>>, OpenError> {
         let mut settings = Settings { encryption, ..self.settings.clone() };
         if let Some(login) = &mut settings.login {
             login.nonce = uuid::Uuid::new_v4().simple().to_string();
         }
-        let timeout = settings.timeouts.banner.min(CONNECT_LIMIT);
-        let target = Target { address: hop.address, source: None, timeout };
-        let connected = outbound.connect.connect(&target).await.map_err(Attempt::Connect)?;
         let handshake = self.handshake.clone().filter(|_| encryption != Encryption::None);
         let told = transcript.cloned();
-        let opened = Connection::open_told(connected.stream, settings, handshake, &*outbound.clock, told).await;
-        opened.map_err(Attempt::Open)
+        Connection::open_told(connected.stream, settings, handshake, &*outbound.clock, told).await
     }
 }
 

@@ -14,6 +14,7 @@ use crate::config::{Snapshot, VirtualServer};
 use crate::net::client_driver::{Connection, ContentUnavailable, Work};
 use crate::queue::PassedOn;
 use crate::queue::carrier::{Carrier, Session, Taken};
+use crate::queue::next_hosts::Turn;
 use crate::queue::outgoing::SenderRules;
 use crate::queue::turn::{Fetch, Turned};
 use crate::routing::Connector;
@@ -104,6 +105,8 @@ fn session<'a>(
         postmaster: None,
         budget: limits.messages_per_connection.unwrap_or(server.spec.outbound.messages_per_connection),
         idle: Duration::ZERO,
+        // there is nobody else to ask
+        turn: Turn::of_all(),
     }
 }
 

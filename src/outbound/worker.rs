@@ -3,22 +3,27 @@
 //! It ends when the queue has nothing for it, or rests. A next hop that cannot be reached, or that ends a session
 //! without having answered for a single message, puts the whole queue to rest. When DNS says that there is no next hop
 //! and never will be, the messages fail one by one, each with its own report.
+//!
+//! A message that a host has put off is carried to the next host of the same try ([`crate::queue::next_hosts`]). What that one
+//! fails in is no failure of the queue: the first host may do well for all others.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Outbound;
-use super::hosts::{self, NextHop};
-use super::session::{self, label};
+use super::hosts::{self, NextHop, hosts_of};
+use super::session::{self, Purpose, label};
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, Scope};
+use crate::model::mail::Waits;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::net::client_driver::{Connection, Ended};
 use crate::net::connect::Stream;
 use crate::queue::carrier::{Carrier, IDLE, Left, Session, Taken};
+use crate::queue::next_hosts::{HostKey, Turn};
 use crate::queue::outgoing::SenderRules;
-use crate::queue::{Attempt, AttemptResult, Hand, PassedOn};
+use crate::queue::{Attempt, AttemptResult, Hand, PassedOn, Take};
 use crate::routing::Connector;
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::Leased;
@@ -28,7 +33,14 @@ pub(super) async fn work(outbound: Arc<Outbound>, hand: Hand) {
     let mut held: Option<Leased> = None;
     let mut seed = 0;
     loop {
-        let Some(first) = held.take().or_else(|| hand.try_take()) else { return };
+        let first = match held.take() {
+            Some(first) => first,
+            None => match outbound.queue.take(&hand, |_| true) {
+                Take::Message(first) => first,
+                Take::Nothing => return,
+                Take::NotBefore(until) => return outbound.queue.rest_until(&hand, until),
+            },
+        };
         seed = first.message.id.spread() ^ (seed << 1);
         held = match round(&outbound, &hand, first, seed).await {
             Round::Again(held) => held,
@@ -89,6 +101,46 @@ async fn round(outbound: &Outbound, hand: &Hand, first: Leased, seed: u64) -> Ro
     result
 }
 
+/// None of the hosts that are left for the first message can be had. When it had asked none before, that is the next hop's
+/// failure, and the queue rests; else only this message's, which waits until the next round.
+async fn none_left(
+    outbound: &Outbound,
+    hand: &Hand,
+    server: &VirtualServer,
+    asked: &[HostKey],
+    first: Option<Leased>,
+    failure: Failure,
+) -> Round {
+    match first {
+        Some(first) if !asked.is_empty() => {
+            hand.link().end_round(first.message.id);
+            settle_all(outbound, hand, first, &failure).await;
+            Round::Again(None)
+        }
+        first => {
+            outbound.queue.next_hop_failed(hand, &server.name, failure);
+            Round::Over(first)
+        }
+    }
+}
+
+/// A failure of all recipients of a message that are due here, or, if it is permanent, that wait here. What a host has said of
+/// a recipient in this round says more than one that cannot be had.
+async fn settle_all(outbound: &Outbound, hand: &Hand, leased: Leased, failure: &Failure) {
+    let now = outbound.now();
+    let concerned = |waits: &Waits| waits.queue == hand.link().name && (failure.is_permanent() || waits.due <= now);
+    let results = (0u32..)
+        .zip(&leased.message.recipients)
+        .filter(|(_, recipient)| recipient.waits.as_ref().is_some_and(concerned))
+        .map(|(index, recipient)| {
+            let said = recipient.last_failure.as_ref().filter(|_| !failure.is_permanent());
+            (index, AttemptResult::Failed(said.unwrap_or(failure).clone()))
+        })
+        .collect();
+    let attempt = Attempt { leased, results, next_hop: None, duration: Duration::ZERO };
+    outbound.queue.settle(attempt).await;
+}
+
 /// Sessions with one host after the other, until one of them answers for a message.
 async fn carry(
     outbound: &Outbound,
@@ -98,17 +150,17 @@ async fn carry(
     hops: &[NextHop],
     first: Leased,
 ) -> Round {
+    let asked = hand.link().asked(first.message.id, outbound.now());
+    let left: Vec<NextHop> = hops.iter().filter(|hop| !asked.contains(&hop.host())).cloned().collect();
     let mut first = Some(first);
-    let mut rest = hops;
+    let mut rest = left.as_slice();
     loop {
         let (connection, at) = match open(outbound, server, connector, &hand.link().name, rest).await {
             Ok(opened) => opened,
-            Err(failure) => {
-                outbound.queue.next_hop_failed(hand, &server.name, failure);
-                return Round::Over(first);
-            }
+            Err(failure) => return none_left(outbound, hand, server, &asked, first, failure).await,
         };
         let hop = label(&rest[at]);
+        let turn = Turn::new(&hosts_of(hops), &asked, &rest[at].host());
         rest = &rest[at + 1..];
         outbound.metrics.outbound_connections.inc();
         outbound.queue.session_opened(hand);
@@ -130,6 +182,7 @@ async fn carry(
             holds: &holds,
             only_from,
             next_hop: hop.clone(),
+            turn,
             taken: Taken::Relayed(PassedOn { dsn: peer.dsn, deliver_by: peer.deliver_by.is_some() }),
             senders: SenderRules {
                 rewrite: spec.rewrite_sender.clone(),
@@ -138,7 +191,10 @@ async fn carry(
             peer: peer.clone(),
             max_recipients: peer.max_recipients.map_or(usize::MAX, |max| max as usize),
             postmaster: None,
-            budget: peer.max_transactions.map_or(budget, |max| budget.min(max)),
+            budget: [peer.max_transactions, hand.link().messages_in_a_session()]
+                .into_iter()
+                .flatten()
+                .fold(budget, u32::min),
             // what comes later has to be asked for again
             idle: if connector.is_remote_triggered() { Duration::ZERO } else { IDLE },
         };
@@ -147,14 +203,17 @@ async fn carry(
         let left = carrier.leave();
         outbound.queue.session_closed(hand, left.answered);
         match (ended, left) {
-            (Ended::Broken { .. }, Left { first: untouched, answered: false, host_failure }) => {
+            // the message that it broke on goes to the next host by itself
+            (Ended::Broken { .. }, Left { first: None, answered: false, passed_on: true, .. }) => {
+                return Round::Again(None);
+            }
+            (Ended::Broken { .. }, Left { first: untouched, answered: false, host_failure, .. }) => {
                 let failure = host_failure.unwrap_or_else(|| {
                     Failure::new(Scope::Host, EnhancedStatus::transient(4, 2), "the session was cut").by(&hop)
                 });
                 first = untouched;
                 if rest.is_empty() || first.is_none() {
-                    outbound.queue.next_hop_failed(hand, &server.name, failure);
-                    return Round::Over(first);
+                    return none_left(outbound, hand, server, &asked, first, failure).await;
                 }
                 tracing::info!(connector = %connector.name, next_hop = %hop, failure = %failure, "the next host is tried");
             }
@@ -193,15 +252,17 @@ async fn open(
 ) -> Result<(Connection<Box<dyn Stream>>, usize), Failure> {
     let mut credentials = session::credentials(outbound, connector).await?;
     let mut last = None;
-    for (at, hop) in hops.iter().enumerate() {
-        match session::open(outbound, server, connector, queue, hop, &mut credentials, None).await {
-            Ok(connection) => return Ok((connection, at)),
+    let mut before = 0;
+    // only addresses of one host race: the order of hosts is the route's
+    for host in hops.chunk_by(|one, next| one.host() == next.host()) {
+        match session::open(outbound, server, connector, queue, host, &mut credentials, Purpose::Mail).await {
+            Ok((connection, at)) => return Ok((connection, before + at)),
             Err(failure) => {
-                let label = label(hop);
-                tracing::info!(connector = %connector.name, next_hop = %label, failure = %failure, "no session");
+                tracing::info!(connector = %connector.name, next_hop = %host[0].name, failure = %failure, "no host");
                 last = Some(failure);
             }
         }
+        before += host.len();
     }
     Err(last.unwrap_or_else(|| Failure::new(Scope::Host, EnhancedStatus::transient(4, 4), "no host to try")))
 }
@@ -222,13 +283,7 @@ async fn fail_all(
         if sender(snapshot, connector, &leased).is_none_or(|sender| sender.name != server.name) {
             return Some(leased);
         }
-        let results = (0u32..)
-            .zip(&leased.message.recipients)
-            .filter(|(_, recipient)| recipient.waits.as_ref().is_some_and(|waits| waits.queue == hand.link().name))
-            .map(|(index, _)| (index, AttemptResult::Failed(failure.clone())))
-            .collect();
-        let attempt = Attempt { leased, results, next_hop: None, duration: Duration::ZERO };
-        outbound.queue.settle(attempt).await;
+        settle_all(outbound, hand, leased, &failure).await;
         next = hand.try_take();
     }
     None

@@ -12,12 +12,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::next_hosts::Turn;
+use super::outcome::is_too_many_recipients;
 use super::outgoing::{self, Outgoing, SenderRules};
-use super::{Attempt, AttemptResult, Hand, PassedOn, Queue};
+use super::{Attempt, AttemptResult, Hand, PassedOn, Queue, Take};
 use crate::config::Snapshot;
 use crate::mime::{Fit, Survey};
 use crate::model::failure::{Failure, Scope};
-use crate::model::mail::Message;
+use crate::model::mail::{Message, MessageId};
 use crate::model::name::Name;
 use crate::model::time::Timestamp;
 use crate::net::client_driver::{ContentUnavailable, Work};
@@ -47,6 +49,8 @@ pub struct Carrier<'a> {
     host_failure: Option<Failure>,
     /// Messages that the session never came to.
     untouched: Vec<Leased>,
+    /// A message that the host put off is asked of another one.
+    passed_on: bool,
 }
 
 /// What a session is.
@@ -57,6 +61,8 @@ pub struct Session<'a> {
     pub only_from: Option<Name>,
     /// The host, for logs and reports.
     pub next_hop: String,
+    /// Where it stands among the hosts of the next hop.
+    pub turn: Turn,
     /// What it means when the host takes a message.
     pub taken: Taken,
     /// The most recipients that the host takes in a transaction (RFC 9422).
@@ -90,6 +96,8 @@ pub struct Left {
     pub answered: bool,
     /// The failure of the host, if there was one.
     pub host_failure: Option<Failure>,
+    /// The host put a message off that another host is asked to take.
+    pub passed_on: bool,
 }
 
 struct UnderWay {
@@ -119,18 +127,23 @@ impl<'a> Carrier<'a> {
             answered: 0,
             host_failure: None,
             untouched: Vec::new(),
+            passed_on: false,
         }
     }
 
-    fn take(&mut self) -> Option<Leased> {
-        let leased = self.held.take().or_else(|| self.hand.try_take())?;
+    fn take(&mut self) -> Take {
+        let taken = match self.held.take() {
+            Some(leased) => Take::Message(leased),
+            None => self.queue.take(self.hand, |asked| self.session.turn.fits(asked)),
+        };
+        let Take::Message(leased) = taken else { return taken };
         let other =
             self.session.only_from.as_ref().is_some_and(|server| leased.message.origin.virtual_server != *server);
         if other {
             self.held = Some(leased);
-            return None;
+            return Take::Nothing;
         }
-        Some(leased)
+        Take::Message(leased)
     }
 
     /// Reads the content, when what the host offers leaves it open whether it can go as it is. Without `wait`, only what is in
@@ -215,8 +228,27 @@ impl<'a> Carrier<'a> {
         }
     }
 
+    /// Whether what this host put off is asked of the next one; else the round of the message is over.
+    fn pass_on(&self, id: MessageId, results: &[RecipientResult], failures: &[Option<Failure>]) -> bool {
+        let link = self.hand.link();
+        let now = Timestamp::from_millis(self.clock.unix_millis());
+        let some_went = failures.contains(&None);
+        let some_may = results.iter().zip(failures).any(|(result, failure)| {
+            failure.as_ref().is_some_and(|failure| may_do_elsewhere(result, failure, some_went))
+        });
+        let turn = &self.session.turn;
+        let passes_on = some_may && turn.has_another(&link.asked(id, now)) && link.pass_on(id, &turn.had(), now);
+        if !passes_on {
+            link.end_round(id);
+        }
+        passes_on
+    }
+
     /// What the session leaves: messages that it never came to, the first of them for whoever comes next.
     pub fn leave(mut self) -> Left {
+        let with_421 = self.host_failure.as_ref().is_some_and(|failure| failure.remote_code == Some(421));
+        let now = Timestamp::from_millis(self.clock.unix_millis());
+        self.hand.link().ended_a_session(self.answered, with_421, now);
         let mut messages = self.untouched;
         messages.extend(self.under_way.drain(..).map(|under_way| under_way.leased));
         messages.extend(self.held.take());
@@ -225,7 +257,7 @@ impl<'a> Carrier<'a> {
         for leased in messages {
             self.queue.give_back(leased);
         }
-        Left { first, answered: self.answered > 0, host_failure: self.host_failure }
+        Left { first, answered: self.answered > 0, host_failure: self.host_failure, passed_on: self.passed_on }
     }
 }
 
@@ -263,17 +295,36 @@ fn never_came_to_it(results: &[RecipientResult]) -> bool {
 
 impl Work for Carrier<'_> {
     async fn next(&mut self, wait: bool) -> Option<Transaction> {
+        let mut patience = self.session.idle;
         loop {
             // the first message goes in any case: settings that change often must not keep it
             let fresh = !self.began || (self.session.holds)(&self.queue.snapshot());
             if self.session.budget == 0 || !fresh {
                 return None;
             }
-            let Some(leased) = self.take() else {
-                if wait && self.held.is_none() && self.hand.wait(self.session.idle).await {
+            let leased = match self.take() {
+                Take::Message(leased) => leased,
+                Take::NotBefore(until) => {
+                    let pause = until.since(Timestamp::from_millis(self.clock.unix_millis()));
+                    if !wait {
+                        return None;
+                    }
+                    if pause > patience {
+                        self.queue.rest_until(self.hand, until);
+                        return None;
+                    }
+                    patience -= pause;
+                    tokio::time::sleep(pause.max(Duration::from_millis(1))).await;
                     continue;
                 }
-                return None;
+                // what is ready and does not fit needs another session
+                Take::Nothing => {
+                    if wait && self.held.is_none() && !self.hand.has_ready() && self.hand.wait(self.session.idle).await
+                    {
+                        continue;
+                    }
+                    return None;
+                }
             };
             let (leased, looked) = self.look_at(leased, wait).await?;
             if let Some(transaction) = self.begin(leased, looked) {
@@ -303,10 +354,26 @@ impl Work for Carrier<'_> {
             Some(failure) => self.host_failure = Some(failure.clone()),
             None => self.answered += 1,
         }
+        let put_off = failures.iter().flatten().any(|failure| failure.remote_code.is_some() && !failure.is_permanent());
+        if broken.is_none() {
+            self.hand.link().answered(put_off, Timestamp::from_millis(self.clock.unix_millis()));
+        }
+        let passes_on = self.pass_on(leased.message.id, &results, &failures);
+        self.passed_on |= passes_on;
+        let some_went = failures.contains(&None);
         let results = indexes
             .into_iter()
             .zip(results.iter().zip(failures))
-            .map(|(index, (result, failure))| (index, attempt_result(result, failure, self.session.taken)))
+            .map(|(index, (result, failure))| {
+                let failed = match failure {
+                    Some(failure) if passes_on && may_do_elsewhere(result, &failure, some_went) => {
+                        AttemptResult::NextHost(failure)
+                    }
+                    Some(failure) => AttemptResult::Failed(failure),
+                    None => return (index, went(result, self.session.taken)),
+                };
+                (index, failed)
+            })
             .collect();
         let duration = self.clock.now().saturating_duration_since(since);
         let attempt = Attempt { leased, results, next_hop: Some(self.session.next_hop.clone()), duration };
@@ -314,13 +381,26 @@ impl Work for Carrier<'_> {
     }
 }
 
-fn attempt_result(result: &RecipientResult, failure: Option<Failure>, taken: Taken) -> AttemptResult {
-    match (failure, taken, result) {
-        (Some(failure), ..) => AttemptResult::Failed(failure),
-        (None, Taken::Delivered, _) => AttemptResult::Delivered,
-        (None, Taken::Relayed(passed_on), RecipientResult::Delivered(reply)) => {
+fn went(result: &RecipientResult, taken: Taken) -> AttemptResult {
+    match (taken, result) {
+        (Taken::Delivered, _) => AttemptResult::Delivered,
+        (Taken::Relayed(passed_on), RecipientResult::Delivered(reply)) => {
             AttemptResult::Relayed { reply: reply.to_string(), passed_on }
         }
-        (None, Taken::Relayed(passed_on), _) => AttemptResult::Relayed { reply: String::new(), passed_on },
+        (Taken::Relayed(passed_on), _) => AttemptResult::Relayed { reply: String::new(), passed_on },
+    }
+}
+
+/// The host did not take it now, which says nothing about the next one; unless it was only one recipient too many. After the dot a host may have taken it without a word:
+/// that is not doubled in haste. Nor does another host mend what is missing on our side.
+fn may_do_elsewhere(result: &RecipientResult, failure: &Failure, some_went: bool) -> bool {
+    match result {
+        RecipientResult::Refused { phase, .. } => {
+            *phase != Phase::Reset && !failure.is_permanent() && !(some_went && is_too_many_recipients(failure))
+        }
+        RecipientResult::Broken { cause, .. } => *cause != Cause::ContentUnavailable,
+        RecipientResult::Delivered(_) | RecipientResult::CutAfterDot { .. } | RecipientResult::Unsupported { .. } => {
+            false
+        }
     }
 }

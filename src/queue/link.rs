@@ -8,23 +8,30 @@
 //! States, as an operator sees them: *frozen* (by command; still accepts), *remote* (its mail waits until somebody asks for it),
 //! *scheduled* (its connector carries nothing at this time), *retry* (the next hop failed; everything waits until the next try), *active* (a worker is on it), *ready*.
 
+mod hand;
+
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::agenda::Agenda;
+use super::next_hosts::{HostKey, Rounds};
+use super::pace::Bucket;
+use super::tolerance::Tolerance;
 use crate::model::failure::Failure;
 use crate::model::mail::MessageId;
 use crate::model::queue_name::QueueName;
+use crate::model::rate::Rate;
 use crate::model::time::Timestamp;
 use crate::store::Leased;
 
+pub use hand::Hand;
+
 /// Most messages that one link queue holds in memory.
 pub const WINDOW: usize = 2_000;
-/// How long a limit of sessions that a next hop has shown is respected.
-const CAP_HOLDS: Duration = Duration::from_secs(60);
+/// When a next hop that refused one session too many is looked at again.
+const ONE_TOO_MANY: Duration = Duration::from_secs(60);
 
 /// A link queue.
 #[derive(Debug)]
@@ -56,10 +63,16 @@ struct Inner {
     proven: bool,
     /// Sessions that are open with the next hop.
     sessions: usize,
-    /// The next hop refused one more session than this; until when that is respected.
-    cap: Option<(usize, Timestamp)>,
+    /// What the next hop has shown that it takes.
+    tolerance: Tolerance,
+    /// Its limit of rate.
+    bucket: Bucket,
+    /// Limits of rate let nothing go before this time. What is ready stays so.
+    paused: Option<Timestamp>,
     /// Due mail was left in the store because the window was full.
     more: bool,
+    /// Messages that some hosts of the next hop have put off, and others may take.
+    rounds: Rounds,
 }
 
 /// Nothing is tried before this time.
@@ -147,7 +160,7 @@ impl Link {
             self.arrived.notify_one();
             return Offer::Taken;
         }
-        if inner.workers < inner.workers_wanted(now).min(max_workers) {
+        if inner.workers < inner.workers_wanted().min(max_workers) {
             inner.workers += 1;
             return Offer::WorkerWanted;
         }
@@ -171,9 +184,10 @@ impl Link {
         self.inner().more = more;
     }
 
-    /// When the next hop may be tried again, if it rests now.
+    /// When the next hop may be tried again, or given more, if the queue rests now.
     pub fn resting_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.inner().rest.as_ref().map(|rest| rest.until).filter(|until| *until > now)
+        let inner = self.inner();
+        inner.rest.map(|rest| rest.until).max(inner.paused).filter(|until| *until > now)
     }
 
     /// When the next hop is tried again, if it has failed.
@@ -290,7 +304,7 @@ impl Link {
 
     /// The next hop failed. Rests until `until(failures)`, where the first failure in a row is 1; gives back what was ready.
     /// Workers that fail together count once. While other sessions go on, it is only one session too many: no rest,
-    /// but no more sessions than these for a while.
+    /// but fewer sessions for a while.
     pub fn failed(
         &self,
         failure: Failure,
@@ -303,9 +317,10 @@ impl Link {
             return (inner.give_back(), until);
         }
         if inner.sessions > 0 {
-            inner.cap = Some((inner.sessions, now + CAP_HOLDS));
+            let open = inner.sessions;
+            inner.tolerance.refused_a_session(open, failure.remote_code == Some(421), now);
             inner.last_failure = Some(failure);
-            return (Vec::new(), now + CAP_HOLDS);
+            return (Vec::new(), now + ONE_TOO_MANY);
         }
         inner.proven = false;
         // it was tried, which is what an operator wanted
@@ -373,7 +388,7 @@ impl Link {
         let wanted = !inner.ready.is_empty()
             && !inner.rests(now)
             && inner.idle == 0
-            && inner.workers < inner.workers_wanted(now).min(max_workers);
+            && inner.workers < inner.workers_wanted().min(max_workers);
         if wanted {
             inner.workers += 1;
         }
@@ -395,27 +410,97 @@ impl Link {
 
     /// Nothing ready, nobody on it, nothing remembered: it can be forgotten.
     pub fn is_idle(&self, now: Timestamp) -> bool {
-        let inner = self.inner();
-        inner.ready.is_empty() && inner.workers == 0 && !inner.rests(now) && !inner.more
+        let mut inner = self.inner();
+        inner.rounds.forget_old(now);
+        inner.tolerance.forget_old(now);
+        inner.ready.is_empty()
+            && inner.workers == 0
+            && !inner.rests(now)
+            && !inner.more
+            && inner.remembers(now).is_none()
+    }
+
+    /// Until when there is something about the next hop to remember.
+    pub fn remembers(&self, now: Timestamp) -> Option<Timestamp> {
+        self.inner().remembers(now)
+    }
+
+    /// The next hop answered for a message, and put some of it off or not.
+    pub fn answered(&self, put_off: bool, now: Timestamp) {
+        let mut inner = self.inner();
+        let open = inner.sessions;
+        inner.tolerance.answered(put_off, open, now);
+    }
+
+    /// A session has ended in which so many messages were answered for; the next hop ended it with 421, or not.
+    pub fn ended_a_session(&self, answered: u64, with_421: bool, now: Timestamp) {
+        self.inner().tolerance.ended_a_session(answered, with_421, now);
+    }
+
+    /// Most messages in one session, if the next hop has shown any.
+    pub fn messages_in_a_session(&self) -> Option<u32> {
+        self.inner().tolerance.messages()
+    }
+
+    /// When a limit of rate for this next hop lets one more message go; `None`: now.
+    pub(super) fn opens(&self, rate: Rate, now: Timestamp) -> Option<Timestamp> {
+        self.inner().bucket.opens(rate, now)
+    }
+
+    /// One more message has gone under that limit.
+    pub(super) fn count(&self, rate: Rate, now: Timestamp) {
+        self.inner().bucket.take(rate, now);
+    }
+
+    /// Limits of rate let nothing go before this time.
+    pub(super) fn pause(&self, until: Timestamp) {
+        self.inner().paused = Some(until);
+    }
+
+    /// The hosts that have put this message off in its round.
+    pub fn asked(&self, id: MessageId, now: Timestamp) -> Vec<HostKey> {
+        let mut inner = self.inner();
+        inner.rounds.forget_old(now);
+        inner.rounds.asked(id).to_vec()
+    }
+
+    /// The message goes to the next host; these are not asked again. False when that cannot be remembered.
+    pub(super) fn pass_on(&self, id: MessageId, hosts: &[HostKey], now: Timestamp) -> bool {
+        self.inner().rounds.pass_on(id, hosts, now)
+    }
+
+    /// No other host is asked for this message now.
+    pub fn end_round(&self, id: MessageId) {
+        self.inner().rounds.end(id);
     }
 }
 
 impl Inner {
     fn rests(&self, now: Timestamp) -> bool {
-        self.frozen || self.stopping || self.rest.as_ref().is_some_and(|rest| rest.until > now)
+        let rests = |until: Timestamp| until > now;
+        self.frozen
+            || self.stopping
+            || self.rest.is_some_and(|rest| rests(rest.until))
+            || self.paused.is_some_and(rests)
+    }
+
+    fn remembers(&self, now: Timestamp) -> Option<Timestamp> {
+        let bucket = Some(self.bucket.remembered_until());
+        self.rounds.remembered_until().max(self.tolerance.remembered_until()).max(bucket).filter(|until| *until > now)
     }
 
     /// One worker until a session was opened, then a few at once, then one per sixteen messages that wait; no more than
     /// the next hop has shown that it takes.
-    fn workers_wanted(&self, now: Timestamp) -> usize {
+    fn workers_wanted(&self) -> usize {
         if self.turned {
             return 0;
         }
         let wanted = if self.proven { self.ready.len().min(2) + self.ready.len() / 16 } else { 1 };
-        match self.cap {
-            Some((cap, until)) if until > now => wanted.min(cap),
-            _ => wanted,
-        }
+        wanted.min(self.most_workers())
+    }
+
+    fn most_workers(&self) -> usize {
+        self.tolerance.sessions().map_or(usize::MAX, |most| most as usize)
     }
 
     fn give_back(&mut self) -> Vec<Leased> {
@@ -423,91 +508,5 @@ impl Inner {
             self.more = true;
         }
         self.ready.drain(..).collect()
-    }
-}
-
-/// A worker's hold on a link queue; dropping it says that the worker is gone.
-#[derive(Debug)]
-pub struct Hand {
-    link: Arc<Link>,
-    agenda: Arc<Agenda>,
-}
-
-impl Hand {
-    /// For a worker that was counted by [`Offer::WorkerWanted`] or [`Link::wants_worker`].
-    pub(super) fn new(link: Arc<Link>, agenda: Arc<Agenda>) -> Self {
-        Hand { link, agenda }
-    }
-
-    /// The queue.
-    pub fn link(&self) -> &Arc<Link> {
-        &self.link
-    }
-
-    /// The next message, if one is ready.
-    pub fn try_take(&self) -> Option<Leased> {
-        let mut inner = self.link.inner();
-        if inner.frozen || inner.stopping || inner.rest.is_some_and(|rest| rest.why.is_meant()) {
-            return None;
-        }
-        let taken = inner.ready.pop_front();
-        let low = inner.more && inner.ready.len() < WINDOW / 2;
-        if low {
-            inner.more = false;
-        }
-        // what stays ready while nobody waits for it may want one more worker
-        let left = inner.ready.len();
-        let stays = left > 0 && left.is_multiple_of(16) && inner.idle == 0 && inner.workers == 1 && inner.proven;
-        drop(inner);
-        if low || stays {
-            self.agenda.look_at_once(&self.link.name);
-        }
-        taken
-    }
-
-    /// Waits for a message, at most `wait`. False when none came or the queue rests: the worker may go.
-    pub async fn wait(&self, wait: Duration) -> bool {
-        let arrived = self.link.arrived.notified();
-        tokio::pin!(arrived);
-        arrived.as_mut().enable();
-        {
-            let mut inner = self.link.inner();
-            if inner.frozen || inner.stopping || inner.rest.is_some() {
-                return false;
-            }
-            if !inner.ready.is_empty() {
-                return true;
-            }
-            inner.idle += 1;
-        }
-        let idle = Idle(&self.link);
-        let _ = tokio::time::timeout(wait, arrived).await;
-        drop(idle);
-        let inner = self.link.inner();
-        !inner.ready.is_empty() && !inner.stopping && !inner.frozen && inner.rest.is_none()
-    }
-}
-
-/// Counts a waiting worker, also when its wait is cancelled.
-struct Idle<'a>(&'a Link);
-
-impl Drop for Idle<'_> {
-    fn drop(&mut self) {
-        self.0.inner().idle -= 1;
-    }
-}
-
-/// A message may have come in while this worker was on its way out: the scheduler looks again.
-impl Drop for Hand {
-    fn drop(&mut self) {
-        let mut inner = self.link.inner();
-        inner.workers -= 1;
-        // also when it was the last one: the scheduler forgets a link that nobody needs
-        let look = !inner.ready.is_empty() || inner.workers == 0;
-        drop(inner);
-        if look {
-            self.agenda.look_at_once(&self.link.name);
-        }
-        self.agenda.worker_left();
     }
 }

@@ -10,11 +10,13 @@
 //!
 //! * [`enqueue`](Queue::enqueue): mail that has just become durable goes to its link queues from memory.
 //! * `link`: one queue per next hop, a bounded window of leased messages; the rest waits in the store.
+//! * [`next_hosts`]: which hosts of the next hop have put a message off.
 //! * [`carrier`]: hands the messages of a queue to one SMTP or LMTP session.
 //! * [`outgoing`]: a message as it leaves: other senders, and content converted for who takes less.
 //! * `agenda` and `scheduler`: retries, routing again, expiry, the end of the dead-letter retention.
 //! * `deadlines`: mail that has to be delivered by a time (RFC 2852).
 //! * `dequeue`: a client asks for what waits (ETRN). [`turn`]: it takes it over its own connection (ATRN).
+//! * `pace`: limits of rate. `tolerance`: how much a next hop has shown that it takes.
 //! * `hours`: the schedules of connectors, mail that is held. `health`: which of them are down. `rerouting`: mail that belongs elsewhere since
 //!   something has changed.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
@@ -36,15 +38,18 @@ mod distribution;
 mod health;
 mod hours;
 mod link;
+pub mod next_hosts;
 pub mod operate;
 mod operations;
 mod operator;
 mod outcome;
 pub mod outgoing;
+mod pace;
 mod report;
 mod rerouting;
 mod scheduler;
 mod settings;
+mod tolerance;
 mod track;
 pub mod turn;
 
@@ -82,6 +87,7 @@ pub use operate::{
 };
 pub use operator::Operator;
 pub use outcome::{Attempt, AttemptResult, PassedOn};
+pub use pace::Take;
 pub use settings::{Effective, effective};
 
 /// Who does the work of a link queue: `outbound` and `local` implement it, `boot` wires them.
@@ -112,6 +118,8 @@ pub struct Queue {
     wanting: Mutex<BTreeSet<Option<QueueName>>>,
     /// Held while an operation's record is read and written.
     operating: tokio::sync::Mutex<()>,
+    /// The limits of rate of connectors.
+    paces: Mutex<pace::Paces>,
     health: Mutex<HashMap<Name, ConnectorHealth>>,
     requested: Mutex<HashMap<Name, Requested>>,
     agenda: Arc<Agenda>,
@@ -145,6 +153,7 @@ impl Queue {
             down: ArcSwap::default(),
             wanting: Mutex::default(),
             operating: tokio::sync::Mutex::default(),
+            paces: Mutex::default(),
             health: Mutex::default(),
             requested: Mutex::default(),
             agenda: Arc::default(),
@@ -208,7 +217,8 @@ impl Queue {
         tracing::warn!(queue = %link.name, failure = %failure, "next hop failed");
         let snapshot = self.live.current();
         let terms = settings::terms(&snapshot, server, &link.name);
-        let (ready, until) = link.failed(failure.clone(), now, |failures| now + terms.retry_after(failures));
+        let seed = settings::seed_of(&link.name);
+        let (ready, until) = link.failed(failure.clone(), now, |failures| now + terms.retry_after(failures, seed));
         self.release(ready);
         self.note_failed(link, &failure);
         self.agenda.look(&link.name, until);
@@ -249,6 +259,10 @@ impl Queue {
 
     fn frozen(&self) -> MutexGuard<'_, HashSet<QueueName>> {
         self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn paces(&self) -> MutexGuard<'_, pace::Paces> {
+        self.paces.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn health(&self) -> MutexGuard<'_, HashMap<Name, ConnectorHealth>> {

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | taken by store or next hop | done; a success report if it was asked for and nobody further on will send it |
 //! | permanent failure | failed: non-delivery report, or dead letter where nobody can be told |
+//! | put off by a host of several | deferred until now: the next host is asked |
 //! | transient failure, too old | expired: the same |
 //! | transient failure | deferred to the next retry interval; a delay report once |
 
@@ -57,6 +58,8 @@ pub enum AttemptResult {
     },
     /// Not.
     Failed(Failure),
+    /// Not by this host, and another one of the next hop has not been asked yet: it is, at once.
+    NextHost(Failure),
 }
 
 /// One attempt to deliver one message, done.
@@ -139,6 +142,10 @@ impl Queue {
                 let conclusion = match result {
                     // one recipient more than the next hop takes at once: no failure, it goes with the next transaction
                     AttemptResult::Failed(failure) if some_went && is_too_many_recipients(&failure) => {
+                        Conclusion::Deferred { failure, attempts: recipient.attempts, until: now }
+                    }
+                    // only when all hosts have been asked it counts as one attempt
+                    AttemptResult::NextHost(failure) => {
                         Conclusion::Deferred { failure, attempts: recipient.attempts, until: now }
                     }
                     result => conclude_result(&snapshot, &leased.message, recipient, result, now),
@@ -338,7 +345,7 @@ fn conclude_result(
     let failure = match result {
         AttemptResult::Delivered => return Conclusion::Delivered,
         AttemptResult::Relayed { reply, passed_on } => return Conclusion::Relayed { reply, passed_on },
-        AttemptResult::Failed(failure) => failure,
+        AttemptResult::Failed(failure) | AttemptResult::NextHost(failure) => failure,
     };
     if failure.is_permanent() {
         return Conclusion::Failed(failure);
@@ -361,7 +368,7 @@ pub(super) fn defer(
         return Conclusion::Expired(Some(failure));
     }
     let attempts = recipient.attempts.saturating_add(1);
-    let wait = terms.retry_after(attempts);
+    let wait = terms.retry_after(attempts, message.id.spread());
     // not behind its end: it shall expire in time, with a last attempt
     Conclusion::Deferred { failure, attempts, until: (now + wait).min(expires) }
 }
@@ -439,7 +446,7 @@ impl Conclusion {
 }
 
 /// RFC 5321, 4.5.3.1.10: 452 to RCPT, in old servers 552.
-fn is_too_many_recipients(failure: &Failure) -> bool {
+pub(super) fn is_too_many_recipients(failure: &Failure) -> bool {
     let says_so = (failure.status.subject, failure.status.detail) == (5, 3);
     failure.scope == Scope::Recipient && matches!((failure.remote_code, says_so), (Some(452), _) | (Some(552), true))
 }

@@ -59,7 +59,7 @@ impl Queue {
             return reports;
         }
         let target = after.reverse_path.mailbox().and_then(|sender| self.target(snapshot, after, sender, 0));
-        let (Some((to, _, directory_name)), Some(postmaster)) = (target, &snapshot.postmaster) else {
+        let (Some((to, ..)), Some(postmaster)) = (target, &snapshot.postmaster) else {
             reports.dead_letters.extend(groups.failed);
             return reports;
         };
@@ -69,6 +69,9 @@ impl Queue {
         // until when they are tried differs
         let (delayed_here, delayed): (Vec<u32>, Vec<u32>) =
             groups.delayed.iter().partition(|index| matches!(queue_of(after, **index), Some(QueueName::Local(_))));
+        let server = snapshot.delivery_server(&after.origin.virtual_server);
+        let copy_to =
+            server.and_then(|server| server.spec.messages.ndr_copy_to.as_ref()).filter(|copy| copy.key() != to.key());
         let groups_and_originals = [
             (&groups.failed, &original),
             (&delayed, &headers),
@@ -94,19 +97,25 @@ impl Queue {
                 retry_until,
             };
             let content = report.compose();
-            let Some((_, waits, _)) = self.target(snapshot, after, to, content.len() as u64) else { continue };
-            let recipient = Recipient {
-                forward_path: ForwardPath::Mailbox(to.clone()),
-                parameters: RcptParameters { notify: Some(Notify::Never), orcpt: None },
-                directory_name: directory_name.clone(),
-                status: RecipientStatus::Pending,
-                waits: Some(waits),
-                attempts: 0,
-                delay_notified: false,
-                last_failure: None,
-            };
-            let message = notification(&report, after, recipient, content.len() as u64);
-            reports.caused.push(Caused { message, content: Content::Bytes(content) });
+            let is_failure = indexes.first().is_some_and(|index| groups.failed.contains(index));
+            for to in std::iter::once(to).chain(copy_to.filter(|_| is_failure)) {
+                let Some((_, waits, directory_name)) = self.target(snapshot, after, to, content.len() as u64) else {
+                    tracing::warn!(to = %to, "a copy of a non-delivery report has nobody to go to");
+                    continue;
+                };
+                let recipient = Recipient {
+                    forward_path: ForwardPath::Mailbox(to.clone()),
+                    parameters: RcptParameters { notify: Some(Notify::Never), orcpt: None },
+                    directory_name,
+                    status: RecipientStatus::Pending,
+                    waits: Some(waits),
+                    attempts: 0,
+                    delay_notified: false,
+                    last_failure: None,
+                };
+                let message = notification(&report, after, recipient, content.len() as u64);
+                reports.caused.push(Caused { message, content: Content::Bytes(content.clone()) });
+            }
         }
         reports.delayed = groups.delayed;
         reports
@@ -243,7 +252,7 @@ fn wants_relayed(about: &Message, notify: Option<Notify>, passed_on: PassedOn) -
 fn notification(report: &Report<'_>, about: &Message, recipient: Recipient, size: u64) -> Message {
     let utf8 = report.needs_utf8();
     Message {
-        id: report.id,
+        id: MessageId::generate(),
         received_at: report.now,
         origin: Origin {
             protocol: Protocol::Dsn,

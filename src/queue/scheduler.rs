@@ -113,6 +113,8 @@ impl Queue {
                 let mut links = self.links();
                 if link.is_idle(now) && Arc::strong_count(&link) == 2 {
                     links.remove(name);
+                } else if let Some(until) = link.remembers(now) {
+                    self.agenda.look(name, until);
                 }
             }
             Err(error) => {
@@ -172,7 +174,7 @@ impl Queue {
                 nowhere => {
                     let failure = nowhere_to_go(&nowhere);
                     let attempts = recipient.attempts.saturating_add(1);
-                    let until = now + terms.retry_after(attempts);
+                    let until = now + terms.retry_after(attempts, message.id.spread());
                     conclusions.push((
                         index,
                         if now >= expires {

@@ -12,7 +12,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::RouteSpec;
 use crate::model::spec::virtual_server::{Delivery, GlitchRetry, Outbound};
 use crate::model::time::Timestamp;
-use crate::routing::Connector;
+use crate::routing::{Connector, scramble};
 use crate::smtp::parameters::ByMode;
 
 static DELIVERY: LazyLock<Delivery> = LazyLock::new(Delivery::default);
@@ -31,8 +31,12 @@ pub(super) struct Terms<'a> {
 
 impl Terms<'_> {
     /// How long to wait after the `failures`-th failure in a row (from 1): glitch retries, then the intervals, the last
-    /// one again and again.
-    pub(super) fn retry_after(&self, failures: u32) -> Duration {
+    /// one again and again. A tenth more or less, by `seed`, so that what failed together does not come again together.
+    pub(super) fn retry_after(&self, failures: u32, seed: u64) -> Duration {
+        jittered(self.interval(failures), scramble(seed ^ u64::from(failures)))
+    }
+
+    fn interval(&self, failures: u32) -> Duration {
         if failures <= self.glitch.times {
             return self.glitch.after.std();
         }
@@ -40,6 +44,18 @@ impl Terms<'_> {
         let interval = self.intervals.get(step).or(self.intervals.last());
         interval.map_or(Duration::from_secs(900), |interval| interval.std())
     }
+}
+
+/// From nine tenths of an interval to eleven, evenly.
+fn jittered(interval: Duration, random: u64) -> Duration {
+    let millis = u64::try_from(interval.as_millis()).unwrap_or(u64::MAX / 16);
+    let span = millis / 5;
+    Duration::from_millis(millis - millis / 10 + random % (span + 1))
+}
+
+/// What makes the waits of one queue differ from those of another.
+pub(super) fn seed_of(queue: &QueueName) -> u64 {
+    queue.to_string().bytes().fold(0, |seed, octet| scramble(seed ^ u64::from(octet)))
 }
 
 /// The terms of mail of this server that waits in this queue.
@@ -174,6 +190,10 @@ pub fn effective(snapshot: &Snapshot, took: &Name, queue: &QueueName) -> Vec<Eff
         let outbound = outbound(snapshot, snapshot.delivery_server(took).map(|server| &**server));
         let per_connection = limits.messages_per_connection.unwrap_or(outbound.messages_per_connection);
         let own = limits.messages_per_connection.is_some();
+        let rates = [("rate", limits.rate), ("ratePerHost", limits.rate_per_host)];
+        for (name, rate) in rates.into_iter().filter_map(|(name, rate)| Some((name, rate?))) {
+            all.push(of(name, rate.to_string(), either(true)));
+        }
         all.push(of("messagesPerConnection", per_connection.to_string(), either(own)));
     }
     all
@@ -192,5 +212,25 @@ pub(super) fn next_hop(snapshot: &Snapshot, queue: &QueueName) -> Option<String>
         },
         QueueName::Local(store) => Some(format!("mailbox store {store}")),
         QueueName::Directory | QueueName::Unrouted | QueueName::DeadLetter => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_differ_by_a_tenth_at_most_and_are_the_same_each_time() {
+        let delivery = Delivery::default();
+        let terms = remote(&delivery);
+        for (failures, seconds) in [(1, 60), (3, 60), (4, 900), (5, 1_800), (6, 3_600), (7, 14_400), (70, 14_400)] {
+            let waits: Vec<u64> =
+                (0..500).map(|seed| terms.retry_after(failures, scramble(seed)).as_millis() as u64).collect();
+            let (least, most) = (waits.iter().min().unwrap(), waits.iter().max().unwrap());
+            assert!(*least >= seconds * 900 && *most <= seconds * 1_100, "{least} {most}");
+            assert!(*least < seconds * 920 && *most > seconds * 1_080, "spread: {least} {most}");
+        }
+        assert_eq!(terms.retry_after(4, 7), terms.retry_after(4, 7));
+        assert_eq!(jittered(Duration::from_millis(1), 5), Duration::from_millis(1));
     }
 }

@@ -114,8 +114,10 @@ impl Queue {
         let snapshot = self.live.current();
         let server = snapshot.default_virtual_server.clone();
         let queue = QueueName::SmartHost(connector.clone());
-        server
-            .map_or(Duration::from_secs(60), |server| settings::terms(&snapshot, &server, &queue).retry_after(failures))
+        // all of them shall not ask at the same moment
+        let seed = settings::seed_of(&queue);
+        let after = |server| settings::terms(&snapshot, &server, &queue).retry_after(failures, seed);
+        server.map_or(Duration::from_secs(60), after)
     }
 
     /// Takes the queues in hand that this account may fetch and has asked for; without domains all of them.

@@ -13,6 +13,7 @@
 
 pub mod access;
 pub mod asked;
+pub mod callout;
 pub mod mx;
 pub mod next_hop;
 pub mod probe;

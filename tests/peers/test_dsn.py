@@ -73,6 +73,80 @@ class Dsn(unittest.TestCase):
         self.assertEqual(len(self.box.files()), 1, "one message, one report")
         self.assertEqual(self.sink.ids(), {id: 1})
 
+    def test_the_first_part_tells_people_what_happened_and_what_to_do(self):
+        says = {
+            "no-user": ("550 5.1.1 nobody here", "There is no such address", "look for a mistake in the address"),
+            "full": ("552 5.2.2 quota", "The mailbox is full", "in another way"),
+            "large": ("552 5.3.4 too big", "larger than is accepted", "smaller"),
+            "policy": ("550 5.7.1 go away", "by a rule of its own", "what the server said"),
+            "plain": ("550 no", "no such address", "look for a mistake"),
+        }
+        self.sink.reject_recipient = lambda a: says[a.split("@")[0]][0]
+        self.send([f"{name}@far.test" for name in says])
+        raw = self.box.wait(1)[0]
+        m, parts, message_fields, recipients = report_of(raw)
+        self.assertEqual(parts[0].get_content_type(), "text/plain")
+        text = parts[0].get_content()
+        self.assertTrue(all(len(line) <= 78 for line in text.splitlines()), text)
+        told = {}
+        for block in text.split("<")[1:]:
+            address, rest = block.split(">", 1)
+            told[address] = " ".join(rest.split())
+        for name, (reply, what, advice) in says.items():
+            for part in (what, advice, reply, "What to do:", f"127.0.0.1:{self.sink.port}"):
+                self.assertIn(part, told[f"{name}@far.test"])
+        # RFC 3464, 2.2 and 2.3: what has to be there, and in each group just once
+        self.assertEqual(len(message_fields.get_all("Reporting-MTA")), 1)
+        self.assertIsNotNone(message_fields["Arrival-Date"])
+        self.assertEqual(len(recipients), len(says))
+        for r in recipients:
+            name = str(r["Final-Recipient"]).split(";")[1].strip().split("@")[0]
+            for field in ("Final-Recipient", "Action", "Status", "Remote-MTA", "Diagnostic-Code"):
+                self.assertEqual(len(r.get_all(field)), 1, (field, r))
+            self.assertRegex(r["Status"], r"^5\.\d{1,3}\.\d{1,3}$")
+            self.assertEqual(r["Diagnostic-Code"], f"smtp; {says[name][0]}")
+            self.assertTrue(r["Remote-MTA"].startswith("dns;"))
+            self.assertIsNone(r["Original-Recipient"], "nobody gave an ORCPT")
+
+    def test_what_notify_asks_for_is_reported_and_nothing_else(self):
+        # NOTIFY, recipient, the action that is reported: the sink offers DSN, so it is the one to report success
+        rows = [("NOTIFY=SUCCESS", "no", None), ("NOTIFY=SUCCESS,FAILURE", "no", "failed"), ("NOTIFY=FAILURE", "yes", None),
+                ("NOTIFY=SUCCESS", "yes", None), ("", "yes", None), ("", "no", "failed")]
+        for n, (notify, who, action) in enumerate(rows):
+            before = len(self.box.files())
+            self.send([f"{who}{n}@far.test"], rcpt=notify, mail=f"ENVID=row{n}")
+            wait_for("its end", lambda: self.it.waiting() == 0, 15)
+            if action:
+                raw = wait_for("the report", lambda: (self.box.messages() if len(self.box.files()) > before else None), 15)
+                found = [report_of(r) for r in raw if f"row{n}".encode() in r]
+                self.assertEqual([r[3][0]["Action"] for r in found], [action], notify)
+                self.assertEqual(found[0][2]["Original-Envelope-Id"], f"row{n}")
+            else:
+                time.sleep(0.5)
+                self.assertEqual(len(self.box.files()), before, (notify, who))
+        # a next hop without DSN does not, so it is said that it was relayed
+        plain = Sink(extensions=["PIPELINING", "8BITMIME"])
+        self.addCleanup(plain.close)
+        self.it.route_to(plain.port)
+        self.send(["yes@far.test"], rcpt="NOTIFY=SUCCESS ORCPT=rfc822;first+2Bx@far.test", mail="ENVID=relay")
+        raw = wait_for("the report", lambda: [r for r in self.box.messages() if b"Original-Envelope-Id: relay" in r], 15)[0]
+        _, _, message_fields, recipients = report_of(raw)
+        self.assertEqual((recipients[0]["Action"], recipients[0]["Status"]), ("relayed", "2.0.0"))
+        self.assertEqual(recipients[0]["Original-Recipient"].replace(" ", ""), "rfc822;first+x@far.test", "xtext is decoded")
+
+    def test_a_copy_of_each_non_delivery_report(self):
+        self.it.server(messages={"ndrCopyTo": "watch@far.test"})
+        id = self.send(["no@far.test"], mail="RET=HDRS")
+        d = self.sink.wait(1, 15)[0]
+        self.assertEqual((d.sender, d.recipients), ("", ["watch@far.test"]))
+        self.assertIn(id.encode(), d.content)
+        report_of(d.content)
+        report_of(self.box.wait(1)[0])
+        self.send(["yes@far.test"])
+        self.sink.wait(2, 15)
+        time.sleep(1)
+        self.assertEqual(len(self.sink.deliveries), 2, "only failures are copied")
+
     def test_the_whole_message_comes_back_by_default_or_when_asked(self):
         id = self.send(["no@far.test"], mail="RET=FULL")
         raw = self.box.wait(1)[0]

@@ -45,6 +45,7 @@ pub(super) fn check(objects: &Objects, found: &mut Findings) {
         for (index, interval) in spec.retry_intervals.iter().enumerate() {
             found.at_least(of, format!("/spec/retryIntervals/{index}"), *interval, Duration::from_secs(1));
         }
+        hosts::check_sources(of, "/spec/sourceAddresses", &spec.source_addresses, found);
         access::check(objects, name, spec, found);
         fetching::check(objects, name, spec, found);
         for (at, schedule) in [

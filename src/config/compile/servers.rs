@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use super::{Findings, Objects};
+use super::{Findings, Objects, hosts};
 use crate::config::certificates::Certificate;
 use crate::config::violation::{ViolationCode, WarningCode};
 use crate::model::duration::Duration;
@@ -22,6 +22,8 @@ pub(super) fn check(objects: &Objects, name: &Name, spec: &VirtualServerSpec, fo
     tls(objects, name, spec, found);
     authentication(objects, name, spec, found);
     limits(name, spec, found);
+    let sources = &spec.outbound.source_addresses;
+    hosts::check_sources((Collection::VirtualServers, name), "/spec/outbound/sourceAddresses", sources, found);
     if spec.staging.as_ref().is_some_and(|staging| staging.redirect_to.is_none() && staging.allow.is_empty()) {
         let detail = "redirectTo or allow is needed; with neither, no mail at all could be sent";
         found.wrong((Collection::VirtualServers, name), "/spec/staging", ViolationCode::Required, detail);

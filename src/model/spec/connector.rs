@@ -13,9 +13,10 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::model::duration::Duration;
-use crate::model::host::Host;
+use crate::model::host::{Host, IpAddress};
 use crate::model::name::Name;
 use crate::model::pattern::AddressPattern;
+use crate::model::rate::Rate;
 use crate::model::recipient_ref::SenderPattern;
 use crate::model::schedule::Schedule;
 use crate::model::size::Size;
@@ -91,11 +92,20 @@ pub struct ConnectorSpec {
     /// Limits; they go before those of the virtual server.
     #[serde(default)]
     pub limits: Limits,
+    /// The addresses that it sends from, instead of the virtual server's `outbound.sourceAddresses`. Empty: the virtual
+    /// server's.
+    #[serde(default)]
+    #[schema(max_items = 100)]
+    pub source_addresses: Vec<IpAddress>,
     /// How long to wait after each failure, instead of the virtual server's intervals; the last one repeats. Empty: the
     /// virtual server's. Each at least 1s.
     #[serde(default)]
     #[schema(max_items = 100)]
     pub retry_intervals: Vec<Duration>,
+    /// Whether recipients are verified at RCPT, before their mail is taken: for gateways.
+    #[serde(default)]
+    #[schema(default = "none")]
+    pub verify_recipients: VerifyRecipients,
     /// Senders that become another mailbox on the way out. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -314,6 +324,22 @@ impl Default for Restrictions {
     }
 }
 
+/// How recipients are verified whose mail a connector would carry. Who does not exist is refused with 550 5.1.1; what cannot be
+/// told now is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = ConnectorVerifyRecipients)]
+pub enum VerifyRecipients {
+    /// Not at all.
+    #[default]
+    None,
+    /// In our shared domains only those are taken who are in the directory, such as contacts.
+    Directory,
+    /// The next hop is asked by MAIL FROM:<> and RCPT TO. That one exists is remembered for an hour, that one does not for five
+    /// minutes.
+    Callout,
+}
+
 /// How a connector greets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -338,6 +364,15 @@ pub struct Limits {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1_000_000, nullable = false)]
     pub max_connections_per_host: Option<u32>,
+    /// Most messages in a time, over all next hops; the rest waits in the queue. In no span of that time more go out: a tenth
+    /// may go at once, the rest follows evenly. Default: no limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub rate: Option<Rate>,
+    /// The same for each next hop: a domain by DNS, or the smart hosts together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub rate_per_host: Option<Rate>,
     /// Most messages on one connection; then a new one is made.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 1_000_000, nullable = false)]

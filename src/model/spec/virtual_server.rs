@@ -14,6 +14,7 @@ use crate::model::name::Name;
 use crate::model::pattern::{ClientPattern, Network};
 use crate::model::rate::Rate;
 use crate::model::size::Size;
+use crate::smtp::address::Mailbox;
 
 pub use protocol::{Extensions, LogFields, LogFormat, LogRotation, ProtocolLog, Staging};
 pub use security::{Authentication, ClientCertificates, Mechanism, MinimumVersion, OutboundSecurity, Tls};
@@ -300,6 +301,12 @@ pub struct Messages {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 4_294_967_295_u32, nullable = false)]
     pub max_per_connection: Option<u32>,
+    /// Gets a copy of every non-delivery report about mail that this server took (Exchange: *Send copy of Non-Delivery Report
+    /// to*); of reports of delays and of success, none. A copy that cannot be delivered becomes a dead letter, without a further
+    /// report. Default: nobody.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub ndr_copy_to: Option<Mailbox>,
     /// Another system that has recipients in our shared domains: mail for those who are not in the directory goes to this
     /// host, `host` or `host:port`, instead of by connector. It must not be this server. Default: by connector.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -314,6 +321,7 @@ impl Default for Messages {
             max_session_size: None,
             max_recipients: 1_000,
             max_per_connection: None,
+            ndr_copy_to: None,
             forward_unresolved_to: None,
         }
     }
@@ -431,6 +439,11 @@ pub struct Outbound {
     /// Try the hosts that DNS names for the domain first, and `smartHost` only when none of them can be reached, or DNS
     /// names none.
     pub direct_before_smart_host: bool,
+    /// The addresses of this machine that it sends from, by turns, each for next hops of its family; a next hop of a family
+    /// that none of them has is not connected to. One that the machine does not have (yet) is passed over while there is
+    /// another. Empty: the system chooses.
+    #[schema(max_items = 100)]
+    pub source_addresses: Vec<IpAddress>,
     /// Received fields that a message may have before it counts as a loop (RFC 5321, 6.3).
     #[schema(minimum = 10, maximum = 1_000)]
     pub max_hop_count: u32,
@@ -453,6 +466,7 @@ impl Default for Outbound {
             port: 25,
             smart_host: None,
             direct_before_smart_host: false,
+            source_addresses: Vec::new(),
             max_hop_count: 100,
             masquerade_domain: None,
         }

@@ -500,7 +500,9 @@ impl Session {
             Expect::Mail if good => self.after_mail(),
             Expect::Rcpt(index) if good || bad => {
                 if let Some(transfer) = self.transfers.front_mut().filter(|t| t.results[index].is_none()) {
-                    if good {
+                    if good && self.settings.envelope_only {
+                        transfer.results[index] = Some(RecipientResult::Delivered(reply.clone()));
+                    } else if good {
                         transfer.accepted += 1;
                     } else {
                         transfer.results[index] = Some(RecipientResult::Refused { phase, reply: reply.clone() });
@@ -565,6 +567,8 @@ impl Session {
                 text.push_str("RSET\r\n");
                 self.expected.push_back(Expect::Rset);
             }
+            // no dot ends this transaction
+            self.dirty = self.settings.envelope_only;
             transfer.write_mail(&self.peer, &mut text);
             self.expected.push_back(Expect::Mail);
             if self.pipelines() {
@@ -574,7 +578,7 @@ impl Session {
                     self.expected.push_back(Expect::Rcpt(index));
                     from = index + 1;
                 }
-                if !transfer.is_binary() {
+                if !transfer.is_binary() && !self.settings.envelope_only {
                     text.push_str("DATA\r\n");
                     self.expected.push_back(Expect::Data);
                 }

@@ -25,6 +25,8 @@ pub struct Settings {
     pub login: Option<Login>,
     /// Deadlines.
     pub timeouts: Timeouts,
+    /// Ask whether recipients are accepted, and send no content: a recipient that is accepted counts as delivered.
+    pub envelope_only: bool,
 }
 
 impl Settings {
@@ -39,6 +41,7 @@ impl Settings {
             verified_tls: false,
             login: None,
             timeouts: Timeouts::default(),
+            envelope_only: false,
         }
     }
 }

@@ -714,3 +714,32 @@ proptest! {
         prop_assert!(bench.closed && bench.results.len() == bench.taken);
     }
 }
+
+#[test]
+fn a_session_that_only_asks_sends_no_content() {
+    for ehlo in [EHLO, PLAIN] {
+        let work = vec![transaction(&["a@x.example", "no@x.example"]), transaction(&["c@x.example"])];
+        let mut bench = Bench::with(work, |settings| settings.envelope_only = true);
+        bench.say(b"220 mx.example\r\n");
+        bench.take();
+        bench.say(ehlo);
+        let mut said = String::new();
+        while !bench.closed {
+            let sent = bench.take();
+            assert!(!sent.is_empty(), "{said}");
+            for line in sent.lines() {
+                let reply: &[u8] = match line {
+                    _ if line.starts_with("RCPT TO:<no@") => b"550 5.1.1 nobody\r\n",
+                    "QUIT" => b"221 bye\r\n",
+                    _ => b"250 ok\r\n",
+                };
+                bench.say(reply);
+            }
+            said += &sent;
+        }
+        assert!(!said.contains("DATA") && said.contains("RSET\r\nMAIL") && said.ends_with("QUIT\r\n"), "{said}");
+        let taken = |result: &RecipientResult| matches!(result, RecipientResult::Delivered(_));
+        let results: Vec<Vec<bool>> = bench.results.iter().map(|all| all.iter().map(taken).collect()).collect();
+        assert_eq!(results, [vec![true, false], vec![true]], "{:?}", bench.results);
+    }
+}
