@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 
 use super::Queue;
 use super::link::Link;
+use crate::config::Snapshot;
 use crate::model::failure::Failure;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
@@ -80,6 +81,21 @@ impl Queue {
         if is_down && self.live.current().routes.has_another_way(connector) {
             tracing::info!(connector = %connector, "the connector is down; its mail takes another way where there is one");
             self.look_for_another_way(Some(link.name.clone()));
+        }
+    }
+
+    /// Lets connectors that are down be tried at once when they have been changed: what was found of them before says nothing.
+    pub(super) fn try_changed_connectors(&self, known: &Snapshot, current: &Snapshot) {
+        for name in self.down().iter() {
+            let generation =
+                |snapshot: &Snapshot| snapshot.routes.connector(name).map(|connector| connector.generation);
+            if generation(known) == generation(current) {
+                continue;
+            }
+            let link = self.link(&QueueName::SmartHost(name.clone()));
+            link.wake();
+            self.note_health(&link);
+            self.agenda.look_at_once(&link.name);
         }
     }
 

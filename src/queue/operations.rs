@@ -78,6 +78,9 @@ impl Operate for Queue {
             return Err(ActionError::NotFound);
         }
         let now = self.now();
+        let link = self.link(queue);
+        // before they are due, or a schedule puts them off again
+        link.force();
         let mut after = None;
         // messages that were deferred one by one become due; those that wait for the host are due already
         loop {
@@ -97,7 +100,6 @@ impl Operate for Queue {
                 }
             }
         }
-        let link = self.link(queue);
         link.force();
         self.note_health(&link);
         self.agenda.look_at_once(queue);

@@ -53,6 +53,7 @@ impl Rerouting {
             // every queue may rest for a schedule, or a connector, that is no more
             queue.store.queues().iter().for_each(|count| queue.agenda.look_at_once(&count.queue));
             queue.forget_gone_connectors();
+            queue.try_changed_connectors(&self.known, &current);
             queue.look_for_another_way(None);
         }
         self.known = current;

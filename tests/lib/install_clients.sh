@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs the mail clients of tests/peers/test_clients.py, and nothing that is there already.
+# Installs the mail clients of tests/peers/test_clients.py and the mail servers of test_foreign_hops.py, and nothing that is there
+# already.
 #
-# From Debian what can stand beside Postfix. Exim cannot (Debian has one mail-transport-agent at a time): its package is unpacked into
-# a directory of ours, its libraries are installed, and its user is made as its package would. aiosmtplib (PyPI) and nodemailer
-# (npm) go there too. The directory is BRIDGEHEAD_TEST_CACHE, else bridgehead-tests in /var/cache, or in ~/.cache without root. Exim
+# From Debian what can stand beside Postfix. Exim and OpenSMTPD cannot (Debian has one mail-transport-agent at a time): their packages
+# are unpacked into a directory of ours, their libraries are installed, and their users are made as their packages would. aiosmtplib
+# (PyPI) and nodemailer (npm) go there too. The directory is BRIDGEHEAD_TEST_CACHE, else bridgehead-tests in /var/cache, or in ~/.cache without root. Exim
 # goes on as a user of its own, who must be able to get in.
 # A client that cannot be had is named, and no failure here: its test is skipped aloud, and fails in CI.
 set -uo pipefail
@@ -70,6 +71,40 @@ exim() {
   rm -rf "$from"
 }
 runs || exim
+
+smtpd=$cache/opensmtpd/usr/sbin/smtpd
+knows_users() { id opensmtpd >/dev/null 2>&1 && id opensmtpq >/dev/null 2>&1; }
+
+# TLS of versions before 7 does not work with OpenSSL 3 (OpenSMTPD issue 1171). Debian 12 has a later one among its backports only:
+# their list is read into a directory of its own, from where apt has the others.
+opensmtpd() {
+  local user
+  for user in opensmtpd opensmtpq; do
+    id "$user" >/dev/null 2>&1 || try "OpenSMTPD: its users cannot be made" "${as_root[@]}" useradd --system --no-create-home \
+      --home-dir /var/lib/opensmtpd/empty --shell /usr/sbin/nologin "$user" || return
+  done
+  [ -x "$smtpd" ] && return
+  packages libdb5.3 libevent-2.1-7 libssl3 || return
+  local from from_here=() have keys=/usr/share/keyrings/debian-archive-keyring.gpg
+  from=$(mktemp -d)
+  chmod 0755 "$from"
+  have=$(apt-cache policy opensmtpd 2>/dev/null | sed -nE 's/^ *Candidate: //p')
+  if ! dpkg --compare-versions "${have:-0}" ge 7; then
+    mkdir -p "$from/lists/partial" "$from/cache/archives/partial"
+    apt-get indextargets --format '$(REPO_URI) $(CODENAME) $(COMPONENT) $(CREATED_BY)' | awk -v keys="$keys" \
+      '$3 == "main" && $4 == "Packages" && $2 !~ /-/ { print "deb [signed-by=" keys "] " $1 " " $2 "-backports main"; exit }' \
+      >"$from/backports.list"
+    from_here=(-o "Dir::Etc::sourcelist=$from/backports.list" -o Dir::Etc::sourceparts=- -o "Dir::State::lists=$from/lists"
+      -o "Dir::Cache=$from/cache")
+    if ! try "OpenSMTPD: no list of backports" apt-get "${from_here[@]}" update; then rm -rf "$from"; return; fi
+  fi
+  if (cd "$from" && try "OpenSMTPD" apt-get "${from_here[@]}" download opensmtpd); then
+    echo "install: opensmtpd, unpacked into $cache/opensmtpd"
+    try "OpenSMTPD" dpkg-deb -x "$from"/opensmtpd_*.deb "$cache/opensmtpd"
+  fi
+  rm -rf "$from"
+}
+{ [ -x "$smtpd" ] && knows_users; } || opensmtpd
 
 # of this version, or anew
 if [ ! -d "$cache/python/aiosmtplib-$aiosmtplib.dist-info" ]; then

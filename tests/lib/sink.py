@@ -4,8 +4,9 @@ The ledger is what counts in every test about loss and duplication: a delivery i
 end was read, with the envelope, the raw bytes and whether (and with what) it was answered.
 
 `Fault(phase, action)` says where and how it misbehaves; `sink.plan = lambda n: Fault or None` chooses per
-connection (n counts from 0). Phases: connect, banner, ehlo, mail, rcpt, data, body, predot, postdot, quit.
-Actions: cut (close), reset (RST), silence, garbage, or a reply line such as "451 4.3.0 later".
+connection (n counts from 0). Phases: connect, banner, ehlo, starttls (when it is offered), mail, rcpt, data, body, predot,
+postdot, answered, quit. Actions: cut (close), reset (RST), silence, garbage, endless (250- for ever), drip (a reply at a byte a
+second), or a reply line such as "451 4.3.0 later"; octets go out as they are.
 """
 
 import asyncio
@@ -148,6 +149,11 @@ class Sink:
             while True:
                 writer.write(b"250-more\r\n" * 1000)
                 await writer.drain()
+        if action == "drip":
+            for byte in b"250-" + b"a" * 3600:
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(1)
         await self._say(writer, data, n)
         if action in ("garbage",) or (isinstance(action, str) and action.startswith("421")):
             raise Cut
@@ -264,6 +270,11 @@ class Sink:
                     if due("answered"):
                         await self._act(fault.action, writer, n)
                 sender, recipients = None, []
+            elif verb == "STAR":
+                if due("starttls"):
+                    await self._act(fault.action, writer, n)
+                else:
+                    await self._say(writer, "454 4.7.0 no TLS now", n)
             elif verb == "RSET":
                 sender, recipients = None, []
                 await self._say(writer, "250 2.0.0 ok", n)

@@ -8,10 +8,19 @@ import unittest
 from harness import ADMIN_KEY, ROOT, free_port, make_sut, only_bridgehead
 
 
-def blocks():
-    """The shell blocks of the README that talk to a running appliance."""
+def blocks(section=None):
+    """The shell blocks of the README that talk to a running appliance; of one section of the second level, or all."""
     with open(os.path.join(ROOT, "README.md"), encoding="utf-8") as f:
-        return [b for b in re.findall(r"^```sh\n(.*?)^```", f.read(), re.S | re.M) if "curl" in b or "openssl" in b]
+        text = f.read()
+    if section:
+        text = re.search(rf"^## {re.escape(section)}\n(.*?)^## ", text, re.S | re.M).group(1)
+    return [b for b in re.findall(r"^```sh\n(.*?)^```", text, re.S | re.M) if "curl" in b or "openssl" in b]
+
+
+def hosts_of_the_gateways(first, second, other):
+    """What stands in *Two gateways* for hosts of other people, and what stands in for it: ports of this machine."""
+    return {'"host": "10.0.0.11"': f'"host": "127.0.0.1", "port": {first}',
+            '"host": "10.0.0.12"': f'"host": "127.0.0.1", "port": {second}', "10.0.0.21": f"127.0.0.1:{other}"}
 
 
 @only_bridgehead
@@ -22,7 +31,7 @@ class Readme(unittest.TestCase):
         self.addCleanup(it.destroy)
         api = it.listener("api")
         ports = {"127.0.0.1:8025": api, "2525": str(smtp), "2526": str(free_port()), "2587": str(free_port()),
-                 "2465": str(free_port())}
+                 "2465": str(free_port()), **hosts_of_the_gateways(free_port(), free_port(), free_port())}
         script = f"set -eu -o pipefail\nexport KEY={ADMIN_KEY} API=http://{api}/api/v1\n"
         for number, block in enumerate(blocks()):
             block = re.sub(r"^export (KEY|API)=.*$", "", block, flags=re.M)

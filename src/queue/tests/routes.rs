@@ -123,6 +123,27 @@ async fn mail_takes_the_dearer_connector_while_the_cheap_one_is_down() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connector_that_was_down_is_tried_at_once_when_it_is_changed() {
+    let f = Fixture::new(NextHop::Takes).await;
+    f.dead.lock().unwrap().insert("smarthost:cheap".into());
+    let dear = json!({"addressSpaces": [{"pattern": "dst.example", "cost": 9}]});
+    f.put(Collection::Connectors, "cheap", hub("dst.example", &json!({}))).await;
+    f.put(Collection::Connectors, "dear", hub("dst.example", &dear)).await;
+    f.send("s@src.example", "u@dst.example", None).await;
+    // it rests for a minute
+    f.pass(Duration::from_secs(2)).await;
+    assert!(f.queue.down().contains("cheap"));
+    f.dead.lock().unwrap().clear();
+    // another one says nothing about it
+    f.put(Collection::Connectors, "other", hub("other.example", &json!({}))).await;
+    f.pass(Duration::from_secs(15)).await;
+    assert!(f.queue.down().contains("cheap"));
+    f.put(Collection::Connectors, "cheap", hub("dst.example", &json!({"limits": {"maxConnections": 5}}))).await;
+    f.pass(Duration::from_secs(15)).await;
+    assert!(f.queue.down().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_less_specific_way_is_taken_only_by_a_connector_that_says_so() {
     for (fallback, goes) in [("wait", false), ("lessSpecific", true)] {
         let f = Fixture::new(NextHop::Takes).await;
