@@ -44,6 +44,8 @@
 //! for those who get it), where a worker of [`outbound`] (or [`local`]) takes it, drives `smtp::client` with it, and
 //! reports one result per recipient. `model::failure` says what a failure means, `queue::outcome` what becomes of the recipient; the new
 //! state is recorded in one step with the notification it may cause, which goes back into the queue like any mail.
+//! Mail that waits to be fetched goes when it is asked for; by ATRN it goes over the connection of who asks, which `inbound`
+//! hands through [`queue::turn`] to `outbound`. Mail that we fetch elsewhere comes the same way back.
 //!
 //! # A change of configuration
 //!

@@ -127,7 +127,7 @@ pub(super) fn build(
         .collect();
     let implied = || implied.iter().map(|(name, of)| (name, name, of));
     let enabled = || objects.connectors.iter().filter(|(_, (_, spec))| spec.enabled);
-    let asking: Vec<(Name, &Name, (u64, Arc<ConnectorSpec>))> = enabled()
+    let asking: Vec<_> = enabled()
         .filter_map(|(name, (generation, spec))| {
             let asks = spec.request_dequeue.as_ref()?.as_connector();
             Some((dequeue_connector(name)?, name, (*generation, Arc::new(asks))))

@@ -506,6 +506,47 @@ fn nothing_is_consumed_while_a_question_is_open() {
     assert!(session.flush().is_some(), "the greeting was held for more");
 }
 
+/// What comes before the 250 to ATRN is a command, or the greeting of who is the server afterwards: nobody knows.
+#[test]
+fn nothing_may_come_while_it_is_asked_whether_the_connection_turns() {
+    let turn = |early: &[u8]| {
+        let mut settings = Settings::new("mx.example");
+        settings.extensions.atrn = true;
+        settings.auth.mechanisms = vec![crate::smtp::sasl::Mechanism::Plain];
+        settings.auth.require_tls = false;
+        let now = Instant::now();
+        let mut session = Session::new(Arc::new(settings), now);
+        let (mut last, mut said) = (None, Vec::new());
+        let lines = ["EHLO c.example\r\n", "AUTH PLAIN AHUAcA==\r\n", "ATRN\r\n"];
+        let mut lines = lines.into_iter();
+        for _ in 0..100 {
+            match session.next(now) {
+                Step::Send(octets) => said.extend_from_slice(&octets),
+                Step::Wait { .. } => session.timeout(now),
+                Step::NeedInput { .. } if session.deadline() == Some(now) => session.timeout(now),
+                Step::NeedInput { .. } => session.buffer().extend_from_slice(lines.next().unwrap().as_bytes()),
+                Step::Ask(question) => {
+                    if matches!(question, Question::Turn(_)) {
+                        session.buffer().extend_from_slice(early);
+                    }
+                    session.answer(Answer::Proceed, now);
+                }
+                step @ (Step::TurnAround | Step::Close) => {
+                    last = Some(step);
+                    break;
+                }
+                _ => {}
+            }
+        }
+        (last, String::from_utf8(said).unwrap())
+    };
+    let (last, said) = turn(b"");
+    assert_eq!(last, Some(Step::TurnAround), "{said}");
+    let (last, said) = turn(b"220 c.example\r\n");
+    assert_eq!(last, Some(Step::Close), "{said}");
+    assert!(said.lines().last().unwrap().starts_with("503 "), "{said}");
+}
+
 #[test]
 fn without_enhanced_status_codes_there_are_none() {
     let mut bench = Bench::with(yes, |settings| settings.extensions.enhanced_status_codes = false);
