@@ -24,6 +24,8 @@ use crate::net::tls::dane::Tlsa;
 
 /// How long a name server that hands no signatures on is not asked for them again.
 const PROBE_AGAIN: Duration = Duration::from_secs(60);
+/// The same, when it could not say: at a start the network may not be there yet.
+const PROBE_SOON: Duration = Duration::from_secs(5);
 /// Longest time for that question.
 const PROBE: Duration = Duration::from_secs(5);
 /// How long "there is no such record" is remembered.
@@ -62,7 +64,8 @@ pub struct Addresses {
 pub(super) struct Validating {
     inner: TokioResolver,
     able: AtomicBool,
-    probed: tokio::sync::Mutex<Option<Instant>>,
+    /// Until when it is not asked again.
+    rests: tokio::sync::Mutex<Option<Instant>>,
     negative: Mutex<HashMap<(String, RecordType), (Instant, ResolveError)>>,
 }
 
@@ -71,7 +74,7 @@ impl Validating {
         Validating {
             inner,
             able: AtomicBool::new(false),
-            probed: tokio::sync::Mutex::default(),
+            rests: tokio::sync::Mutex::default(),
             negative: Mutex::default(),
         }
     }
@@ -81,20 +84,21 @@ impl Validating {
         if self.able.load(Ordering::Acquire) {
             return true;
         }
-        let mut probed = self.probed.lock().await;
+        let mut rests = self.rests.lock().await;
         if self.able.load(Ordering::Acquire) {
             return true;
         }
-        if probed.is_some_and(|at| at.elapsed() < PROBE_AGAIN) {
+        if rests.is_some_and(|until| Instant::now() < until) {
             return false;
         }
         let root = self.ask(".".to_owned(), RecordType::DNSKEY, PROBE).await;
+        let rest = if matches!(root, Err(ResolveError::TryLater(_))) { PROBE_SOON } else { PROBE_AGAIN };
         let secure = root.is_ok_and(|root| is_secure(root.answers()));
         self.able.store(secure, Ordering::Release);
-        *probed = Some(Instant::now());
-        if !secure {
+        if rests.is_none() && !secure {
             tracing::info!("the name servers hand no DNSSEC signatures on: DANE is not used where they are asked");
         }
+        *rests = Some(Instant::now() + rest);
         secure
     }
 
