@@ -73,12 +73,15 @@ mod tests {
     use super::*;
     use crate::net::resolver::{Addresses, Mx, Vouched};
 
+    #[derive(Debug, Clone)]
+    struct Answer(Result<Vouched<Vec<Option<Record>>>, ResolveError>);
+
     /// DNS in which `mx.example` may be an alias of `real.example`.
     #[derive(Debug, Default)]
     struct Dns {
         secure: bool,
         alias: bool,
-        tlsa: HashMap<&'static str, Result<Vouched<Vec<Option<Record>>>, ResolveError>>,
+        tlsa: HashMap<&'static str, Answer>,
     }
 
     #[async_trait]
@@ -103,7 +106,7 @@ mod tests {
 
         async fn tlsa(&self, name: &str) -> Result<Vouched<Vec<Option<Record>>>, ResolveError> {
             assert!(self.secure, "nobody asks where the address is not vouched for");
-            self.tlsa.get(name).cloned().unwrap_or(Err(ResolveError::NoRecords))
+            self.tlsa.get(name).map_or(Err(ResolveError::NoRecords), |answer| answer.0.clone())
         }
     }
 
@@ -150,7 +153,8 @@ mod tests {
             (true, true, vec![(OWN, own.clone()), (REAL, later())], "later"),
             (true, true, vec![(OWN, own.clone()), (REAL, vouched(&[None]))], "unusable"),
         ] {
-            let dns = Dns { secure, alias, tlsa: answers.into_iter().collect() };
+            let dns =
+                Dns { secure, alias, tlsa: answers.into_iter().map(|(name, answer)| (name, Answer(answer))).collect() };
             assert_eq!(found(&dns, Names { dane: true, domain: Some("d.example") }).await, is, "{dns:?}");
             let not_asked = Dns { secure: false, ..dns };
             assert_eq!(found(&not_asked, Names::own(false)).await, "none");

@@ -476,7 +476,9 @@ fn what_contradicts_itself_is_refused() {
     let plain = login("plain", PASSWORD);
     let ca = json!({"value": issuer.pem()});
     for (route, security, authentication, wrong) in [
-        (&far, json!({"tls": "dane"}), json!({}), "/spec/security/tls"),
+        (&far, json!({"tls": "strict"}), json!({}), "/spec/security/tls"),
+        (&smart("192.0.2.1", "starttls"), json!({"tls": "dane"}), json!({}), "/spec/route/smartHosts/0/host"),
+        (&far, json!({"tls": "dane"}), json!({}), ""),
         (&far, json!({"honourDane": true}), json!({}), "/spec/security/honourDane"),
         (&far, json!({"honourMtaSts": true}), json!({}), "/spec/security/honourMtaSts"),
         (&far, json!({"tls": "required", "ca": ca}), json!({}), "/spec/security/ca"),

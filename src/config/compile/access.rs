@@ -58,6 +58,11 @@ fn tls(objects: &Objects, name: &Name, spec: &ConnectorSpec, found: &mut Finding
     for (index, host) in smart_hosts(spec).iter().enumerate() {
         let pointer = format!("/spec/route/smartHosts/{index}/tls");
         let same = |other: &&SmartHost| (&other.host, other.port) == (&host.host, host.port);
+        if own.tls == Some(TlsLevel::Dane) && matches!(host.host, Host::Address(_)) {
+            let pointer = format!("/spec/route/smartHosts/{index}/host");
+            let detail = "TLSA records are for names, and security.tls is dane";
+            found.wrong(of, pointer, ViolationCode::Conflict, detail);
+        }
         if host.tls == SmartHostTls::Implicit && own.tls == Some(TlsLevel::None) {
             let detail = "implicit is TLS from the first octet, and security.tls is none";
             found.wrong(of, pointer, ViolationCode::Conflict, detail);

@@ -16,14 +16,17 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::dnssec::Proof;
+use hickory_resolver::proto::dnssec::rdata::{DNSSECRData, NSEC};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 
 use super::{Mx, ResolveError, classify, host, sort_mx};
 use crate::net::tls::dane::Tlsa;
 
 /// How long a name server that hands no signatures on is not asked for them again.
 const PROBE_AGAIN: Duration = Duration::from_secs(60);
+/// The same, when it could not say: at a start the network may not be there yet.
+const PROBE_SOON: Duration = Duration::from_secs(5);
 /// Longest time for that question.
 const PROBE: Duration = Duration::from_secs(5);
 /// How long "there is no such record" is remembered.
@@ -62,7 +65,8 @@ pub struct Addresses {
 pub(super) struct Validating {
     inner: TokioResolver,
     able: AtomicBool,
-    probed: tokio::sync::Mutex<Option<Instant>>,
+    /// Until when it is not asked again.
+    rests: tokio::sync::Mutex<Option<Instant>>,
     negative: Mutex<HashMap<(String, RecordType), (Instant, ResolveError)>>,
 }
 
@@ -71,7 +75,7 @@ impl Validating {
         Validating {
             inner,
             able: AtomicBool::new(false),
-            probed: tokio::sync::Mutex::default(),
+            rests: tokio::sync::Mutex::default(),
             negative: Mutex::default(),
         }
     }
@@ -81,20 +85,21 @@ impl Validating {
         if self.able.load(Ordering::Acquire) {
             return true;
         }
-        let mut probed = self.probed.lock().await;
+        let mut rests = self.rests.lock().await;
         if self.able.load(Ordering::Acquire) {
             return true;
         }
-        if probed.is_some_and(|at| at.elapsed() < PROBE_AGAIN) {
+        if rests.is_some_and(|until| Instant::now() < until) {
             return false;
         }
-        let root = self.ask(".".to_owned(), RecordType::DNSKEY, PROBE).await;
+        let root = self.ask(".", RecordType::DNSKEY, PROBE).await;
+        let rest = if matches!(root, Err(Fault::Unknown(_))) { PROBE_SOON } else { PROBE_AGAIN };
         let secure = root.is_ok_and(|root| is_secure(root.answers()));
         self.able.store(secure, Ordering::Release);
-        *probed = Some(Instant::now());
-        if !secure {
+        if rests.is_none() && !secure {
             tracing::info!("the name servers hand no DNSSEC signatures on: DANE is not used where they are asked");
         }
+        *rests = Some(Instant::now() + rest);
         secure
     }
 
@@ -109,8 +114,9 @@ impl Validating {
         if let Some(known) = self.recall(&key) {
             return Err(known);
         }
-        let found = match self.ask(name, kind, limit).await {
-            Err(error) => Err(error),
+        let found = match self.ask(&name, kind, limit).await {
+            Err(Fault::Forged) => self.through_wildcard(&name, kind, limit).await,
+            Err(fault) => Err(fault.into()),
             Ok(lookup) => {
                 let secure = is_secure(lookup.answers());
                 let of_kind = |record: &&Record| record.record_type() == kind;
@@ -126,15 +132,47 @@ impl Validating {
 
     /// One question, in a task of its own: validation stumbles over some answers (hickory-net 0.26.3 over NSEC3 records of the
     /// root), and who sends such answers shall not stop the one who asked.
-    async fn ask(&self, name: String, kind: RecordType, limit: Duration) -> Result<Lookup, ResolveError> {
-        let inner = self.inner.clone();
+    async fn ask(&self, name: &str, kind: RecordType, limit: Duration) -> Result<Lookup, Fault> {
+        let (inner, name) = (self.inner.clone(), name.to_owned());
         let lookup = async move { tokio::time::timeout(limit, inner.lookup(name, kind)).await };
         match tokio::spawn(lookup).await {
             Ok(Ok(Ok(lookup))) => Ok(lookup),
-            Ok(Ok(Err(error))) => Err(denied(&error)),
-            Ok(Err(_)) => Err(ResolveError::TryLater("timed out".to_owned())),
-            Err(_) => Err(ResolveError::TryLater("DNSSEC: the answer cannot be validated".to_owned())),
+            Ok(Ok(Err(error))) => Err(Fault::of(error)),
+            Ok(Err(_)) => Err(Fault::Unknown("timed out".to_owned())),
+            Err(_) => Err(Fault::Unknown("DNSSEC: the answer cannot be validated".to_owned())),
         }
+    }
+
+    /// What a wildcard says of a name. hickory-net 0.26.3 takes its answer for forged where the NSEC record that denies the name is
+    /// the wildcard's own, as it is for `*._tcp.mx.example.com`. So the same is learned in two steps that it can validate: that
+    /// the name has no records and which wildcard stands for it, as an answer about a type that there is not; then what
+    /// the wildcard itself has.
+    async fn through_wildcard(
+        &self,
+        name: &str,
+        kind: RecordType,
+        limit: Duration,
+    ) -> Result<Vouched<Vec<Record>>, ResolveError> {
+        let owner = Name::from_ascii(name).map_err(|_| forged())?;
+        let Err(Fault::Nothing { proof, .. }) = self.ask(name, RecordType::HINFO, limit).await else {
+            return Err(forged());
+        };
+        let signed: Vec<(&Name, &NSEC)> = proof.iter().filter_map(nsec).collect();
+        let wildcards = signed.iter().filter(|(at, _)| at.is_wildcard() && at.base_name().zone_of(&owner));
+        let wildcard = wildcards
+            .max_by_key(|(at, _)| at.num_labels())
+            .filter(|(_, nsec)| nsec.type_set().contains(kind) && signed.iter().all(|(at, _)| **at != owner));
+        let Some((wildcard, _)) = wildcard else { return Err(forged()) };
+        let lookup = self.ask(&wildcard.to_ascii(), kind, limit).await.map_err(|_| forged())?;
+        if !is_secure(lookup.answers()) {
+            return Err(forged());
+        }
+        let of_kind = lookup.answers().iter().filter(|record| record.record_type() == kind).cloned();
+        let of_name = of_kind.map(|mut record| {
+            record.name = owner.clone();
+            record
+        });
+        Ok(Vouched { value: of_name.collect(), secure: true })
     }
 
     fn recall(&self, key: &(String, RecordType)) -> Option<ResolveError> {
@@ -208,16 +246,55 @@ fn is_secure(answers: &[Record]) -> bool {
     data.peek().is_some() && data.all(|record| record.proof.is_secure())
 }
 
-/// What an error means. A denial that is not signed counts where nothing there needs to be; a forged one is a doubt.
-fn denied(error: &NetError) -> ResolveError {
-    match error {
-        NetError::Dns(DnsError::Nsec { response, proof: Proof::Insecure, .. }) => match response.response_code {
-            ResponseCode::NXDomain => ResolveError::NoSuchDomain,
-            _ => ResolveError::NoRecords,
-        },
-        NetError::Dns(DnsError::Nsec { .. } | DnsError::DnssecBogus) => ResolveError::TryLater(
-            "DNSSEC: the answer is not signed as its zone says, or a signature is wrong".to_owned(),
-        ),
-        other => classify(other),
+fn nsec(record: &Record) -> Option<(&Name, &NSEC)> {
+    match &record.data {
+        RData::DNSSEC(DNSSECRData::NSEC(nsec)) if record.proof.is_secure() => Some((&record.name, nsec)),
+        _ => None,
     }
+}
+
+/// Why there is no answer.
+enum Fault {
+    /// There is no such record, or no such name. A denial that is not signed counts where nothing there needs to be.
+    Nothing { error: ResolveError, proof: Vec<Record> },
+    /// It is not signed as its zone says, or a signature is wrong.
+    Forged,
+    /// Nobody can say.
+    Unknown(String),
+}
+
+impl Fault {
+    fn of(error: NetError) -> Self {
+        let error = match error {
+            NetError::Dns(DnsError::Nsec { response, proof: Proof::Insecure, .. }) => match response.response_code {
+                ResponseCode::NXDomain => ResolveError::NoSuchDomain,
+                _ => ResolveError::NoRecords,
+            },
+            NetError::Dns(DnsError::Nsec { .. } | DnsError::DnssecBogus) => return Fault::Forged,
+            NetError::Dns(DnsError::NoRecordsFound(none)) => {
+                let proof = none.authorities.as_deref().unwrap_or_default().to_vec();
+                match classify(&NetError::Dns(DnsError::NoRecordsFound(none))) {
+                    ResolveError::TryLater(why) => return Fault::Unknown(why),
+                    error => return Fault::Nothing { error, proof },
+                }
+            }
+            other => return Fault::Unknown(other.to_string()),
+        };
+        Fault::Nothing { error, proof: Vec::new() }
+    }
+}
+
+impl From<Fault> for ResolveError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Nothing { error, .. } => error,
+            Fault::Forged => forged(),
+            Fault::Unknown(why) => ResolveError::TryLater(why),
+        }
+    }
+}
+
+fn forged() -> ResolveError {
+    let words = "DNSSEC: the answer is not signed as its zone says, or a signature is wrong";
+    ResolveError::TryLater(words.to_owned())
 }
