@@ -479,7 +479,7 @@ fn what_contradicts_itself_is_refused() {
         (&far, json!({"tls": "strict"}), json!({}), "/spec/security/tls"),
         (&smart("192.0.2.1", "starttls"), json!({"tls": "dane"}), json!({}), "/spec/route/smartHosts/0/host"),
         (&far, json!({"tls": "dane"}), json!({}), ""),
-        (&far, json!({"honourDane": true}), json!({}), "/spec/security/honourDane"),
+        (&far, json!({"honourAll": true}), json!({}), "/spec/security/honourAll"),
         (&far, json!({"honourMtaSts": true}), json!({}), "/spec/security/honourMtaSts"),
         (&far, json!({"tls": "required", "ca": ca}), json!({}), "/spec/security/ca"),
         (&far, json!({"ca": ca}), json!({}), "/spec/security/ca"),
