@@ -480,7 +480,6 @@ fn what_contradicts_itself_is_refused() {
         (&smart("192.0.2.1", "starttls"), json!({"tls": "dane"}), json!({}), "/spec/route/smartHosts/0/host"),
         (&far, json!({"tls": "dane"}), json!({}), ""),
         (&far, json!({"honourAll": true}), json!({}), "/spec/security/honourAll"),
-        (&far, json!({"honourMtaSts": true}), json!({}), "/spec/security/honourMtaSts"),
         (&far, json!({"tls": "required", "ca": ca}), json!({}), "/spec/security/ca"),
         (&far, json!({"ca": ca}), json!({}), "/spec/security/ca"),
         (&far, json!({"tls": "required", "serverName": "a.example"}), json!({}), "/spec/security/serverName"),
