@@ -33,7 +33,7 @@ use crate::net::connect::TcpConnect;
 use crate::net::http::Http;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
-use crate::outbound::{KeptPolicies, Outbound};
+use crate::outbound::{self, KeptPolicies, Outbound};
 use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
@@ -121,16 +121,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         Some(file) => Resolvers::with_anchor_file(file).context("--dnssec-trust-anchors")?,
         None => Resolvers::new(),
     });
-    let outbound = Outbound::new(
-        queue.clone(),
-        clock.clone(),
-        Arc::new(TcpConnect),
-        resolvers.clone(),
-        listeners.clone(),
-        Arc::new(KeptPolicies(store.clone())),
-        metrics.clone(),
-        Arc::new(Http::default()),
-    );
+    let around = outbound::Surroundings {
+        connect: Arc::new(TcpConnect),
+        resolvers: resolvers.clone(),
+        listeners: listeners.clone(),
+        policies: Arc::new(KeptPolicies(store.clone())),
+        tokens: Arc::new(Http::default()),
+    };
+    let outbound = Outbound::new(queue.clone(), clock.clone(), metrics.clone(), around);
     let connect = Arc::new(TcpConnect);
     let local = Local::new(queue.clone(), clock.clone(), connect, Http::default(), options.data_dir.clone());
     let scheduling =

@@ -58,19 +58,24 @@ pub struct Outbound {
     callouts: callout::Answers,
 }
 
+/// What is around workers: how they reach others, and what they ask.
+pub struct Surroundings {
+    /// Makes connections.
+    pub connect: Arc<dyn Connect>,
+    /// Asks DNS.
+    pub resolvers: Arc<Resolvers>,
+    /// Which addresses are our own.
+    pub listeners: Arc<Listeners>,
+    /// Keeps policies of MTA-STS.
+    pub policies: Arc<dyn Keep>,
+    /// Gives the tokens that connectors log in with.
+    pub tokens: Arc<dyn TokenEndpoint>,
+}
+
 impl Outbound {
-    /// For a queue; `listeners` tells which addresses are our own, `tokens` gives what connectors log in with, `keep` keeps
-    /// policies of MTA-STS.
-    pub fn new(
-        queue: Arc<Queue>,
-        clock: Arc<dyn Clock>,
-        connect: Arc<dyn Connect>,
-        resolvers: Arc<Resolvers>,
-        listeners: Arc<Listeners>,
-        keep: Arc<dyn Keep>,
-        metrics: Metrics,
-        tokens: Arc<dyn TokenEndpoint>,
-    ) -> Arc<Self> {
+    /// For a queue.
+    pub fn new(queue: Arc<Queue>, clock: Arc<dyn Clock>, metrics: Metrics, around: Surroundings) -> Arc<Self> {
+        let Surroundings { connect, resolvers, listeners, policies, tokens } = around;
         let tokens = Tokens::new(clock.clone(), tokens);
         Arc::new(Outbound {
             queue,
@@ -78,7 +83,7 @@ impl Outbound {
             connect,
             resolvers,
             listeners,
-            policies: Policies::new(clock, Arc::new(OverHttps), keep),
+            policies: Policies::new(clock, Arc::new(OverHttps), policies),
             metrics,
             slots: Slots::default(),
             tokens,

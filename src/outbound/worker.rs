@@ -171,10 +171,9 @@ async fn carry(
         let only_from = taken_by.filter(|_| spec.bridgeheads.is_empty());
         // when either changes, the session takes no more messages
         let holds = |now: &Snapshot| {
-            let same_connector = now.routes.connector(&connector.name).map(|now| now.generation);
-            let same_server = now.virtual_servers.get(&server.name).map(|now| now.generation);
-            same_connector == Some(connector.generation)
-                && same_server == Some(server.generation)
+            // not by generation: that begins again with an object that was deleted and put back
+            now.routes.connector(&connector.name).is_some_and(|now| Arc::ptr_eq(now, connector))
+                && now.virtual_servers.get(&server.name).is_some_and(|now| Arc::ptr_eq(now, server))
                 && outbound.queue.carries_now(hand.link())
         };
         let peer = connection.extensions();

@@ -237,7 +237,7 @@ impl Queue {
         let stored = self.store.all(KEY);
         let mut known: Vec<Operation> =
             stored.iter().filter_map(|(_, value)| serde_json::from_slice(value).ok()).collect();
-        known.sort_by(|a, b| (b.started_at, b.id).cmp(&(a.started_at, a.id)));
+        known.sort_by_key(|known| std::cmp::Reverse((known.started_at, known.id)));
         known
     }
 

@@ -3,6 +3,7 @@
 //! In memory: after a restart nothing is known until mail has gone.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::Queue;
 use super::link::Link;
@@ -87,9 +88,8 @@ impl Queue {
     /// Lets connectors that are down be tried at once when they have been changed: what was found of them before says nothing.
     pub(super) fn try_changed_connectors(&self, known: &Snapshot, current: &Snapshot) {
         for name in self.down().iter() {
-            let generation =
-                |snapshot: &Snapshot| snapshot.routes.connector(name).map(|connector| connector.generation);
-            if generation(known) == generation(current) {
+            let of = |snapshot: &Snapshot| snapshot.routes.connector(name).map(Arc::as_ptr);
+            if of(known) == of(current) {
                 continue;
             }
             let link = self.link(&QueueName::SmartHost(name.clone()));

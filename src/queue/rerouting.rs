@@ -52,8 +52,8 @@ impl Rerouting {
         if routes_differ(&self.known, &current) {
             // every queue may rest for a schedule, or a connector, that is no more
             queue.store.queues().iter().for_each(|count| queue.agenda.look_at_once(&count.queue));
-            queue.forget_gone_connectors();
             queue.try_changed_connectors(&self.known, &current);
+            queue.forget_gone_connectors();
             queue.look_for_another_way(None);
         }
         self.known = current;
