@@ -41,7 +41,8 @@
 //! committed, with the envelope and a state per recipient, and when that is synced the client gets its 250. The
 //! committed message comes back leased and still in memory; `queue::enqueue` puts it into the link queue of each next
 //! hop (mail for groups, contacts and forwards first into the queue `directory`, where `queue::distribution` makes it mail
-//! for those who get it), where a worker of [`outbound`] (or [`local`]) takes it, drives `smtp::client` with it, and
+//! for those who get it), where a worker of [`outbound`] (or [`local`]) takes it, drives `smtp::client` with it (in TLS as
+//! `routing::security` says, with content that [`mime`] has changed where the next hop needs that), and
 //! reports one result per recipient. `model::failure` says what a failure means, `queue::outcome` what becomes of the recipient; the new
 //! state is recorded in one step with the notification it may cause, which goes back into the queue like any mail.
 //! Mail that waits to be fetched goes when it is asked for; by ATRN it goes over the connection of who asks, which `inbound`
@@ -60,8 +61,11 @@
 //! validated against the schema of the OpenAPI document (every violation with its pointer), compiled together with
 //! everything else into a candidate `config::Snapshot`, and tried: can its new bindings be opened? Then it is committed
 //! with the revision it was based on, synced, and only then published. `inbound::listener` opens and closes bindings; a
-//! session sees the new policy at its next MAIL, never inside a transaction; queued mail is assigned anew when it comes
-//! due.
+//! session sees the new policy at its next MAIL, never inside a transaction; queued mail that belongs elsewhere now is moved
+//! (`queue::rerouting`).
+//!
+//! `POST /explain` walks the first way without mail: `intake::explain` asks the same functions for every decision, and
+//! `outbound` for the next hops.
 //!
 //! # Floors
 //!
