@@ -37,11 +37,14 @@ try() {
 }
 
 refreshed=no
+refresh() {
+  [ "$refreshed" = yes ] || "${as_root[@]}" apt-get update </dev/null >"$log" 2>&1
+  refreshed=yes
+}
 packages() {
   echo "install: $*"
   if "${as_root[@]}" apt-get install -y --no-install-recommends "$@" </dev/null >"$log" 2>&1; then return 0; fi
-  [ "$refreshed" = yes ] || "${as_root[@]}" apt-get update </dev/null >"$log" 2>&1
-  refreshed=yes
+  refresh
   try "$*" "${as_root[@]}" apt-get install -y --no-install-recommends "$@"
 }
 
@@ -85,6 +88,8 @@ opensmtpd() {
   done
   [ -x "$smtpd" ] && return
   packages libdb5.3 libevent-2.1-7 libssl3 || return
+  # all of these may be there, and yet no list of what there is
+  apt-cache show opensmtpd >/dev/null 2>&1 || refresh
   local from from_here=() have keys=/usr/share/keyrings/debian-archive-keyring.gpg
   from=$(mktemp -d)
   chmod 0755 "$from"
