@@ -90,7 +90,7 @@ pub struct Operation {
     skipped: u64,
     /// Messages with which it went wrong.
     failed: u64,
-    /// What went wrong, the first three.
+    /// What went wrong, the first two.
     errors: Vec<String>,
 }
 
@@ -106,7 +106,7 @@ pub struct OperationList {
 ///
 /// Freezes, thaws, retries, reroutes or deletes all messages that the selector means. It goes on in the background, also over a
 /// restart: the answer is an operation to follow. With `dryRun=true` the answer is how many are meant, with a sample. An empty
-/// selector is 400. Messages that are being delivered right then are skipped and counted. Scope: `queue:write`.
+/// selector is 400, and so is one that is too long to be remembered (about 300 characters). Messages that are being delivered right then are skipped and counted. Scope: `queue:write`.
 #[utoipa::path(
     tag = "messages",
     operation_id = "bulkAction",
@@ -215,7 +215,7 @@ fn operation_id(id: &str) -> Result<Uuid, Problem> {
 
 fn problem(error: BulkError) -> Problem {
     match error {
-        BulkError::EmptySelector => Problem::new(ProblemKind::BadParameter, error.to_string()),
+        BulkError::EmptySelector | BulkError::TooLong => Problem::new(ProblemKind::BadParameter, error.to_string()),
         BulkError::TooMany => Problem::new(ProblemKind::Conflict, error.to_string()),
         BulkError::NotFound => Problem::new(ProblemKind::NotFound, error.to_string()),
         BulkError::Store(error) => store_problem(&error),

@@ -35,8 +35,13 @@ const SAMPLE: usize = 10;
 const MOST_REMEMBERED: usize = 100;
 /// Operations that run at a time.
 const MOST_RUNNING: usize = 10;
-/// Errors that are remembered of one operation.
-const MOST_ERRORS: usize = 3;
+/// Errors that are remembered of one operation, and octets of each.
+const MOST_ERRORS: usize = 2;
+const LONGEST_ERROR: usize = 80;
+/// The longest record that can be kept ([`ControlStore::set`](crate::store::ControlStore::set)), and how much of it a record may
+/// still grow by until it ends: by its counters, its times, how far it came, and errors.
+const LONGEST_RECORD: usize = 1_024;
+const GROWS_BY: usize = 400;
 /// Pause after a store that did not answer.
 const PAUSE: Duration = Duration::from_secs(5);
 
@@ -101,6 +106,20 @@ pub struct Operation {
     after: Option<(Timestamp, MessageId)>,
 }
 
+impl Operation {
+    fn record(&self) -> Result<Vec<u8>, StoreError> {
+        serde_json::to_vec(self).map_err(|error| StoreError::Io(error.to_string()))
+    }
+
+    fn note_error(&mut self, words: &str) {
+        if self.errors.len() < MOST_ERRORS {
+            // what JSON would write longer than it is does not get in
+            let plain = words.chars().map(|c| if matches!(c, ' '..='~') && !"\"\\".contains(c) { c } else { '?' });
+            self.errors.push(plain.take(LONGEST_ERROR).collect());
+        }
+    }
+}
+
 /// What a selector means now.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Preview {
@@ -118,6 +137,9 @@ pub enum BulkError {
     /// The selector means everything: that is not said by leaving everything out.
     #[error("the selector is empty; say which messages are meant, such as {{\"until\": \"…\"}}")]
     EmptySelector,
+    /// What is said of the messages does not fit into what is remembered of an operation.
+    #[error("the selector is too long to be remembered; name fewer things, or shorter ones")]
+    TooLong,
     /// Too many are running.
     #[error("{MOST_RUNNING} operations are running; wait until one has ended, or cancel one")]
     TooMany,
@@ -178,14 +200,14 @@ impl Bulk for Operator {
         selector: MessageFilter,
         by: String,
     ) -> Result<Operation, BulkError> {
-        let queue = &self.0;
+        let queue = self.0.clone();
         let now = queue.now();
         let operation = Operation {
             id: Uuid::now_v7(),
             action,
             ndr,
             selector: selector.fixed(now).ok_or(BulkError::EmptySelector)?,
-            by: by.chars().take(128).collect(),
+            by: by.chars().take(63).collect(),
             started_at: now,
             ended_at: None,
             state: OperationState::Running,
@@ -196,17 +218,12 @@ impl Bulk for Operator {
             errors: Vec::new(),
             after: None,
         };
-        let known = queue.operations();
-        if known.iter().filter(|known| known.state == OperationState::Running).count() >= MOST_RUNNING {
-            return Err(BulkError::TooMany);
+        if operation.record()?.len() > LONGEST_RECORD - GROWS_BY {
+            return Err(BulkError::TooLong);
         }
-        for old in known.iter().skip(MOST_REMEMBERED - 1).filter(|old| old.state != OperationState::Running) {
-            queue.store.set(&key(old.id), None).await?;
-        }
-        queue.keep(&operation).await?;
-        tracing::info!(operation.id = %operation.id, action = ?action, by = operation.by, "operation begun");
-        drop(tokio::spawn(queue.clone().carry_out(operation.clone())));
-        Ok(operation)
+        // what is remembered is also carried out, when whoever asked has gone
+        let begun = tokio::spawn(async move { queue.begin(operation).await });
+        begun.await.unwrap_or_else(|error| Err(StoreError::Io(error.to_string()).into()))
     }
 
     fn operations(&self) -> Vec<Operation> {
@@ -246,9 +263,23 @@ impl Queue {
         stored.iter().find_map(|(_, value)| serde_json::from_slice(value).ok())
     }
 
+    async fn begin(self: Arc<Self>, operation: Operation) -> Result<Operation, BulkError> {
+        let _one = self.operating.lock().await;
+        let known = self.operations();
+        if known.iter().filter(|known| known.state == OperationState::Running).count() >= MOST_RUNNING {
+            return Err(BulkError::TooMany);
+        }
+        for old in known.iter().skip(MOST_REMEMBERED - 1).filter(|old| old.state != OperationState::Running) {
+            self.store.set(&key(old.id), None).await?;
+        }
+        self.keep(&operation).await?;
+        tracing::info!(operation.id = %operation.id, action = ?operation.action, by = operation.by, "operation begun");
+        drop(tokio::spawn(self.clone().carry_out(operation.clone())));
+        Ok(operation)
+    }
+
     async fn keep(&self, operation: &Operation) -> Result<(), StoreError> {
-        let value = serde_json::to_vec(operation).map_err(|error| StoreError::Io(error.to_string()))?;
-        self.store.set(&key(operation.id), Some(value)).await
+        self.store.set(&key(operation.id), Some(operation.record()?)).await
     }
 
     async fn cancel(&self, id: Uuid) -> Result<Operation, BulkError> {
@@ -313,9 +344,7 @@ impl Queue {
                     Err(ActionError::Leased | ActionError::NotFound) => operation.skipped += 1,
                     Err(ActionError::Store(error)) => {
                         operation.failed += 1;
-                        if operation.errors.len() < MOST_ERRORS {
-                            operation.errors.push(format!("{id}: {error}").chars().take(120).collect());
-                        }
+                        operation.note_error(&format!("{id}: {error}"));
                     }
                 }
             }
@@ -377,16 +406,12 @@ impl Queue {
 
     async fn act(&self, action: BulkAction, ndr: bool, id: MessageId) -> Result<(), ActionError> {
         match action {
-            BulkAction::Freeze => return self.freeze(id).await,
-            BulkAction::Thaw => return self.thaw(id).await,
-            BulkAction::Retry => return self.retry(id).await,
-            BulkAction::Reroute => return self.route_again(id, false).await,
-            BulkAction::Delete => {}
+            BulkAction::Freeze => self.freeze(id).await,
+            BulkAction::Thaw => self.thaw(id).await,
+            BulkAction::Retry => self.retry(id).await,
+            BulkAction::Reroute => self.route_again(id, false).await,
+            BulkAction::Delete => self.remove(id, ndr, false).await,
         }
-        let leased = self.lease_for_operator(id).await?;
-        let waiting = leased.message.recipients.iter().zip(0u32..).filter(|(recipient, _)| recipient.waits.is_some());
-        let all = waiting.map(|(_, index)| (index, Conclusion::Removed { report: ndr })).collect();
-        Ok(self.conclude(leased, all, Facts::default(), Persistence::Once { synced: false }).await?)
     }
 
     /// Routes a message anew, whatever it waits for; dead letters too.
@@ -410,5 +435,47 @@ impl Queue {
             })
             .collect();
         Ok(self.conclude(leased, all, Facts::default(), Persistence::Once { synced }).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_never_outgrows_what_can_be_kept() {
+        let new = Operation {
+            id: Uuid::now_v7(),
+            action: BulkAction::Reroute,
+            ndr: false,
+            selector: MessageFilter::default(),
+            by: String::new(),
+            started_at: Timestamp::from_millis(1_795_000_000_000),
+            ended_at: None,
+            state: OperationState::Running,
+            total: None,
+            done: 0,
+            skipped: 0,
+            failed: 0,
+            errors: Vec::new(),
+            after: None,
+        };
+        let most = 10_u64.pow(12);
+        let mut old = Operation {
+            ended_at: Some(new.started_at),
+            state: OperationState::Cancelled,
+            total: Some(most),
+            done: most,
+            skipped: most,
+            failed: most,
+            after: Some((new.started_at, MessageId::generate())),
+            ..new.clone()
+        };
+        for _ in 0..10 {
+            old.note_error(&"\u{1}\"ü".repeat(200));
+        }
+        let grown = old.record().unwrap().len() - new.record().unwrap().len();
+        assert!(grown <= GROWS_BY, "{grown}");
+        assert!(grown > GROWS_BY / 2, "{grown}: more than is needed");
     }
 }

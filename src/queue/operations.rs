@@ -178,18 +178,22 @@ impl Operate for Queue {
     }
 
     async fn delete(&self, id: MessageId, ndr: bool) -> Result<(), ActionError> {
+        self.remove(id, ndr, true).await
+    }
+}
+
+impl Queue {
+    /// Removes a message for all who wait; `synced`: it is durable when this returns.
+    pub(super) async fn remove(&self, id: MessageId, ndr: bool, synced: bool) -> Result<(), ActionError> {
         let leased = self.lease_for_operator(id).await?;
         let all = (0u32..)
             .zip(&leased.message.recipients)
             .filter(|(_, recipient)| recipient.waits.is_some())
             .map(|(index, _)| (index, Conclusion::Removed { report: ndr }))
             .collect();
-        self.conclude(leased, all, Facts::default(), Persistence::Once { synced: true }).await?;
-        Ok(())
+        Ok(self.conclude(leased, all, Facts::default(), Persistence::Once { synced }).await?)
     }
-}
 
-impl Queue {
     /// Leases a message for a person, out of a window in memory if it lies there.
     pub(super) async fn lease_for_operator(&self, id: MessageId) -> Result<Leased, StoreError> {
         match self.store.lease_message(id).await {

@@ -307,6 +307,9 @@ impl ConfigStore for MemoryStore {
 #[async_trait]
 impl ControlStore for MemoryStore {
     async fn set(&self, key: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        if value.as_ref().is_some_and(|value| value.len() > 1_024) {
+            return Err(StoreError::Io("a control is longer than 1 KiB".to_owned()));
+        }
         let mut inner = self.lock();
         match value {
             Some(value) => drop(inner.controls.insert(key.to_owned(), value)),

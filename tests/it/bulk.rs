@@ -65,6 +65,8 @@ fn what_makes_no_sense_is_refused() {
             assert_eq!(bulk(&appliance, query, &body).0, status, "{body}");
         }
     }
+    let long = json!({"action": "delete", "selector": {"messageId": "x".repeat(1_000)}});
+    assert_eq!(bulk(&appliance, "", &long).0, 400);
     let none = "/api/v1/operations/019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11";
     assert_eq!(appliance.rest("GET", none, None).status, 404);
     assert_eq!(appliance.rest("POST", &format!("{none}/cancel"), None).status, 404);

@@ -114,6 +114,9 @@ async fn nothing_is_not_everything_and_a_cancelled_one_stops() {
     let empty = f.operator().begin(BulkAction::Delete, false, MessageFilter::default(), "test".into()).await;
     assert!(matches!(empty, Err(BulkError::EmptySelector)));
     assert!(matches!(f.operator().preview(&MessageFilter::default()).await, Err(BulkError::EmptySelector)));
+    let long = serde_json::from_value(json!({"messageId": "x".repeat(1_000)})).unwrap();
+    let long = f.operator().begin(BulkAction::Delete, false, long, "test".into()).await;
+    assert!(matches!(long, Err(BulkError::TooLong)));
     let begun = f.begin(BulkAction::Delete, json!({"sender": f.anna()})).await;
     let cancelled = f.operator().cancel(begun.id).await.unwrap();
     assert_eq!(cancelled.state, OperationState::Cancelled);
