@@ -15,9 +15,8 @@ use crate::routing::Connector;
 use crate::store::Leased;
 
 impl Queue {
-    /// Lets a link queue rest when its connector carries nothing now, and says until when, for ever when somebody has to ask
-    /// for it; else sees to it that it is looked at
-    /// when that begins.
+    /// Lets a link queue rest when its connector carries nothing now, and says until when (for ever when somebody has to ask
+    /// for it); else sees to it that it is looked at when that begins.
     pub(super) fn keep_hours(&self, link: &Link, now: Timestamp) -> Option<Timestamp> {
         let snapshot = self.live.current();
         let connector = settings::connector(&snapshot, &link.name)?;

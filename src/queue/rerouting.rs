@@ -86,15 +86,12 @@ impl Rerouting {
         self.cursor = page.last().map(|(key, _)| *key);
         let down = queue.down();
         for (_, message) in page {
-            if message.released_at() > now || misplaced(queue, &self.known, &message, &down).is_empty() {
+            if message.released_at() > now || to_move(queue, &self.known, &message, &down).is_empty() {
                 continue;
             }
             // one that a worker has comes up again by its outcome
             let Ok(leased) = queue.lease_for_operator(message.id).await else { continue };
-            let moved: Vec<_> = misplaced(queue, &self.known, &leased.message, &down)
-                .into_iter()
-                .map(|(index, to, name)| (index, Conclusion::Moved(to, name)))
-                .collect();
+            let moved = to_move(queue, &self.known, &leased.message, &down);
             if moved.is_empty() {
                 queue.give_back(leased);
             } else {
@@ -115,14 +112,17 @@ fn routes_differ(a: &Snapshot, b: &Snapshot) -> bool {
         || a.stores.keys().ne(b.stores.keys())
 }
 
-/// The recipients that wait in a queue in which these functions would not put them, and where they would. What has nowhere to
-/// go stays where it is, until it comes due.
-fn misplaced(
-    queue: &Queue,
-    snapshot: &Snapshot,
-    message: &Message,
-    down: &BTreeSet<Name>,
-) -> Vec<(u32, QueueName, Option<Name>)> {
+/// A recipient that waits in one queue and belongs into another.
+struct Misplaced {
+    index: u32,
+    from: QueueName,
+    to: QueueName,
+    directory_name: Option<Name>,
+}
+
+/// The recipients that wait in a queue in which these functions would not put them, and where they would: also nowhere
+/// (`unrouted`). A frozen message stays where it is.
+fn misplaced(queue: &Queue, snapshot: &Snapshot, message: &Message, down: &BTreeSet<Name>) -> Vec<Misplaced> {
     if message.frozen {
         return Vec::new();
     }
@@ -134,13 +134,20 @@ fn misplaced(
                 return None;
             }
             match assign_again(snapshot, &*queue.recipients, message, recipient, down) {
-                Assignment::Queue(to, name) if to != waits.queue && to != QueueName::Unrouted => {
-                    Some((index, to, name))
+                Assignment::Queue(to, directory_name) if to != waits.queue => {
+                    Some(Misplaced { index, from: waits.queue.clone(), to, directory_name })
                 }
                 _ => None,
             }
         })
         .collect()
+}
+
+/// Those that are moved at once: what has nowhere to go stays where it is, until it comes due.
+fn to_move(queue: &Queue, snapshot: &Snapshot, message: &Message, down: &BTreeSet<Name>) -> Vec<(u32, Conclusion)> {
+    let misplaced = misplaced(queue, snapshot, message, down).into_iter();
+    let somewhere = misplaced.filter(|misplaced| misplaced.to != QueueName::Unrouted);
+    somewhere.map(|known| (known.index, Conclusion::Moved(known.to, known.directory_name))).collect()
 }
 
 impl Queue {
@@ -178,10 +185,9 @@ impl config::QueuedMail for Queue {
                 effects.examined += 1;
                 // what would move without the change is no effect of it
                 let before = misplaced(self, &current, &message, &down);
-                let mut pairs: Vec<_> = moved(self, candidate, &message, &down)
-                    .filter(|(index, _, to)| !before.iter().any(|(known, there, _)| known == index && there == to))
-                    .map(|(_, from, to)| (from, to))
-                    .collect();
+                let is_new = |known: &Misplaced| !before.iter().any(|b| (b.index, &b.to) == (known.index, &known.to));
+                let after = misplaced(self, candidate, &message, &down).into_iter().filter(is_new);
+                let mut pairs: Vec<_> = after.map(|known| (known.from, known.to)).collect();
                 pairs.sort();
                 pairs.dedup();
                 effects.moved += u64::from(!pairs.is_empty());
@@ -204,23 +210,4 @@ impl config::QueuedMail for Queue {
             .collect();
         effects
     }
-}
-
-/// From where to where a change takes recipients of a message: also to nowhere.
-fn moved<'a>(
-    queue: &'a Queue,
-    candidate: &'a Snapshot,
-    message: &'a Message,
-    down: &'a BTreeSet<Name>,
-) -> impl Iterator<Item = (u32, QueueName, QueueName)> + 'a {
-    (0u32..).zip(&message.recipients).filter_map(move |(index, recipient)| {
-        let waits = recipient.waits.as_ref().filter(|_| recipient.status == RecipientStatus::Pending)?;
-        if matches!(waits.queue, QueueName::Directory | QueueName::DeadLetter) {
-            return None;
-        }
-        match assign_again(candidate, &*queue.recipients, message, recipient, down) {
-            Assignment::Queue(to, _) if to != waits.queue => Some((index, waits.queue.clone(), to)),
-            _ => None,
-        }
-    })
 }
