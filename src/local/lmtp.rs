@@ -56,7 +56,7 @@ pub(super) async fn session(
     };
     local.queue.session_opened(hand);
     // when the store changes, the session takes no more messages
-    let holds = |now: &Snapshot| now.stores.get(&store.name).is_some_and(|now| now.generation == store.generation);
+    let holds = |now: &Snapshot| now.stores.get(&store.name).is_some_and(|now| Arc::ptr_eq(now, store));
     let session = Session {
         holds: &holds,
         only_from: None,

@@ -5,6 +5,7 @@
 //! rests: what was not taken waits until it is asked for again.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -47,14 +48,11 @@ impl Outbound {
             .filter_map(|fetch| {
                 let link = fetch.hand().link();
                 let connector = link.name.connector().and_then(|name| snapshot.routes.connector(name))?;
-                let (name, generation, of_server) = (connector.name.clone(), connector.generation, server.clone());
+                let (of, of_server) = (connector.clone(), server.clone());
                 let (link, queue, stop) = (link.clone(), self.queue.clone(), stop.clone());
                 let holds = move |now: &Snapshot| {
-                    now.routes.connector(&name).is_some_and(|now| now.generation == generation)
-                        && now
-                            .virtual_servers
-                            .get(&of_server.name)
-                            .is_some_and(|now| now.generation == of_server.generation)
+                    now.routes.connector(&of.name).is_some_and(|now| Arc::ptr_eq(now, &of))
+                        && now.virtual_servers.get(&of_server.name).is_some_and(|now| Arc::ptr_eq(now, &of_server))
                         && queue.carries_now(&link)
                         && stop.borrow().is_none()
                 };

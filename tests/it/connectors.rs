@@ -127,3 +127,23 @@ fn the_condition_follows_real_mail() {
     eventually("it is reachable", || condition().filter(|condition| condition["status"] == "true"));
     sink.wait(1);
 }
+
+#[test]
+fn an_open_session_is_not_that_of_a_connector_that_was_put_back_with_another_host() {
+    let (appliance, old, new) = (Appliance::start(), Sink::up(), Sink::up());
+    appliance.patch("virtual-servers/default", json!({"relay": {"allow": ["127.0.0.0/8"]}}));
+    let put = |sink: &Sink| {
+        appliance.put("connectors/hub", json!({"addressSpaces": [{"pattern": "dst.example"}], "route": sink.route()}));
+        assert_eq!(appliance.get("/api/v1/connectors/hub")["generation"], 1);
+    };
+    put(&old);
+    let mut smtp = Smtp::open(appliance.smtp());
+    smtp.mail("a@src.example", &["u@dst.example"], b"Subject: one\r\n\r\ntext\r\n");
+    old.wait(1);
+    // the session stays open for some seconds, for the next message
+    assert_eq!(appliance.rest("DELETE", "/api/v1/connectors/hub", None).status, 204);
+    put(&new);
+    smtp.mail("a@src.example", &["v@dst.example"], b"Subject: two\r\n\r\ntext\r\n");
+    new.wait(1);
+    assert_eq!(old.taken().len(), 1);
+}
