@@ -240,9 +240,6 @@ impl Agreed {
     }
 }
 
-#[cfg(test)]
-mod tests;
-
 /// Takes who has a certificate for the name: by its chain, or one that was itself given to be trusted.
 ///
 /// The latter are those of servers that sign for themselves. `openssl req -x509` marks them as issuers, and as a link of a chain
@@ -340,3 +337,6 @@ impl ServerCertVerifier for Unchecked {
         provider().signature_verification_algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;
