@@ -13,12 +13,13 @@ use async_trait::async_trait;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
+use super::overload::resident_bytes;
 use crate::api;
 use crate::config::Live;
 use crate::model::time::Timestamp;
 use crate::net::clock::Clock;
 use crate::queue::operate::{Operate, QueueView};
-use crate::status::{Drain, Listeners, Sessions};
+use crate::status::{Drain, Listeners, Overload, Sessions};
 use crate::store::Store;
 
 /// Renders all metrics.
@@ -30,6 +31,7 @@ pub(super) struct Exposition {
     pub(super) listeners: Arc<Listeners>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) drain: Arc<Drain>,
+    pub(super) overload: Arc<Overload>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) started: Instant,
 }
@@ -134,17 +136,12 @@ impl Exposition {
         out.one("sessions_open", "SMTP sessions that are open now", self.sessions.count() as f64);
         let draining = self.drain.is_on() || self.drain.is_closed();
         out.one("draining", "1 when no new mail is taken", if draining { 1.0 } else { 0.0 });
+        let overloaded = if self.overload.now().is_some() { 1.0 } else { 0.0 };
+        out.one("overloaded", "1 when new mail is refused because there is too much", overloaded);
         if let Some(bytes) = resident_bytes() {
             out.one("process_resident_memory_bytes", "Memory that the process has", bytes as f64);
         }
     }
-}
-
-/// Memory that the process has; Linux tells.
-fn resident_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }
 
 /// Gauges as text.

@@ -7,6 +7,8 @@
 
 mod exposition;
 mod logging;
+mod overload;
+mod redact;
 mod status;
 mod watch;
 mod welcome;
@@ -38,7 +40,7 @@ use crate::outbound::{self, KeptPolicies, Outbound};
 use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
-use crate::status::{Drain, Listeners, Masks, Running, Sessions};
+use crate::status::{Drain, Listeners, Masks, Overload, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
@@ -61,7 +63,7 @@ pub fn print_openapi() -> anyhow::Result<()> {
 /// # Errors
 /// When something that it cannot do without is missing: the store, the API's address, a valid configuration.
 pub fn serve(options: Serve) -> anyhow::Result<()> {
-    let _logs = logging::start(&options.log, options.log_format)?;
+    let _logs = logging::start(&options.log, options.log_format, options.log_redact)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("bridgehead")
@@ -117,6 +119,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let masks = Arc::new(Masks::default());
     let running = Arc::new(Running::new(store.clone()));
     let drain = Arc::new(Drain::default());
+    let overload = Arc::new(Overload::default());
 
     let resolvers = Arc::new(match &options.dnssec_trust_anchors {
         Some(file) => Resolvers::with_anchor_file(file).context("--dnssec-trust-anchors")?,
@@ -145,6 +148,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         recipients,
         queue: queue.clone(),
         quotas: Arc::new(Quotas::default()),
+        overload: overload.clone(),
         clock: clock.clone(),
         resolvers: resolvers.clone(),
         callout: outbound.clone(),
@@ -174,6 +178,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             listeners: listeners.clone(),
             running: running.clone(),
             drain: drain.clone(),
+            overload: overload.clone(),
         }),
         metrics: Arc::new(exposition::Exposition {
             registry,
@@ -183,6 +188,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             listeners: listeners.clone(),
             sessions: sessions.clone(),
             drain: drain.clone(),
+            overload: overload.clone(),
             clock: clock.clone(),
             started: std::time::Instant::now(),
         }),
@@ -208,6 +214,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let requesting = tokio::spawn(outbound.request_mail(receiver, drain.watch()));
     let accepting = tokio::spawn(inbound.run());
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
+    let weighing = tokio::spawn(overload::watch(overload, store.clone(), live.clone(), drain.clone()));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
     tokio::select! {
@@ -221,6 +228,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         let _ = accepting.await;
         let _ = requesting.await;
         let _ = watching.await;
+        let _ = weighing.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
