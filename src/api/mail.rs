@@ -205,6 +205,8 @@ pub enum OriginProtocol {
     Lmtp,
     /// A notification that the appliance wrote itself.
     Dsn,
+    /// A TLS report that the appliance wrote itself.
+    TlsReport,
 }
 
 /// A recipient of a message, and what became of it.
@@ -387,6 +389,7 @@ impl From<&Message> for MessageResource {
                     Protocol::Esmtp => OriginProtocol::Esmtp,
                     Protocol::Lmtp => OriginProtocol::Lmtp,
                     Protocol::Dsn => OriginProtocol::Dsn,
+                    Protocol::TlsReport => OriginProtocol::TlsReport,
                 },
                 virtual_server: message.origin.virtual_server.to_string(),
                 client: message.origin.client.map(|address| address.to_string()),

@@ -31,7 +31,7 @@ use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
     bulk, connector_test, directory, docs, document, domains, explain, health, messages, queues, running, sessions,
-    settings,
+    settings, tls_reports,
 };
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
@@ -41,6 +41,7 @@ use crate::queue::bulk::Bulk;
 use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
 use crate::status::{Running, Sessions};
+use crate::tlsrpt::TlsReports;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -79,6 +80,8 @@ pub struct Handles {
     pub explain: Arc<dyn Explain>,
     /// Asks for next hops.
     pub probe: Arc<dyn Probe>,
+    /// What came of TLS with the hosts of other domains.
+    pub tls_reports: Arc<TlsReports>,
 }
 
 /// Tells how it went to fetch the keys of identity providers. Closures do.
@@ -335,7 +338,9 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(running::pause)
         .service(running::resume)
         .service(running::stop)
-        .service(running::start);
+        .service(running::start)
+        .service(tls_reports::list_tls_reports)
+        .service(tls_reports::send_tls_reports);
 }
 
 /// Answers what no route answers: 405 when the path exists, else 404.

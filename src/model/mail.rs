@@ -182,6 +182,8 @@ pub enum Protocol {
     Dsn,
     /// LMTP.
     Lmtp,
+    /// A TLS report that the appliance wrote itself (RFC 8460).
+    TlsReport,
 }
 
 /// One recipient and what became of it.
