@@ -144,7 +144,7 @@ impl Failure {
             OpenError::NoStartTls => own(4, format!("{whose} requires TLS, and the server does not offer STARTTLS")),
             OpenError::Handshake(fault) => {
                 own(5, format!("no TLS session could be made for {whose}: {}", clean(&fault.words)))
-            },
+            }
             OpenError::Login { mechanism, why } => {
                 let login = format!("{whose} cannot log in by {mechanism}");
                 match why {

@@ -104,7 +104,10 @@ mod tests {
     fn a_name_that_leads_to_metadata_leads_nowhere() {
         let addresses = |all: &[&str]| all.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
         let both = addresses(&["169.254.169.254:0", "192.0.2.1:0", "[fe80::1]:0"]);
-        assert_eq!(allowed(both.into_iter(), |ip| !is_off_limits(ip)).unwrap().collect::<Vec<_>>(), addresses(&["192.0.2.1:0"]));
+        assert_eq!(
+            allowed(both.into_iter(), |ip| !is_off_limits(ip)).unwrap().collect::<Vec<_>>(),
+            addresses(&["192.0.2.1:0"])
+        );
         let metadata = addresses(&["169.254.169.254:0", "[fd00:ec2::254]:0"]);
         assert!(allowed(metadata.into_iter(), |ip| !is_off_limits(ip)).is_err());
         let near = addresses(&["10.0.0.1:0", "127.0.0.1:0", "[::1]:0", "192.168.1.1:0"]);

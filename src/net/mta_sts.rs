@@ -230,14 +230,20 @@ fn not_sent(error: &reqwest::Error) -> NotHad {
     let words = words(error);
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        let of_tls = error.downcast_ref().or_else(|| inner.and_then(|inner| inner.downcast_ref()));
-        if let Some(rustls::Error::InvalidCertificate(_)) = of_tls {
+        if is_of_certificate(error) {
             return NotHad::Certificate(words);
         }
         cause = error.source();
     }
     NotHad::Fetch(words)
+}
+
+/// Errors of IO hold those of TLS, also one in the other, where `source` does not come by.
+fn is_of_certificate(mut error: &(dyn std::error::Error + 'static)) -> bool {
+    while let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        error = inner;
+    }
+    matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Keeps policies over a restart.

@@ -46,11 +46,8 @@ impl Post for Http {
         }
         let client = if any { self.client().await } else { self.public_client().await };
         let client = client.map_err(|error| later(super::http::words(&error)))?;
-        let request = client
-            .post(url.url().clone())
-            .header(reqwest::header::CONTENT_TYPE, media_type)
-            .body(body)
-            .timeout(LIMIT);
+        let request =
+            client.post(url.url().clone()).header(reqwest::header::CONTENT_TYPE, media_type).body(body).timeout(LIMIT);
         // the body of the answer is not read
         let response = request.send().await.map_err(|error| later(super::http::words(&error.without_url())))?;
         let status = response.status();

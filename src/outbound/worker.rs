@@ -10,8 +10,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::counted;
 use super::Outbound;
+use super::counted;
 use super::hosts::{self, NextHop, hosts_of};
 use super::session::{self, Purpose, label};
 use crate::config::{Snapshot, VirtualServer};
@@ -157,8 +157,7 @@ async fn carry(
     let left: Vec<NextHop> = hops.iter().filter(|hop| !asked.contains(&hop.host())).cloned().collect();
     // alone: no other mail goes over a session that is held to less
     let is_report = is_report(&first);
-    let (asks, purpose) =
-        (asks_of(connector, &first), if is_report { Purpose::Report } else { Purpose::Mail });
+    let (asks, purpose) = (asks_of(connector, &first), if is_report { Purpose::Report } else { Purpose::Mail });
     let mut first = Some(first);
     let mut rest = left.as_slice();
     loop {

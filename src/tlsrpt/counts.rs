@@ -417,6 +417,7 @@ mod tests {
         let text = |policy: &Policy| policy.lines.iter().map(String::len).sum::<usize>();
         let policies = day.domains.values().flat_map(|domain| &domain.policies);
         assert!(policies.map(|of| text(&of.policy)).sum::<usize>() as u64 <= MOST_TEXT);
-        assert_eq!(day.domains["d1599.example"].policies[1].successes, 1, "it counts without its text");
+        let last = &day.domains["d1599.example"].policies;
+        assert_eq!((last.len(), last[0].successes), (1, 2), "it counts without its text");
     }
 }

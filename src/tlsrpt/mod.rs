@@ -188,7 +188,14 @@ impl TlsReports {
         let changed: Vec<(DayNumber, Arc<Day>)> = {
             let mut days = self.days();
             let changed = days.iter_mut().filter(|(_, kept)| kept.changed);
-            changed.map(|(number, kept)| (*number, { kept.changed = false; kept.day.clone() })).collect()
+            changed
+                .map(|(number, kept)| {
+                    (*number, {
+                        kept.changed = false;
+                        kept.day.clone()
+                    })
+                })
+                .collect()
         };
         for (number, day) in changed {
             if let Err(error) = self.keep.keep(number, &day) {

@@ -66,7 +66,7 @@ impl Report<'_> {
         ))
         .expect("a fixed media type parses");
         let words = format!(
-            "This is a report about the TLS of mail to {} on {} (UTC), by {}.\r\n\
+            "A report about the TLS of mail to {}\r\non {} (UTC),\r\nby {}.\r\n\
              What it says is in the attached file, as RFC 8460 has it.\r\n",
             self.domain, self.day, self.submitter
         );
@@ -75,8 +75,7 @@ impl Report<'_> {
             .header(ContentType::parse(MEDIA_TYPE).expect("a fixed media type parses"))
             .header(file)
             .body(self.gzip());
-        let parts =
-            MultiPart::builder().header(kind).singlepart(SinglePart::plain(words)).singlepart(attached);
+        let parts = MultiPart::builder().header(kind).singlepart(SinglePart::plain(words)).singlepart(attached);
         let mut content = self.header(from, to, now).into_bytes();
         content.extend_from_slice(&parts.formatted());
         Bytes::from(content)
@@ -105,11 +104,12 @@ impl Report<'_> {
         header
     }
 
-    /// RFC 8460, 5.1: sender, domain, begin, end, id.
+    /// RFC 8460, 5.1: sender, domain, begin, end. There is one of a day, so that it needs no id besides, and for most domains
+    /// stays in one line.
     fn file_name(&self) -> String {
         let seconds = |time: Timestamp| time.millis().div_euclid(1_000);
         let (begin, end) = (seconds(self.day.begins()), seconds(self.day.ends()) - 1);
-        format!("{}!{}!{begin}!{end}!{}.json.gz", self.submitter, self.domain, self.id)
+        format!("{}!{}!{begin}!{end}.json.gz", self.submitter, self.domain)
     }
 
     /// `None` for what RFC 8460 has no word for.
@@ -219,9 +219,9 @@ mod tests {
         for words in [
             "Subject: Report Domain: d.example\r\n Submitter: us.example\r\n Report-ID: <0000",
             "\r\nTLS-Report-Domain: d.example\r\nTLS-Report-Submitter: us.example\r\n",
-            "\r\nContent-Type: multipart/report; report-type=tlsrpt; boundary=",
+            "\r\nContent-Type: multipart/report; report-type=tlsrpt;\r\n boundary=\"report-",
             "\r\nContent-Type: application/tlsrpt+gzip\r\n",
-            "us.example!d.example!1795910400!1795996799!00000000",
+            " filename=\"us.example!d.example!1795910400!1795996799.json.gz\"\r\n",
         ] {
             assert!(message.contains(words), "{words}: {message}");
         }

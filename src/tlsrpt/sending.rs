@@ -178,11 +178,7 @@ impl Sending {
     ///
     /// # Errors
     /// In words, when nobody can say now.
-    async fn wanted(
-        &self,
-        snapshot: &Snapshot,
-        domain: &str,
-    ) -> Result<Result<Vec<Destination>, String>, String> {
+    async fn wanted(&self, snapshot: &Snapshot, domain: &str) -> Result<Result<Vec<Destination>, String>, String> {
         let server = snapshot.default_virtual_server.as_ref().and_then(|name| snapshot.virtual_servers.get(name));
         let servers = server.map(|server| server.name_servers()).unwrap_or_default();
         let resolver = self.resolvers.of(&servers).map_err(|error| error.to_string())?;
@@ -194,14 +190,7 @@ impl Sending {
     }
 
     /// Puts a message with a report into the queue.
-    async fn enqueue(
-        &self,
-        snapshot: &Snapshot,
-        id: &str,
-        from: &Mailbox,
-        to: Mailbox,
-        content: Bytes,
-    ) -> Tried {
+    async fn enqueue(&self, snapshot: &Snapshot, id: &str, from: &Mailbox, to: Mailbox, content: Bytes) -> Tried {
         let Some(server) = snapshot.default_virtual_server.clone() else {
             return Tried::Later("there is no virtual server that could send".to_owned());
         };

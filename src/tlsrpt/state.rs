@@ -162,8 +162,8 @@ impl Report {
     fn try_again(&mut self, now: Timestamp) {
         let wait = RETRIES[usize::try_from(self.tries).unwrap_or(usize::MAX).min(RETRIES.len() - 1)];
         self.tries = self.tries.saturating_add(1);
-        let waits = self.destinations.is_empty()
-            || self.destinations.iter().any(|one| one.state == ReportState::Waiting);
+        let waits =
+            self.destinations.is_empty() || self.destinations.iter().any(|one| one.state == ReportState::Waiting);
         self.due = now + wait;
         if waits && self.due < self.first_due + TRIED_FOR {
             return;

@@ -92,7 +92,8 @@ fn what_a_hop_does_is_counted_kept_and_reported_by_mail() {
     ]);
     let mut appliance = Appliance::start();
     let outbound = json!({"port": hop.address.port()});
-    let server = json!({"relay": {"allow": ["127.0.0.0/8"]}, "dnsServers": [dns.address.to_string()], "outbound": outbound});
+    let server =
+        json!({"relay": {"allow": ["127.0.0.0/8"]}, "dnsServers": [dns.address.to_string()], "outbound": outbound});
     appliance.patch("virtual-servers/default", server);
     Smtp::open(appliance.smtp()).mail("a@b.example", &["u@d.test"], b"Subject: x\r\n\r\ntext\r\n");
     eventually("the mail", || (hop.seen().taken.len() == 1).then_some(()));

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::reply::Lines;
-use super::{Cause, Encryption, Expect, Hello, Login, LoginError, OpenError, Phase, RemoteReply, Session, State, TlsFault};
+use super::{
+    Cause, Encryption, Expect, Hello, Login, LoginError, OpenError, Phase, RemoteReply, Session, State, TlsFault,
+};
 use crate::smtp::extension::PeerExtensions;
 use crate::smtp::sasl::client::{Credentials, Exchange, Keys, Mechanism, Step};
 
