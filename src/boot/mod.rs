@@ -233,6 +233,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     }
     api.stop().await;
     tokio::task::spawn_blocking(move || {
+        // sessions have gone on for a while
+        tls_reports.write();
         protocol_logs.close();
         store.close();
     })

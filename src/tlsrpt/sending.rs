@@ -1,6 +1,6 @@
 //! Sends what is due: looks up where, and hands it over, by POST or as a message in the queue.
 //!
-//! One task looks every 15 seconds. Reports are sent one after the other, a destination has 60 seconds; how often and how
+//! One task looks every 15 seconds. Some reports are sent at a time, a destination has 60 seconds; how often and how
 //! long it is tried [`super::state`] says. What a domain publishes decides where a request of ours goes, so it goes to public
 //! addresses only, unless `tlsReporting.allowPrivateAddresses` says otherwise, and follows no redirect.
 //!
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 
 use super::TlsReports;
@@ -40,6 +41,8 @@ const TICK: Duration = Duration::from_secs(15);
 const WRITTEN_EVERY: u32 = 2;
 /// Most reports of one look.
 const MOST_AT_ONCE: usize = 64;
+/// So many of them at the same time: who keeps us waiting keeps few others from their reports.
+const MOST_AT_A_TIME: usize = 16;
 /// A message with a report counts as due so long: in its queue it stands before other mail, also where that cannot be delivered.
 const AHEAD: Duration = Duration::from_secs(10 * 86_400);
 
@@ -95,10 +98,15 @@ impl Sending {
     pub(super) async fn look(&self) -> usize {
         let snapshot = self.queue.snapshot();
         let due = self.reports.due(snapshot.settings.tls_reporting.enabled, MOST_AT_ONCE);
-        let count = due.len();
-        for (day, domain, counted) in due {
-            let Some(before) = counted.report.clone() else { continue };
-            let after = self.send(&snapshot, day, &domain, &counted, before.clone()).await;
+        for some in due.chunks(MOST_AT_A_TIME) {
+            join_all(some.iter().map(|(day, domain, counted)| self.look_at(&snapshot, *day, domain, counted))).await;
+        }
+        due.len()
+    }
+
+    async fn look_at(&self, snapshot: &Snapshot, day: DayNumber, domain: &str, counted: &OfDomain) {
+        if let Some(before) = counted.report.clone() {
+            let after = self.send(snapshot, day, domain, counted, before.clone()).await;
             match after.state {
                 ReportState::Sent => tracing::info!(domain, %day, report = %after.id, "a TLS report was sent"),
                 ReportState::Failed => {
@@ -108,9 +116,8 @@ impl Sending {
                     tracing::debug!(domain, %day, state = ?after.state, why = after.problem, "a TLS report was looked at")
                 }
             }
-            self.reports.note(day, &domain, &before, after);
+            self.reports.note(day, domain, &before, after);
         }
-        count
     }
 
     async fn send(

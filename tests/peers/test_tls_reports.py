@@ -69,7 +69,7 @@ class Web:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                owner.got.append((self.path, dict(self.headers), body))
+                owner.got.append((self.path, self.headers, body))
                 self.answer(owner.status)
 
             def answer(self, status, body=b""):
@@ -240,6 +240,9 @@ class TlsReports(unittest.TestCase):
             self.assertEqual(headers["Content-Type"], "application/tlsrpt+gzip")
             valid(self, json.loads(gzip.decompress(body)), f"{path[1:]}.test", day)
 
+        # the queue of a domain whose TLS fails rests; at its next try the report goes first, and alone
+        self.it.quick_retries("1s")
+        self.it.rest.ok("POST", "/api/v1/queues/dns:default:wrong.test/retry")
         # by mail, also to the domain whose TLS is what fails
         for domain, to in (("wrong", "r@wrong.test"), ("testing-name", "r@reports.test"), ("name", "r@reports.test")):
             about = f"TLS-Report-Domain: {domain}.test".encode()
