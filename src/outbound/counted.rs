@@ -192,3 +192,124 @@ fn of_fault(fault: &TlsFault) -> (ResultType, Option<String>) {
 fn printable(words: &str) -> String {
     words.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).take(200).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::ClientList;
+    use crate::net::clock::ManualClock;
+    use crate::routing::access::Access;
+    use crate::routing::asked::{Asked, Sts};
+    use crate::routing::security::Hop;
+    use crate::smtp::client::{Cause, RemoteReply};
+    use crate::tlsrpt::kept::Files;
+
+    fn server() -> VirtualServer {
+        VirtualServer {
+            name: "default".parse().unwrap(),
+            generation: 1,
+            spec: serde_json::from_value(json!({})).unwrap(),
+            fqdn: "mx.example".parse().unwrap(),
+            relay: ClientList::new(&[], &[]),
+            connection_control: ClientList::new(&[], &[]),
+            tls: None,
+            tls_fault: None,
+        }
+    }
+
+    /// What is counted of `mx.d.example` for `d.example`.
+    fn counted(route: Value, security: Value, asked: Asked) -> Option<Counted> {
+        let connector = Connector {
+            name: "out".parse().unwrap(),
+            generation: 1,
+            spec: serde_json::from_value(json!({"addressSpaces": [], "route": route, "security": security})).unwrap(),
+            access: Access::default(),
+        };
+        let (server, queue) = (server(), "dns:out:d.example".parse().unwrap());
+        let hop = NextHop { name: "mx.d.example".to_owned(), address: "192.0.2.2:25".parse().unwrap(), asked };
+        let domain = "d.example".parse().unwrap();
+        let to = Hop { host: &hop.name, port: 25, domain: Some(&domain), asked: &hop.asked };
+        let held = security::in_force(&connector.spec, &server.spec.outbound, None, to);
+        Counted::of(&connector, &server, &queue, &hop, &held)
+    }
+
+    fn testing() -> Asked {
+        let text = "version: STSv1\nmode: testing\nmx: mx.d.example\nmax_age: 86400\n";
+        let policy = Arc::new(crate::net::mta_sts::Policy::parse(text).unwrap());
+        let sts = Some(Sts { mode: Mode::Testing, names_host: true });
+        Asked { sts, sts_policy: Some(policy), ..Asked::default() }
+    }
+
+    #[test]
+    fn whose_policy_it_was() {
+        let (dns, later) = (json!({"dns": {}}), Tlsa::TryLater("SERVFAIL".to_owned()));
+        let level = |tls: &str| json!({ "tls": tls });
+        let with = |dane: &Tlsa| Asked { dane: dane.clone(), ..Asked::default() };
+        let fault = Asked { sts_fault: Some(NotHad::Invalid("no")), ..Asked::default() };
+        for (security, asked, expected) in [
+            (json!({}), Asked::default(), Some((PolicyType::NoPolicyFound, None))),
+            (json!({}), testing(), Some((PolicyType::Sts, None))),
+            (json!({}), fault, Some((PolicyType::Sts, Some(ResultType::StsPolicyInvalid)))),
+            (json!({}), with(&Tlsa::Unusable), Some((PolicyType::Tlsa, Some(ResultType::TlsaInvalid)))),
+            (json!({}), with(&later), Some((PolicyType::Tlsa, Some(ResultType::DnssecInvalid)))),
+            // what was not looked for is not said to be missing
+            (json!({"honourDane": false}), Asked::default(), Some((PolicyType::Own, None))),
+            (json!({"honourMtaSts": false}), Asked::default(), Some((PolicyType::Own, None))),
+            (level("required"), Asked::default(), Some((PolicyType::Own, None))),
+            (level("verified"), with(&Tlsa::Unusable), Some((PolicyType::Own, None))),
+            (level("dane"), Asked::default(), Some((PolicyType::Tlsa, Some(ResultType::DaneRequired)))),
+            (level("dane"), with(&Tlsa::Unusable), Some((PolicyType::Tlsa, Some(ResultType::TlsaInvalid)))),
+            (level("none"), testing(), None),
+        ] {
+            let is = counted(dns.clone(), security.clone(), asked.clone());
+            let fails = |is: &Counted| {
+                let refused = (is.refusal != ResultType::ValidationFailure).then_some(is.refusal);
+                is.fault.as_ref().map(|(result, _)| *result).or(refused)
+            };
+            assert_eq!(is.as_ref().map(|is| (is.policy.kind, fails(is))), expected, "{security} {asked:?}");
+        }
+        assert_eq!(counted(json!({"smartHosts": [{"host": "mx.d.example"}]}), json!({}), Asked::default()), None);
+    }
+
+    #[test]
+    fn what_is_not_about_tls_is_not_counted() {
+        let directory = tempfile::tempdir().unwrap();
+        let files = Arc::new(Files::below(directory.path()));
+        let reports = TlsReports::new(Arc::new(ManualClock::new(0)), files);
+        let it = counted(json!({"dns": {}}), json!({}), Asked::default()).unwrap();
+        let reply = |code| RemoteReply { code, status: None, text: "no\u{202e}".to_owned() };
+        let fault = |kind| OpenError::Handshake(TlsFault { kind, words: "words".to_owned() });
+        let broken = |phase| OpenError::Broken { phase, cause: Cause::Cut };
+        let count = |error: &OpenError| {
+            it.session(&reports, "192.0.2.1".parse().unwrap(), Err(error));
+            let listed = reports.list(None, None, None, 1).pop();
+            let details = listed.map(|listed| listed.counted.policies[0].details.clone()).unwrap_or_default();
+            details.into_iter().map(|(failed, _)| failed).collect::<Vec<_>>()
+        };
+        for error in [
+            broken(Phase::Banner),
+            broken(Phase::Hello),
+            OpenError::Refused { phase: Phase::Banner, reply: reply(554) },
+            OpenError::Refused { phase: Phase::Hello, reply: reply(421) },
+        ] {
+            assert!(count(&error).is_empty(), "{error}");
+        }
+        for (error, result) in [
+            (OpenError::NoStartTls, ResultType::StarttlsNotSupported),
+            (OpenError::Refused { phase: Phase::StartTls, reply: reply(454) }, ResultType::StarttlsNotSupported),
+            (broken(Phase::StartTls), ResultType::ValidationFailure),
+            (fault(TlsFaultKind::Other), ResultType::ValidationFailure),
+            (fault(TlsFaultKind::HostMismatch), ResultType::CertificateHostMismatch),
+            (fault(TlsFaultKind::Expired), ResultType::CertificateExpired),
+            (fault(TlsFaultKind::NotTrusted), ResultType::CertificateNotTrusted),
+        ] {
+            let failed = count(&error).pop().unwrap();
+            assert_eq!(failed.result, result, "{error}");
+            assert!(failed.reason.is_none_or(|reason| reason.is_ascii()), "what a peer says is cleaned");
+        }
+    }
+}

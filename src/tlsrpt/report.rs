@@ -6,7 +6,7 @@ use std::io::Write as _;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use lettre::message::header::{ContentDisposition, ContentType};
+use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
 use lettre::message::{MultiPart, SinglePart};
 use serde_json::{Map, Value, json};
 
@@ -17,6 +17,27 @@ use crate::smtp::address::Mailbox;
 
 /// The media type of a report that is compressed.
 pub const MEDIA_TYPE: &str = "application/tlsrpt+gzip";
+
+/// `Content-Disposition` with the file's name in one piece, however long it is: lettre cuts what is longer than a line (RFC 2231),
+/// and not every receiver puts that together again.
+#[derive(Debug, Clone)]
+struct Attachment(String);
+
+impl Header for Attachment {
+    fn name() -> HeaderName {
+        HeaderName::new_from_ascii_str("Content-Disposition")
+    }
+
+    fn parse(_: &str) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        Err("it is only written".into())
+    }
+
+    fn display(&self) -> HeaderValue {
+        let (raw, folded) =
+            (format!("attachment; filename=\"{}\"", self.0), format!("attachment;\r\n filename=\"{}\"", self.0));
+        HeaderValue::dangerous_new_pre_encoded(Self::name(), raw, folded)
+    }
+}
 
 /// Everything that a report says, and as whose.
 #[derive(Debug, Clone)]
@@ -70,7 +91,7 @@ impl Report<'_> {
              What it says is in the attached file, as RFC 8460 has it.\r\n",
             self.domain, self.day, self.submitter
         );
-        let file = ContentDisposition::attachment(&self.file_name());
+        let file = Attachment(self.file_name());
         let attached = SinglePart::builder()
             .header(ContentType::parse(MEDIA_TYPE).expect("a fixed media type parses"))
             .header(file)
@@ -104,8 +125,7 @@ impl Report<'_> {
         header
     }
 
-    /// RFC 8460, 5.1: sender, domain, begin, end. There is one of a day, so that it needs no id besides, and for most domains
-    /// stays in one line.
+    /// RFC 8460, 5.1: sender, domain, begin, end. There is one of a day, so that it needs no id besides.
     fn file_name(&self) -> String {
         let seconds = |time: Timestamp| time.millis().div_euclid(1_000);
         let (begin, end) = (seconds(self.day.begins()), seconds(self.day.ends()) - 1);
