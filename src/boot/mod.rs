@@ -44,6 +44,7 @@ use crate::status::{Drain, Listeners, Masks, Overload, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
+use crate::tlsrpt::{self, TlsReports};
 
 /// How long sessions and workers may take to end.
 const GRACE: Duration = Duration::from_secs(8);
@@ -125,12 +126,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         Some(file) => Resolvers::with_anchor_file(file).context("--dnssec-trust-anchors")?,
         None => Resolvers::new(),
     });
+    let tls_reports = Arc::new(TlsReports::new(clock.clone(), Arc::new(tlsrpt::kept::Files::below(&options.data_dir))));
     let around = outbound::Surroundings {
         connect: Arc::new(TcpConnect),
         resolvers: resolvers.clone(),
         listeners: listeners.clone(),
         policies: Arc::new(KeptPolicies(store.clone())),
         tokens: Arc::new(Http::default()),
+        tls_reports: tls_reports.clone(),
     };
     let outbound = Outbound::new(queue.clone(), clock.clone(), metrics.clone(), around);
     let connect = Arc::new(TcpConnect);
@@ -143,6 +146,16 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
     let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
     let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
+    let reporting = tlsrpt::Sending {
+        reports: tls_reports.clone(),
+        queue: queue.clone(),
+        store: store.clone(),
+        recipients: recipients.clone(),
+        resolvers: resolvers.clone(),
+        post: Arc::new(Http::default()),
+        clock: clock.clone(),
+    };
+    let reporting = tokio::spawn(reporting.run(drain.watch()));
     let intake = Intake {
         store: store.clone(),
         recipients,
@@ -201,6 +214,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         explain,
         logins: logins(outbound.clone()),
         probe: outbound.clone(),
+        tls_reports: tls_reports.clone(),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;
@@ -229,6 +243,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         let _ = requesting.await;
         let _ = watching.await;
         let _ = weighing.await;
+        let _ = reporting.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
@@ -238,6 +253,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     }
     api.stop().await;
     tokio::task::spawn_blocking(move || {
+        // sessions have gone on for a while
+        tls_reports.write();
         protocol_logs.close();
         store.close();
     })

@@ -29,6 +29,7 @@ mod scale;
 mod scripted_hop;
 mod secure_hops;
 mod shape;
+mod tls_reports;
 mod token_logins;
 mod verify_recipients;
 mod virtual_servers;

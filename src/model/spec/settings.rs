@@ -40,6 +40,8 @@ pub struct SettingsSpec {
     pub overload: Overload,
     /// How long things are kept.
     pub retention: Retention,
+    /// Reports to other domains about the TLS of their hosts (TLSRPT, RFC 8460).
+    pub tls_reporting: TlsReporting,
 }
 
 impl Default for SettingsSpec {
@@ -53,6 +55,7 @@ impl Default for SettingsSpec {
             subject_logging: false,
             overload: Overload::default(),
             retention: Retention::default(),
+            tls_reporting: TlsReporting::default(),
         }
     }
 }
@@ -74,6 +77,21 @@ pub struct Overload {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub memory: Option<Size>,
+}
+
+/// Reports to other domains about the TLS of their hosts. What came of TLS is counted in any case: `GET /tls-reports`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TlsReporting {
+    /// Whether domains that ask for reports get one, once a day.
+    pub enabled: bool,
+    /// Whom the report names to be asked. Default: the postmaster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub contact: Option<Mailbox>,
+    /// Whether reports are also posted to addresses that are not public: domains, not operators, say where they go. For
+    /// systems that write to others within a network of their own.
+    pub allow_private_addresses: bool,
 }
 
 /// How long things are kept.
