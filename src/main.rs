@@ -1,19 +1,22 @@
 //! `bridgehead`: see the library's documentation for the map of the house.
 
 use bridgehead::boot;
-use bridgehead::cli::{Cli, Command};
+use bridgehead::cli::{self, Cli, Command};
 use bridgehead::net::tls;
 use clap::Parser;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<std::process::ExitCode> {
     tls::install();
     let cli = Cli::parse();
     match cli.command {
+        Some(Command::Check(check)) => return cli::check(&check),
+        Some(Command::Schema) => return cli::print_schema(),
         Some(Command::Openapi) => boot::print_openapi(),
         Some(Command::Serve(serve)) => boot::serve(*serve),
         None => boot::serve(cli.serve),
-    }
+    }?;
+    Ok(std::process::ExitCode::SUCCESS)
 }

@@ -111,6 +111,7 @@ pub(super) struct Health {
     pub(super) listeners: Arc<Listeners>,
     pub(super) running: Arc<Running>,
     pub(super) drain: Arc<Drain>,
+    pub(super) configuration: Arc<Configuration>,
 }
 
 impl api::Health for Health {
@@ -119,7 +120,11 @@ impl api::Health for Health {
             // that it answers is the proof
             Probe::Live => Vec::new(),
             Probe::Startup => vec![self.store_ready()],
-            Probe::Ready => vec![self.store_ready(), self.store_writes(), self.listening(), self.not_draining()],
+            Probe::Ready => {
+                let mut checks = vec![self.store_ready(), self.store_writes(), self.listening(), self.not_draining()];
+                checks.extend(self.configured());
+                checks
+            }
         }
     }
 }
@@ -155,6 +160,14 @@ impl Health {
         check("listening", wrong.is_empty() || any || none_wanted, &wrong.join("; "))
     }
 
+    /// With a watched directory: whether a set of its files was ever in force. A bad one on top of a good one does not
+    /// take the appliance out of service.
+    fn configured(&self) -> Option<Check> {
+        let files = self.configuration.files()?;
+        let any = files.accepted == Some(true) || !self.live.current().virtual_servers.is_empty();
+        Some(check("configured", any, &files.message))
+    }
+
     fn not_draining(&self) -> Check {
         let on = self.drain.is_on();
         check("notDraining", !on, if on { "the process is stopping" } else { "" })
@@ -170,6 +183,7 @@ pub(super) fn exposition(
     registry: Registry,
     queue: Arc<Queue>,
     store: Arc<dyn Store>,
+    configuration: Arc<Configuration>,
 ) -> Arc<dyn Fn() -> String + Send + Sync> {
     Arc::new(move || {
         let mut text = String::new();
@@ -205,6 +219,16 @@ pub(super) fn exposition(
         family("store_quarantined", "Damaged records that were set aside", vec![(String::new(), health.quarantined)]);
         family("store_journal_bytes", "Journal on disk", vec![(String::new(), health.journal_bytes)]);
         family("store_alive_bytes", "Content of what is queued", vec![(String::new(), health.alive_bytes)]);
+        if let Some(files) = configuration.files() {
+            let accepted = u64::from(files.accepted == Some(true));
+            let help = "1 when what the watched directory says is in force";
+            family("config_accepted", help, vec![(String::new(), accepted)]);
+        }
+        family(
+            "config_revision",
+            "The revision in force",
+            vec![(String::new(), configuration.live().current().revision)],
+        );
         out.push_str("# EOF\n");
         out
     })

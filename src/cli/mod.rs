@@ -3,10 +3,14 @@
 //! The few process settings are flags, and environment variables of the same name (`resources.md`); a secret can also
 //! come from a file (`…_FILE`). Everything else is configuration and comes by REST.
 
+mod check;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+
+pub use check::{Check, check, print_schema};
 
 /// The SMTP relay that you configure by API, that tells you where your mail is, and that never loses it after 250.
 #[derive(Debug, Parser)]
@@ -27,6 +31,10 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Print the OpenAPI document of the REST API.
     Openapi,
+    /// Say what an appliance would say to a configuration, without one.
+    Check(Check),
+    /// Print the JSON schema of a configuration document.
+    Schema,
 }
 
 /// How the process runs.
@@ -53,6 +61,9 @@ pub struct Serve {
     /// Where `{"file": …}` in the configuration may point.
     #[arg(long, env = "BRIDGEHEAD_SECRETS_DIR", default_value = "/etc/bridgehead/secrets", value_name = "DIR")]
     pub secrets_dir: PathBuf,
+    /// A directory of *.yaml, *.yml and *.json files that is watched: what stands in it is the configuration.
+    #[arg(long, env = "BRIDGEHEAD_CONFIG_DIR", value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
     /// File of DNSKEY records, as zone files have them, by which DNSSEC is validated instead of by the keys of the root.
     #[arg(long, env = "BRIDGEHEAD_DNSSEC_TRUST_ANCHORS", value_name = "FILE")]
     pub dnssec_trust_anchors: Option<PathBuf>,
