@@ -14,7 +14,7 @@ use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::body;
 use super::codes::RequestCode;
-use super::errors::{ApplyErrors, DeleteErrors, ListErrors, RevisionErrors};
+use super::errors::{ApplyErrors, DeleteErrors, ExportErrors, ListErrors, RevisionErrors};
 use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{self, FromQuery, NoParams, Paging, Params, Query};
 use super::resources::{actor, problem};
@@ -245,7 +245,7 @@ pub struct ConfigRevisionChanges {
     params(ApplyParams),
     request_body(
         description = "The document.",
-        content((ConfigDocument = "application/json", example = document_example), (String = "application/yaml", example = yaml_example)),
+        content((ConfigDocument = "application/json", example = document_example), (ConfigDocument = "application/yaml", example = document_example)),
     ),
     responses(
         (status = 200, description = "What became of each object; of a dry run, what would have.", body = Applied, example = applied_example),
@@ -281,8 +281,8 @@ pub async fn apply_config(
 /// Export the configuration
 ///
 /// The whole of it as one document that can be applied again: JSON, or YAML with `Accept: application/yaml`. The header
-/// `Bridgehead-Revision` has the revision that it is. Defaults are left out where they are the same for everybody. Scope:
-/// `config:read`; with `secrets=include` also `secrets:read`.
+/// `Bridgehead-Revision` has the revision that it is. Defaults are left out where they are the same for everybody.
+/// Scope: `config:read`; with `secrets=include` also `secrets:read`.
 #[utoipa::path(
     tag = "config",
     operation_id = "exportConfig",
@@ -290,8 +290,8 @@ pub async fn apply_config(
     responses(
         (status = 200, description = "The document.",
             headers(("Bridgehead-Revision" = String, description = "The revision that it is.")),
-            content((ConfigDocument = "application/json", example = document_example), (String = "application/yaml", example = yaml_example))),
-        RevisionErrors,
+            content((ConfigDocument = "application/json", example = document_example), (ConfigDocument = "application/yaml", example = document_example))),
+        ExportErrors,
     ),
     security(("key" = [])),
     extensions(("x-scope" = json!("config:read")), ("x-scope-when" = json!({"secrets=include": "secrets:read"})))
@@ -467,13 +467,6 @@ fn document_example() -> Value {
             }
         }
     })
-}
-
-fn yaml_example() -> Value {
-    json!(
-        "connectors:\n  partner:\n    labels: {team: mail}\n    addressSpaces:\n    - pattern: '*.partner.example'\n    \
-         route:\n      smartHosts:\n      - host: mx.partner.example\n"
-    )
 }
 
 fn applied_example() -> Value {

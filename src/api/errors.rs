@@ -200,6 +200,10 @@ group! {
     ApplyErrors: 400 401 408 409 412 413 415 422 429 500 503 507
 }
 group! {
+    /// Errors of exporting the configuration.
+    ExportErrors: 400 401 409 429 500 503
+}
+group! {
     /// Errors of reading what may be kept no more.
     RevisionErrors: 400 401 404 409 429 500 503
 }

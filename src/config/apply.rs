@@ -222,17 +222,15 @@ impl Configuration {
                 ChangeError::Invalid(violations) => ApplyError::Invalid(document.placed(violations)),
                 error => error.into(),
             })?;
-            let held;
-            let carried = self.carry_out(state, plan, options.dry_run, &options.owner, actor).await?;
-            (held, tries) = match carried {
-                Carried::Done(applied) => return Ok(applied),
-                Carried::Late(state) if tries < MOST_TRIES => (state, tries + 1),
-                Carried::Late(state) => {
-                    let found = state.revision;
+            match self.carry_out(state, plan, options.dry_run, &options.owner, actor).await? {
+                Carried::Done(applied) => return Ok(*applied),
+                Carried::Late(held) if tries < MOST_TRIES => state = held,
+                Carried::Late(held) => {
+                    let found = held.revision;
                     return Err(StoreError::Conflict { expected: found, found }.into());
                 }
-            };
-            state = held;
+            }
+            tries += 1;
             self.reload(&mut state).await?;
         }
     }
@@ -279,14 +277,14 @@ impl Configuration {
             effects,
             tolerated,
         };
-        let Some(draft) = draft.filter(|_| !dry_run) else { return Ok(Carried::Done(applied)) };
+        let Some(draft) = draft.filter(|_| !dry_run) else { return Ok(Carried::Done(Box::new(applied))) };
         let audit = audit(&steps, owner, &applied);
         let (state, committed) = self.commit_change(state, draft, audit, actor, next, recorded).await?;
         match committed {
             Ok(revision) => {
                 applied.revision = revision;
                 applied.effects.recipients.items.clear();
-                Ok(Carried::Done(applied))
+                Ok(Carried::Done(Box::new(applied)))
             }
             Err(StoreError::Conflict { .. }) => Ok(Carried::Late(state)),
             Err(error) => Err(error.into()),
@@ -296,7 +294,7 @@ impl Configuration {
 
 /// What became of a plan.
 pub(super) enum Carried {
-    Done(Applied),
+    Done(Box<Applied>),
     /// Somebody else was first.
     Late(tokio::sync::OwnedMutexGuard<State>),
 }

@@ -133,7 +133,7 @@ impl Configuration {
             let how = How { owner: "", take_over: true, claims: true, lenient: false, kind: RevisionKind::Rollback };
             let plan = self.plan(&state, wishes, how).await.map_err(ChangeError::from)?;
             match self.carry_out(state, plan, dry_run, "", actor).await? {
-                Carried::Done(applied) => return Ok(applied),
+                Carried::Done(applied) => return Ok(*applied),
                 Carried::Late(held) => state = held,
             }
             self.reload(&mut state).await?;

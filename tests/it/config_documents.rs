@@ -73,9 +73,9 @@ async fn a_document_is_applied_exported_and_gone_back_from() {
     let list = house.call("GET", "/api/v1/config/revisions?limit=2").await.json();
     assert_eq!(list["items"].as_array().unwrap().len(), 2, "{list}");
     assert_eq!(list["items"][0]["kind"], "apply");
-    let next =
-        house.call("GET", &format!("/api/v1/config/revisions?limit=2&cursor={}", list["nextCursor"].as_str().unwrap()));
-    assert_eq!(next.await.json()["items"].as_array().unwrap().len(), 1, "only the first start is left");
+    let next = format!("/api/v1/config/revisions?limit=2&cursor={}", list["nextCursor"].as_str().unwrap());
+    let next = house.call("GET", &next).await.json();
+    assert_eq!(next["items"].as_array().unwrap().len(), 1, "only the first start is left");
     let last = list["items"][0]["revision"].as_u64().unwrap();
     let one = house.call("GET", &format!("/api/v1/config/revisions/{last}")).await.json();
     assert_eq!(one["changes"]["changed"], 2, "{one}");
