@@ -101,7 +101,7 @@ impl Watcher {
         }
         let again = self.refused.as_mut().is_some_and(|looks| {
             *looks += 1;
-            *looks % TRY_AGAIN == 0
+            looks.is_multiple_of(TRY_AGAIN)
         });
         if self.taken.as_ref() == Some(&look) && !again {
             return;
