@@ -64,6 +64,10 @@
 //! session sees the new policy at its next MAIL, never inside a transaction; queued mail that belongs elsewhere now is moved
 //! (`queue::rerouting`).
 //!
+//! A whole document (`POST /config/apply`, the watched directory, `bridgehead check`) walks the same way: `config::document`
+//! reads it, `config::apply` says whose it is, and `config::plan`, where one change and a set of them meet, does the rest.
+//! `config::history` keeps what it takes to go back.
+//!
 //! `POST /explain` walks the first way without mail: `intake::explain` asks the same functions for every decision, and
 //! `outbound` for the next hops.
 //!

@@ -30,8 +30,8 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    bulk, connector_test, directory, docs, document, domains, drain, explain, health, messages, queues, running,
-    sessions, settings, tls_reports,
+    bulk, config, connector_test, directory, docs, document, domains, drain, explain, health, messages, queues,
+    running, sessions, settings, tls_reports,
 };
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
@@ -311,6 +311,12 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(settings::get_settings)
         .service(settings::put_settings)
         .service(settings::patch_settings)
+        .service(config::export_config)
+        .service(config::apply_config)
+        .service(config::list_config_revisions)
+        .service(config::compare_config_revisions)
+        .service(config::get_config_revision)
+        .service(config::rollback_config)
         .service(directory::preview_addresses)
         .service(directory::import_recipients)
         .service(domains::list_domains)

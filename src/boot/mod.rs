@@ -24,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::accounts::{Authenticator, Quotas};
 use crate::api::{self, Api, Handles, Listen, Logins};
 use crate::cli::Serve;
+use crate::config::directory::Watcher;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use crate::inbound::{BindCheck, Inbound, ProtocolLogs, Receiver};
 use crate::intake::Intake;
@@ -143,6 +144,11 @@ async fn run(options: Serve) -> anyhow::Result<()> {
 
     configuration.register(Arc::new(BindCheck));
     configuration.tell_of_mail(queue.clone());
+    let mut watcher = options.config_dir.clone().map(|directory| Watcher::new(configuration.clone(), directory));
+    if let Some(watcher) = &mut watcher {
+        // before anything listens
+        watcher.look().await;
+    }
     let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
     let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
     let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
@@ -192,12 +198,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             running: running.clone(),
             drain: drain.clone(),
             overload: overload.clone(),
+            configuration: configuration.clone(),
         }),
         metrics: Arc::new(exposition::Exposition {
             registry,
             operate: Arc::new(Operator(queue.clone())),
             store: store.clone(),
             live: live.clone(),
+            configuration: configuration.clone(),
             listeners: listeners.clone(),
             sessions: sessions.clone(),
             drain: drain.clone(),
@@ -229,6 +237,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let accepting = tokio::spawn(inbound.run());
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     let weighing = tokio::spawn(overload::watch(overload, store.clone(), live.clone(), drain.clone()));
+    let following = watcher.map(|watcher| tokio::spawn(watch::directory(watcher, drain.clone())));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
     tokio::select! {
@@ -244,6 +253,9 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         let _ = watching.await;
         let _ = weighing.await;
         let _ = reporting.await;
+        if let Some(following) = following {
+            let _ = following.await;
+        }
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
@@ -288,12 +300,17 @@ async fn open_configuration(
 ) -> anyhow::Result<Arc<Configuration>> {
     let clock = clock.clone();
     let now = Arc::new(move || Timestamp::from_millis(clock.unix_millis()));
-    let open = OpenOptions { host_name: welcome::host_name(), secrets_dir: options.secrets_dir.clone(), now };
+    let files = options.config_dir.is_some();
+    let open = OpenOptions { host_name: welcome::host_name(), secrets_dir: options.secrets_dir.clone(), files, now };
     let configuration =
         Configuration::open(store.clone(), open).await.context("the stored configuration cannot be used")?;
     if configuration.is_empty().context("the stored configuration cannot be read")? {
         let first = FirstStart { smtp_listen: options.smtp_listen };
-        configuration.first_start(&first).await.context("the first configuration could not be made")?;
+        let made = match files {
+            true => configuration.first_start_for_files().await,
+            false => configuration.first_start(&first).await,
+        };
+        made.context("the first configuration could not be made")?;
     }
     Ok(configuration)
 }

@@ -9,6 +9,7 @@
 //! come from a file (`…_FILE`). Everything else is configuration and comes by REST.
 
 mod appliance;
+mod check;
 mod client;
 mod contexts;
 mod document;
@@ -23,6 +24,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+pub use check::{Check, check, print_schema};
 
 /// The SMTP relay that you configure by API, that tells you where your mail is, and that never loses it after 250.
 #[derive(Debug, Parser)]
@@ -43,6 +46,10 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Print the OpenAPI document of the REST API.
     Openapi,
+    /// Say what an appliance would say to a configuration, without one.
+    Check(Check),
+    /// Print the JSON schema of a configuration document.
+    Schema,
     /// What is asked of a running appliance.
     #[command(flatten)]
     Client(ClientCommand),
@@ -160,6 +167,9 @@ pub struct Serve {
     /// Where `{"file": …}` in the configuration may point.
     #[arg(long, env = "BRIDGEHEAD_SECRETS_DIR", default_value = "/etc/bridgehead/secrets", value_name = "DIR")]
     pub secrets_dir: PathBuf,
+    /// A directory of *.yaml, *.yml and *.json files that is watched: what stands in it is the configuration.
+    #[arg(long, env = "BRIDGEHEAD_CONFIG_DIR", value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
     /// File of DNSKEY records, as zone files have them, by which DNSSEC is validated instead of by the keys of the root.
     #[arg(long, env = "BRIDGEHEAD_DNSSEC_TRUST_ANCHORS", value_name = "FILE")]
     pub dnssec_trust_anchors: Option<PathBuf>,

@@ -130,6 +130,7 @@ impl House {
         let options = OpenOptions {
             host_name: "relay.example.com".parse().unwrap(),
             secrets_dir: secrets.path().to_owned(),
+            files: false,
             now: Arc::new(|| Timestamp::from_millis(1_795_000_000_000)),
         };
         let configuration = Configuration::open(Arc::new(Memory::default()), options).await.unwrap();

@@ -11,6 +11,7 @@ mod api_sessions;
 mod appliance;
 mod bulk;
 mod cli;
+mod config_documents;
 mod connectors;
 mod dialogs;
 mod dialogs_tcp;

@@ -100,10 +100,13 @@ pub struct TlsReporting {
 pub struct Retention {
     /// How long mail stays in the dead-letter queue. At least 1m.
     pub dead_letter: Duration,
+    /// How many revisions of the configuration can be gone back to.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub revisions: u16,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { dead_letter: Duration::from_secs(14 * 86_400) }
+        Retention { dead_letter: Duration::from_secs(14 * 86_400), revisions: 100 }
     }
 }
