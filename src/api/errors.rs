@@ -47,7 +47,12 @@ const RESPONSES: [(&str, ProblemKind, &str, &str); 13] = [
         "`If-Match` or `If-None-Match` does not hold. Read the object again, then decide.",
         "the object has generation 8, not 7",
     ),
-    ("TooLarge", ProblemKind::TooLarge, "The body is larger than 4 MiB.", "a body has at most 4194304 bytes"),
+    (
+        "TooLarge",
+        ProblemKind::TooLarge,
+        "The body is larger than 4 MiB, or than this operation takes.",
+        "a body has at most 4194304 bytes",
+    ),
     (
         "UnsupportedMediaType",
         ProblemKind::UnsupportedMediaType,
@@ -193,6 +198,10 @@ group! {
 group! {
     /// Errors of an action on many messages.
     BulkErrors: 400 401 408 409 413 415 422 429 500 503 507
+}
+group! {
+    /// Errors of handing in mail.
+    SubmitErrors: 400 401 408 409 413 415 422 429 500 503 507
 }
 group! {
     /// Errors of a question that has a body.

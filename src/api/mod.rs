@@ -1,13 +1,13 @@
 //! The REST API: what an operator, a program and the command line see of the appliance.
 //!
 //! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
-//! share [`resources`]; [`settings`], [`domains`], [`logins`], [`queues`], [`messages`], [`bulk`], [`explain`], [`sessions`],
+//! share [`resources`]; [`settings`], [`domains`], [`logins`], [`queues`], [`messages`], [`submit`], [`bulk`], [`explain`], [`sessions`],
 //! [`running`], [`health`] and [`docs`] the
 //! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
 //! caller with a key ([`auth`]); whatever is refused is a [`problem`].
 //!
-//! Nothing is decided here. Changes of configuration are judged by `config`, actions on mail are done by `queue`; the API
+//! Nothing is decided here. Changes of configuration are judged by `config`, actions on mail are done by `queue`, mail is taken by `intake`; the API
 //! turns requests into their words, and their answers into JSON. On failure the caller gets the kind of the problem and
 //! a request id, and the log gets the reason.
 
@@ -25,6 +25,8 @@ mod etag;
 mod explain;
 pub mod health;
 mod kinds;
+mod large_body;
+mod letter;
 mod logins;
 mod mail;
 mod messages;
@@ -38,6 +40,7 @@ mod sessions;
 mod settings;
 mod shapes;
 mod status;
+mod submit;
 
 pub use auth::{AdminKey, FirstKey, Keys, Principal};
 pub use document::{openapi, openapi_json};

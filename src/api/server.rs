@@ -26,16 +26,18 @@ use super::kinds::{
     accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
     remote_domains, virtual_servers,
 };
+use super::large_body::Bodies;
 use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
     bulk, connector_test, directory, docs, document, domains, explain, health, messages, queues, running, sessions,
-    settings,
+    settings, submit,
 };
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
 use crate::intake::explain::Explain;
+use crate::intake::submit::Submit;
 use crate::model::name::Name;
 use crate::queue::bulk::Bulk;
 use crate::queue::operate::Operate;
@@ -79,6 +81,8 @@ pub struct Handles {
     pub explain: Arc<dyn Explain>,
     /// Asks for next hops.
     pub probe: Arc<dyn Probe>,
+    /// Takes mail.
+    pub submit: Arc<dyn Submit>,
 }
 
 /// Tells how it went to fetch the keys of identity providers. Closures do.
@@ -211,6 +215,8 @@ impl Server {
 pub(super) struct State {
     pub(super) handles: Handles,
     pub(super) failures: Failures,
+    /// The memory of large bodies.
+    pub(super) bodies: Bodies,
     /// The OpenAPI document.
     pub(super) document: String,
     methods: BTreeMap<String, Vec<&'static str>>,
@@ -221,6 +227,7 @@ impl State {
         State {
             handles,
             failures: Failures::default(),
+            bodies: Bodies::default(),
             document: document::openapi_json(),
             methods: document::methods(&document::openapi()),
         }
@@ -315,6 +322,8 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(queues::freeze_queue)
         .service(queues::thaw_queue)
         .service(queues::retry_queue)
+        .service(submit::send_message)
+        .service(submit::send_messages)
         .service(messages::list_messages)
         .service(messages::get_message)
         .service(messages::list_message_events)

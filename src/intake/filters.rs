@@ -86,6 +86,12 @@ impl Filtering {
         Arc::new(Filtering { binding: at, names: binding.filters.clone(), known: Mutex::default() })
     }
 
+    /// For a door that has no bindings, and so no filters.
+    pub fn none() -> Arc<Self> {
+        let at = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        Arc::new(Filtering { binding: at, names: Vec::new(), known: Mutex::default() })
+    }
+
     /// The filters in force for this connection, in order.
     fn filters<'a>(&'a self, snapshot: &'a Snapshot, server: &'a VirtualServer) -> impl Iterator<Item = &'a Filter> {
         let names = named(server, self.binding).unwrap_or(&self.names);
