@@ -13,7 +13,9 @@ use bridgehead::api::{
     Listen, Probe, Server, StartError, VirtualServerState, VirtualServerStatus,
 };
 use bridgehead::config::{Configuration, FirstStart, OpenOptions, Snapshot};
+use bridgehead::config::VirtualServer;
 use bridgehead::intake::explain::{Explain, Explanation, Question};
+use bridgehead::intake::submit::{Claimed, NotTaken, Submission, Submit, Submitting};
 use bridgehead::model::failure::{Failure, Scope};
 use bridgehead::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
 use bridgehead::model::name::Name;
@@ -89,6 +91,26 @@ impl Bulk for Silent {
     }
 }
 
+/// Takes nothing.
+#[async_trait]
+impl Submit for Silent {
+    fn server(&self, _: Option<&Name>) -> Result<Arc<VirtualServer>, NotTaken> {
+        Err(NotTaken::UnknownServer)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::EPOCH
+    }
+
+    async fn claim(&self, _: [u8; 32]) -> Result<Claimed, NotTaken> {
+        Err(NotTaken::Busy)
+    }
+
+    async fn begin(&self, _: Submission) -> Result<Box<dyn Submitting>, NotTaken> {
+        Err(NotTaken::UnknownServer)
+    }
+}
+
 #[async_trait]
 impl NextHopProbe for Silent {
     async fn next_hops(&self, _: &QueueName, _: &Name) -> Option<NextHops> {
@@ -140,6 +162,7 @@ impl House {
             explain: Arc::new(Silent),
             bulk: Arc::new(Silent),
             probe: Arc::new(Silent),
+            submit: Arc::new(Silent),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;

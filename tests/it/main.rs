@@ -28,6 +28,7 @@ mod scale;
 mod scripted_hop;
 mod secure_hops;
 mod shape;
+mod submission;
 mod token_logins;
 mod verify_recipients;
 mod virtual_servers;
