@@ -8,7 +8,8 @@
 use bytes::Bytes;
 use lettre::address::Address;
 use lettre::message::header::{
-    self, ContentDisposition, ContentId, ContentTransferEncoding, ContentType, HeaderName, HeaderValue,
+    self, ContentDisposition, ContentId, ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers,
+    MIME_VERSION_1_0,
 };
 use lettre::message::{Body, Mailbox as LettreMailbox, Mailboxes, MultiPart, SinglePart};
 
@@ -89,38 +90,39 @@ pub fn is_field_name(name: &str) -> bool {
 /// In words, when lettre cannot write it.
 pub fn compose(letter: Letter, message_id: &str, now: Timestamp) -> Result<Bytes, String> {
     let Letter { from, to, cc, reply_to, subject, text, html, attachments, headers } = letter;
-    let mut message = lettre::Message::builder()
-        .raw_header(field("Date", &crate::dsn::date_field(now))?)
-        .mailbox(header::From::from(mailboxes(from)));
+    let mut header = Headers::new();
+    header.insert_raw(field("Date", &crate::dsn::date_field(now))?);
+    header.set(header::From::from(mailboxes(from)));
     if !to.is_empty() {
-        message = message.mailbox(header::To::from(mailboxes(to)));
+        header.set(header::To::from(mailboxes(to)));
     }
     if !cc.is_empty() {
-        message = message.mailbox(header::Cc::from(mailboxes(cc)));
+        header.set(header::Cc::from(mailboxes(cc)));
     }
     if !reply_to.is_empty() {
-        message = message.mailbox(header::ReplyTo::from(mailboxes(reply_to)));
+        header.set(header::ReplyTo::from(mailboxes(reply_to)));
     }
     if let Some(subject) = subject {
-        message = message.raw_header(field("Subject", &subject)?);
+        header.insert_raw(field("Subject", &subject)?);
     }
-    message = message.raw_header(field("Message-ID", &format!("<{message_id}>"))?);
+    header.insert_raw(field("Message-ID", &format!("<{message_id}>"))?);
     for (name, value) in &headers {
-        message = message.raw_header(field(name, value)?);
+        header.insert_raw(field(name, value)?);
     }
-    // who gets it is said elsewhere, and lettre wants to be told something
-    let nobody = lettre::address::Envelope::new(None, vec![Address::new_dangerous("nobody", "invalid")]);
-    message = message.envelope(nobody.map_err(|error| error.to_string())?);
+    header.set(MIME_VERSION_1_0);
     let (inline, attached): (Vec<_>, Vec<_>) =
         attachments.into_iter().partition(|attachment| attachment.content_id.is_some() && html.is_some());
-    let body = body(text, html, inline);
-    let composed = match (body, attached.is_empty()) {
-        (Part::Single(part), true) => message.singlepart(part),
-        (Part::Multi(part), true) => message.multipart(part),
-        (Part::Single(part), false) => message.multipart(mixed(MultiPart::mixed().singlepart(part), attached)),
-        (Part::Multi(part), false) => message.multipart(mixed(MultiPart::mixed().multipart(part), attached)),
+    let body = match (body(text, html, inline), attached.is_empty()) {
+        (part, true) => part,
+        (Part::Single(part), false) => Part::Multi(with_files(MultiPart::mixed().singlepart(part), attached)),
+        (Part::Multi(part), false) => Part::Multi(with_files(MultiPart::mixed().multipart(part), attached)),
     };
-    composed.map(|message| Bytes::from(message.formatted())).map_err(|error| error.to_string())
+    let mut message = header.to_string().into_bytes();
+    message.append(&mut match body {
+        Part::Single(part) => part.formatted(),
+        Part::Multi(part) => part.formatted(),
+    });
+    Ok(message.into())
 }
 
 enum Part {
@@ -134,7 +136,7 @@ fn body(text: Option<String>, html: Option<String>, inline: Vec<Attachment>) -> 
         let html = SinglePart::html(with_crlf(html));
         match inline.is_empty() {
             true => Part::Single(html),
-            false => Part::Multi(mixed(MultiPart::related().singlepart(html), inline)),
+            false => Part::Multi(with_files(MultiPart::related().singlepart(html), inline)),
         }
     });
     match (text, html) {
@@ -150,7 +152,7 @@ fn body(text: Option<String>, html: Option<String>, inline: Vec<Attachment>) -> 
     }
 }
 
-fn mixed(parts: MultiPart, attachments: Vec<Attachment>) -> MultiPart {
+fn with_files(parts: MultiPart, attachments: Vec<Attachment>) -> MultiPart {
     attachments.into_iter().fold(parts, |parts, attachment| parts.singlepart(file(attachment)))
 }
 
@@ -182,7 +184,7 @@ fn mailboxes(people: Vec<Person>) -> Mailboxes {
         let written = address.to_string();
         let at = written.rfind('@').unwrap_or_default();
         let address = Address::new_dangerous(&written[..at], &written[at + 1..]);
-        LettreMailbox::new(name.filter(|name| !name.is_empty()), address)
+        LettreMailbox::new(name.filter(|name| !name.trim().is_empty()), address)
     };
     people.into_iter().map(mailbox).collect()
 }
@@ -293,7 +295,7 @@ mod tests {
         let content: Vec<u8> = b"a\nb\rc\r\n.\r\n\0".iter().copied().chain(0..=255).cycle().take(5_000).collect();
         let attachment = Attachment {
             file_name: Some("Grüße \"1\".txt".into()),
-            content_type: ContentType::TEXT_PLAIN,
+            content_type: ContentType::parse("application/octet-stream").unwrap(),
             content_id: None,
             content: content.clone(),
         };
@@ -301,7 +303,7 @@ mod tests {
         let parsed = MessageParser::default().parse(text.as_bytes()).unwrap();
         let attachment = parsed.attachments().next().unwrap();
         assert_eq!(attachment.attachment_name(), Some("Grüße \"1\".txt"));
-        assert_eq!(attachment.contents(), content);
+        assert!(attachment.contents() == content, "not the same octets");
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct Reader {
     /// The header section, until it is whole.
     head: Option<Vec<u8>>,
     eight_bit: bool,
+    /// The last line has no end yet.
+    in_line: bool,
 }
 
 /// The header section of a message.
@@ -84,7 +86,7 @@ pub enum Read {
 impl Default for Reader {
     fn default() -> Self {
         let decoder = Decoder::of_chunks(BareLineEnds::Normalise, MAX_LINE);
-        Reader { decoder, open: BytesMut::new(), head: Some(Vec::new()), eight_bit: false }
+        Reader { decoder, open: BytesMut::new(), head: Some(Vec::new()), eight_bit: false, in_line: false }
     }
 }
 
@@ -110,15 +112,14 @@ impl Reader {
     /// # Errors
     /// When the content cannot be taken.
     pub fn finish(&mut self) -> Result<Vec<Read>, RawError> {
-        let mut read = Vec::new();
-        while let Some(text) = self.decoder.finish(&mut self.open) {
-            self.take(text, &mut read)?;
-        }
-        if let Some(mut head) = self.head.take() {
+        // the last line has an end, too: of a CR that is still open, or of text
+        let mut read = match (self.open.is_empty(), self.in_line) {
+            (false, _) => self.feed(b"\n")?,
+            (true, true) => self.feed(b"\r\n")?,
+            (true, false) => Vec::new(),
+        };
+        if let Some(head) = self.head.take() {
             // nothing but a header
-            if !head.is_empty() && !head.ends_with(b"\r\n") {
-                head.extend_from_slice(b"\r\n");
-            }
             read.push(Read::Head(Head::read(&head)?));
         }
         Ok(read)
@@ -134,6 +135,7 @@ impl Reader {
             return Err(RawError::LongLine);
         }
         self.eight_bit |= !text.is_ascii();
+        self.in_line = !text.ends_with(b"\n");
         let Some(head) = &mut self.head else {
             read.push(Read::Text(text));
             return Ok(());
@@ -305,6 +307,7 @@ mod tests {
     #[test]
     fn what_is_no_message_is_refused() {
         let long = format!("From: a@b\r\n\r\n{}\r\n", "x".repeat(999));
+        let long_and_open = format!("From: a@b\r\n\r\n{}", "x".repeat(999));
         let head = format!("From: a@b\r\n{}\r\n", "X: y\r\n".repeat(200_000));
         for (content, expected) in [
             ("", RawError::NoFrom),
@@ -318,6 +321,7 @@ mod tests {
             ("From: nobody\r\n\r\n", RawError::Address { field: "From", address: "nobody".into() }),
             ("From: a@b\r\nTo: c d\r\n\r\n", RawError::Address { field: "To", address: "c d".into() }),
             (&long, RawError::LongLine),
+            (&long_and_open, RawError::LongLine),
         ] {
             assert_eq!(read(content.as_bytes()).unwrap_err(), expected, "{content:?}");
         }

@@ -3,6 +3,7 @@
 import http.client
 import os
 import random
+import re
 import threading
 import time
 import unittest
@@ -77,7 +78,8 @@ class Idempotency(unittest.TestCase):
         arrived = {}
         for d in sink.deliveries:
             trace = d.raw.split(b"\tid ", 1)[1].split(b";", 1)[0].split()[0].decode()
-            arrived.setdefault(d.id.strip("<>"), set()).add(trace)
+            id = re.search(rb"^Message-ID: <(.*?)>", d.raw, re.M).group(1).decode()
+            arrived.setdefault(id, set()).add(trace)
         lost = [key for key in ids if f"{key}@local.test" not in arrived]
         doubled = {id: traces for id, traces in arrived.items() if len(traces) > 1}
         print(f"      seed {SEED}: {KILLS} kills, {len(asked)} keys, {sum(len(a) for a in told.values())} answers, {len(lost)} lost, {len(doubled)} doubled")

@@ -12,8 +12,8 @@ use bridgehead::api::{
     AdminKey, Api, BoundAddress, Check, Condition, ConditionStatus, ConditionType, FirstKey, Handles, Health, Keys,
     Listen, Probe, Server, StartError, VirtualServerState, VirtualServerStatus,
 };
-use bridgehead::config::{Configuration, FirstStart, OpenOptions, Snapshot};
 use bridgehead::config::VirtualServer;
+use bridgehead::config::{Configuration, FirstStart, OpenOptions, Snapshot};
 use bridgehead::intake::explain::{Explain, Explanation, Question};
 use bridgehead::intake::submit::{Claimed, NotTaken, Submission, Submit, Submitting};
 use bridgehead::model::failure::{Failure, Scope};

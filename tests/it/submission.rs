@@ -66,7 +66,11 @@ fn nothing_is_sent_when_something_is_wrong_and_all_of_it_is_told() {
         (with("subject", json!("a\nBcc: x@y")), "/subject", "controlCharacter"),
         (with("headers", json!({"X": "a\u{0}"})), "/headers/X", "controlCharacter"),
         (with("headers", json!({"Received": "x"})), "/headers/Received", "conflict"),
-        (with("attachments", json!([{"fileName": "a\r", "content": ""}])), "/attachments/0/fileName", "controlCharacter"),
+        (
+            with("attachments", json!([{"fileName": "a\r", "content": ""}])),
+            "/attachments/0/fileName",
+            "controlCharacter",
+        ),
         (with("attachments", json!([{"content": "?"}])), "/attachments/0/content", "invalidValue"),
         (with("sendAt", json!("2999-01-01T00:00:00Z")), "/sendAt", "outOfRange"),
         (with("priority", json!(-10)), "/priority", "outOfRange"),

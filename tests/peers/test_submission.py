@@ -4,7 +4,9 @@ import base64
 import concurrent.futures
 import datetime
 import email
+import email.header
 import email.policy
+import email.utils
 import json
 import unittest
 
@@ -43,7 +45,7 @@ class House(unittest.TestCase):
         found = [(e.get("pointer", e.get("parameter")), e["code"]) for e in answer.json.get("errors", [])]
         for code in codes:
             self.assertIn(code, found, answer)
-        self.assertEqual(self.it.waiting(), 0, "nothing of it was taken")
+        wait_for("the queue to be empty", lambda: self.it.waiting() == 0)
 
     def arrived(self, count=1):
         """What the next hop has, parsed."""
@@ -83,7 +85,10 @@ class Composed(House):
         self.assertEqual(m.defects, [])
         self.assertEqual([(a.display_name, a.addr_spec) for a in m["From"].addresses], [(FROM["name"], FROM["address"])])
         self.assertEqual([a.addr_spec for a in m["To"].addresses], [t["address"] for t in to])
-        self.assertEqual([a.display_name.strip() for a in m["To"].addresses], [n.strip() for n in names])
+        # email's own parser of structured fields puts a space between encoded words where RFC 2047 (6.2) has none
+        old = email.message_from_bytes(delivery.content)
+        decoded = [str(email.header.make_header(email.header.decode_header(name))) for name, _ in email.utils.getaddresses([old["To"]])]
+        self.assertEqual([name.strip() for name in decoded], [n.strip() for n in names])
         self.assertEqual(m["Reply-To"].addresses[0].display_name, "Hilfe, bitte")
         self.assertEqual(m["Subject"], subject)
         self.assertEqual(m["References"], long_reference)
@@ -240,7 +245,7 @@ class Refused(House):
         empty = b'{"from":"a@local.test","to":[' + b",".join([b'""'] * 2_000_000) + b"]}"
         self.problem(self.post(empty), 422)
         self.problem(self.post(b'{"from":' + b"[" * 100_000), 422)
-        self.problem(self.post(b'{"priority":' + b"9" * 10_000_000 + b"}"), 422)
+        self.problem(self.post(b'{"priority":' + b"9" * 10_000_000 + b"}"), 400)
         self.problem(self.post({**m, "attachments": [{"content": "A" * (26 << 20)}, {"content": "A" * (9 << 20)}]}), 413)
         self.problem(self.post({**m, "attachments": [{"content": "A" * (33 << 20)}]}), 413)
         self.problem(self.raw(b"From: a@local.test\nTo: b@far.test\n\n" + b"x\n" * (14 << 20)), 413)
