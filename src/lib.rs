@@ -45,6 +45,7 @@
 //! `routing::security` says, with content that [`mime`] has changed where the next hop needs that), and
 //! reports one result per recipient. `model::failure` says what a failure means, `queue::outcome` what becomes of the recipient; the new
 //! state is recorded in one step with the notification it may cause, which goes back into the queue like any mail.
+//! Mail that programs submit over REST enters by `intake::submit`, which asks `intake` the same questions.
 //! Mail that waits to be fetched goes when it is asked for; by ATRN it goes over the connection of who asks, which `inbound`
 //! hands through [`queue::turn`] to `outbound`. Mail that we fetch elsewhere comes the same way back.
 //!

@@ -83,11 +83,15 @@ pub(super) async fn read_up_to(
 /// The body as a type; a value that does not fit is told with its pointer.
 pub fn typed<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(body).map_err(|error| {
-        let pointer = error.path().iter().map(|segment| format!("/{segment}")).collect::<String>();
-        let pointer = pointer.replace(['[', ']'], "").replace("/.", "");
-        let wrong = FieldError::at(pointer, ViolationCode::InvalidValue, error.inner().to_string());
+        let wrong = FieldError::at(pointer(error.path()), ViolationCode::InvalidValue, error.inner().to_string());
         Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(vec![wrong])
     })
+}
+
+/// A path in a body as a pointer.
+pub(super) fn pointer(path: &serde_path_to_error::Path) -> String {
+    let pointer = path.iter().map(|segment| format!("/{segment}")).collect::<String>();
+    pointer.replace(['[', ']'], "").replace("/.", "")
 }
 
 fn parse(text: &[u8]) -> Result<Value, Problem> {

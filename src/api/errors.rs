@@ -50,7 +50,7 @@ const RESPONSES: [(&str, ProblemKind, &str, &str); 13] = [
     (
         "TooLarge",
         ProblemKind::TooLarge,
-        "The body is larger than 4 MiB; a document, than 32 MiB.",
+        "The body is larger than 4 MiB, or than this operation takes.",
         "a body has at most 4194304 bytes",
     ),
     (
@@ -210,6 +210,10 @@ group! {
 group! {
     /// Errors of an action on many messages.
     BulkErrors: 400 401 408 409 413 415 422 429 500 503 507
+}
+group! {
+    /// Errors of handing in mail.
+    SubmitErrors: 400 401 408 409 413 415 422 429 500 503 507
 }
 group! {
     /// Errors of a question that has a body.

@@ -2,12 +2,13 @@
 //!
 //! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
 //! share [`resources`]; [`config`] all of them as one document; [`settings`], [`domains`], [`logins`], [`queues`],
-//! [`messages`], [`bulk`], [`explain`], [`sessions`], [`running`], [`drain`], [`tls_reports`], [`health`] and [`docs`] the
+//! [`messages`], [`submit`], [`bulk`], [`explain`], [`sessions`], [`running`], [`drain`], [`tls_reports`], [`health`] and
+//! [`docs`] the
 //! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
 //! caller with a key ([`auth`]); whatever is refused is a [`problem`].
 //!
-//! Nothing is decided here. Changes of configuration are judged by `config`, actions on mail are done by `queue`; the API
+//! Nothing is decided here. Changes of configuration are judged by `config`, actions on mail are done by `queue`, mail is taken by `intake`; the API
 //! turns requests into their words, and their answers into JSON. On failure the caller gets the kind of the problem and
 //! a request id, and the log gets the reason.
 
@@ -27,6 +28,8 @@ mod etag;
 mod explain;
 pub mod health;
 mod kinds;
+mod large_body;
+mod letter;
 mod logins;
 mod mail;
 mod messages;
@@ -40,6 +43,7 @@ mod sessions;
 mod settings;
 mod shapes;
 mod status;
+mod submit;
 mod tls_reports;
 
 pub use auth::{AdminKey, FirstKey, Keys, Principal};

@@ -244,6 +244,11 @@ impl Problem {
         self
     }
 
+    /// The HTTP status.
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
     /// With more words behind its detail.
     pub(super) fn and(mut self, more: &str) -> Self {
         self.detail.push_str(more);

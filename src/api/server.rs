@@ -26,16 +26,18 @@ use super::kinds::{
     accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
     remote_domains, virtual_servers,
 };
+use super::large_body::Bodies;
 use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
     bulk, config, connector_test, directory, docs, document, domains, drain, explain, health, messages, queues,
-    running, sessions, settings, tls_reports,
+    running, sessions, settings, submit, tls_reports,
 };
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
 use crate::intake::explain::Explain;
+use crate::intake::submit::Submit;
 use crate::model::name::Name;
 use crate::queue::bulk::Bulk;
 use crate::queue::operate::Operate;
@@ -84,6 +86,8 @@ pub struct Handles {
     pub probe: Arc<dyn Probe>,
     /// What came of TLS with the hosts of other domains.
     pub tls_reports: Arc<TlsReports>,
+    /// Takes mail.
+    pub submit: Arc<dyn Submit>,
 }
 
 /// Tells how it went to fetch the keys of identity providers. Closures do.
@@ -216,6 +220,8 @@ impl Server {
 pub(super) struct State {
     pub(super) handles: Handles,
     pub(super) failures: Failures,
+    /// The memory of large bodies.
+    pub(super) bodies: Bodies,
     /// The OpenAPI document.
     pub(super) document: String,
     methods: BTreeMap<String, Vec<&'static str>>,
@@ -226,6 +232,7 @@ impl State {
         State {
             handles,
             failures: Failures::default(),
+            bodies: Bodies::default(),
             document: document::openapi_json(),
             methods: document::methods(&document::openapi()),
         }
@@ -326,6 +333,8 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(queues::freeze_queue)
         .service(queues::thaw_queue)
         .service(queues::retry_queue)
+        .service(submit::send_message)
+        .service(submit::send_messages)
         .service(messages::list_messages)
         .service(messages::get_message)
         .service(messages::list_message_events)

@@ -28,6 +28,7 @@ use crate::config::directory::Watcher;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use crate::inbound::{BindCheck, Inbound, ProtocolLogs, Receiver};
 use crate::intake::Intake;
+use crate::intake::submit::Desk;
 use crate::local::Local;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
@@ -174,6 +175,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         metrics,
     };
     let explain = Arc::new(intake.clone());
+    let submit = Arc::new(Desk::new(intake.clone(), live.clone(), running.clone(), drain.clone()));
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
@@ -223,6 +225,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         logins: logins(outbound.clone()),
         probe: outbound.clone(),
         tls_reports: tls_reports.clone(),
+        submit,
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;

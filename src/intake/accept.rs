@@ -9,13 +9,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Intake;
-use super::admission::{Client, Refusal, UNKNOWN_RECIPIENT, restricted};
+use super::admission::{Refusal, UNKNOWN_RECIPIENT, restricted};
+use super::door::Sender;
 use super::filters::{Fate, Match};
 use super::header::HeaderScanner;
 use super::{staging, trace};
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
-use crate::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
+use crate::model::mail::{Idempotency, Message, MessageId, Origin, Recipient, RecipientStatus, Waits};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::filter::FilterAction;
@@ -23,22 +24,9 @@ use crate::model::time::Timestamp;
 use crate::observe::metrics::ByName;
 use crate::queue::{Assignment, Sending, assign, is_ours, restriction_failure};
 use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::smtp::parameters::{MailParameters, RcptParameters};
+use crate::smtp::parameters::{Body, MailParameters, RcptParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::store::Draft;
-
-/// Who sends, as far as the session told.
-#[derive(Debug, Clone)]
-pub struct Sender {
-    /// The client.
-    pub client: Client,
-    /// Its HELO or EHLO name, cleaned.
-    pub helo: String,
-    /// It said EHLO or LHLO.
-    pub extended: bool,
-    /// It speaks LMTP.
-    pub lmtp: bool,
-}
 
 /// A recipient that was accepted.
 struct Taken {
@@ -82,6 +70,7 @@ impl Incoming {
         reverse_path: ReversePath,
         parameters: MailParameters,
     ) -> Result<Self, Refusal> {
+        sender.door.admit_sender(&reverse_path)?;
         sender.client.admit_sender(intake, &snapshot, &reverse_path)?;
         let fate = sender.client.filter_sender(intake, &snapshot, &reverse_path)?;
         let began = Timestamp::from_millis(intake.clock.unix_millis());
@@ -111,6 +100,16 @@ impl Incoming {
     /// The reverse-path.
     pub fn reverse_path(&self) -> &ReversePath {
         &self.reverse_path
+    }
+
+    /// The id that it will have.
+    pub(super) fn id(&self) -> MessageId {
+        self.draft.id()
+    }
+
+    /// Says what the content was found to be made of, where that was not known at MAIL.
+    pub(super) fn declare(&mut self, body: Body) {
+        self.parameters.body = body;
     }
 
     /// The reply to MAIL, when something of it was granted only in part.
@@ -244,13 +243,26 @@ impl Incoming {
     ///
     /// # Errors
     /// When the store could not keep it: nothing of it remains.
-    pub async fn commit(mut self, intake: &Intake) -> Result<Reply, Refusal> {
+    pub async fn commit(self, intake: &Intake) -> Result<Reply, Refusal> {
+        let id = self.draft.id();
+        self.accept(intake, None).await.map(|_| queued_as(id))
+    }
+
+    /// The same for a request that may be known by a key. `None`: filters have accepted it silently for all recipients.
+    ///
+    /// # Errors
+    /// When the store could not keep it: nothing of it remains.
+    pub(super) async fn accept(
+        mut self,
+        intake: &Intake,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Option<Arc<Message>>, Refusal> {
         let received_at = Timestamp::from_millis(intake.clock.unix_millis());
         if self.recipients.is_empty() {
-            return Ok(queued_as(self.draft.id()));
+            return Ok(None);
         }
         let sent = self.draft.size() - self.traced;
-        let Sender { client, helo, extended, lmtp } = self.sender;
+        let Sender { client, door } = self.sender;
         let server = client.server.name.clone();
         if let Some(by) = &mut self.parameters.deliver_by {
             by.seconds -= i64::try_from(received_at.since(self.began).as_secs()).unwrap_or(i64::MAX);
@@ -259,16 +271,12 @@ impl Incoming {
             id: self.draft.id(),
             received_at,
             origin: Origin {
-                protocol: match (lmtp, extended) {
-                    (true, _) => Protocol::Lmtp,
-                    (false, true) => Protocol::Esmtp,
-                    (false, false) => Protocol::Smtp,
-                },
+                protocol: door.protocol(),
                 virtual_server: server.clone(),
                 client: Some(client.address),
-                helo: Some(helo),
+                helo: door.helo().map(str::to_owned),
                 account: client.account.as_ref().map(|account| account.name.clone()),
-                api_key: None,
+                api_key: door.api_key().map(str::to_owned),
             },
             reverse_path: self.reverse_path,
             parameters: self.parameters,
@@ -277,7 +285,7 @@ impl Incoming {
             message_id_header: self.header.into_message_id(),
             frozen: false,
             connector: None,
-            idempotency: None,
+            idempotency,
             recipients: Vec::new(),
         };
         let due = message.due_at_once(received_at);
@@ -298,7 +306,7 @@ impl Incoming {
             .collect();
         let message = assigned_by_size(&self.snapshot, intake, message, sent)?;
         let leased = self.draft.commit(message).await.map_err(|error| Refusal::of_store(&error))?;
-        let message = &leased.message;
+        let message = leased.message.clone();
         let label = ByName { name: server.as_str().to_owned() };
         intake.metrics.accepted.get_or_create(&label).inc();
         intake.metrics.accepted_bytes.get_or_create(&label).inc_by(message.size);
@@ -308,16 +316,16 @@ impl Incoming {
             peer.addr = %client.address,
             sender = %message.reverse_path,
             account = client.account.as_ref().map(|account| tracing::field::display(&account.name)),
+            key = message.origin.api_key.as_deref(),
             tls = client.tls.as_ref().map(|tls| tls.version),
             recipients = message.recipients.len(),
             size = message.size,
             header.message_id = message.message_id_header.as_deref(),
             "accepted"
         );
-        let reply = queued_as(message.id);
-        intake.queue.track_received(message);
+        intake.queue.track_received(&message);
         intake.queue.enqueue(leased);
-        Ok(reply)
+        Ok(Some(message))
     }
 
     fn log_filtered(&self, intake: &Intake, action: FilterAction, found: &Match, recipient: &ForwardPath) {

@@ -9,10 +9,10 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, InMemoryDraft, Lease,
-    Leased, PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
+    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, InMemoryDraft, Known, Lease,
+    Leased, PageKey, QueueCount, QueueStore, Receipt, Seen, Spool, Store, StoreError, TrackingStore,
 };
-use crate::model::mail::{Change, Message, MessageId};
+use crate::model::mail::{Change, Idempotency, Message, MessageId};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 
@@ -31,6 +31,7 @@ struct Inner {
     config: BTreeMap<String, Vec<u8>>,
     refusal: Option<StoreError>,
     controls: BTreeMap<String, Vec<u8>>,
+    requests: HashMap<[u8; 32], Seen>,
     events: Vec<(MessageId, Vec<u8>)>,
 }
 
@@ -94,6 +95,10 @@ impl Inner {
 
     fn insert(&mut self, message: Message, content: Bytes) -> Leased {
         let (id, queues) = (message.id, message.waiting().into_iter().map(|(queue, _)| queue).collect());
+        if let Some(Idempotency { key, request }) = message.idempotency {
+            let receipt = Receipt::of(&message);
+            self.requests.insert(key, Seen { request, id, at: message.received_at, receipt });
+        }
         self.messages.insert(id, (Arc::new(message), content));
         self.lease(id, queues)
     }
@@ -137,6 +142,10 @@ impl Spool for MemoryStore {
 
     fn begin(&self) -> Result<Box<dyn Draft>, StoreError> {
         Ok(Box::new(MemoryDraft { id: MessageId::generate(), content: BytesMut::new(), store: self.clone() }))
+    }
+
+    async fn known(&self, key: &[u8; 32]) -> Result<Known, StoreError> {
+        Ok(self.lock().requests.get(key).cloned().map_or(Known::New, Known::Seen))
     }
 }
 

@@ -21,8 +21,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use crate::model::mail::{Change, Message, MessageId};
+use crate::model::mail::{Change, Message, MessageId, Recipient};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 
@@ -80,6 +81,62 @@ pub trait Spool: Send + Sync {
 
     /// Starts a message and makes its id. Dropped without commit, nothing remains.
     fn begin(&self) -> Result<Box<dyn Draft>, StoreError>;
+
+    /// Whether a request with this key ([`Idempotency::key`](crate::model::mail::Idempotency)) has brought a message in
+    /// the last 24 hours: as exact as the message itself, also when it is long gone.
+    async fn known(&self, key: &[u8; 32]) -> Result<Known, StoreError>;
+}
+
+/// What is known of the key of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing.
+    New,
+    /// Nothing, and no further one can be remembered now.
+    Full,
+    /// It has brought a message.
+    Seen(Seen),
+}
+
+/// A request that has brought a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// SHA-256 of what was asked for.
+    pub request: [u8; 32],
+    /// The message.
+    pub id: MessageId,
+    /// When it was received.
+    pub at: Timestamp,
+    /// What was answered.
+    pub receipt: Receipt,
+}
+
+/// What the sender of a message is told when it is taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The Message-ID field without angle brackets.
+    pub message_id: Option<String>,
+    /// Octets of content.
+    pub size: u64,
+    /// Until when it is held, if it is.
+    pub held_until: Option<Timestamp>,
+    /// The recipients that were taken, and the queue of each.
+    pub recipients: Vec<(String, String)>,
+}
+
+impl Receipt {
+    /// Of a message as it was taken.
+    pub fn of(message: &Message) -> Receipt {
+        let queue = |recipient: &Recipient| recipient.waits.as_ref().map(|waits| waits.queue.to_string());
+        let told = |recipient: &Recipient| (recipient.forward_path.to_string(), queue(recipient).unwrap_or_default());
+        let released = message.released_at();
+        Receipt {
+            message_id: message.message_id_header.clone(),
+            size: message.size,
+            held_until: (released > message.received_at).then_some(released),
+            recipients: message.recipients.iter().map(told).collect(),
+        }
+    }
 }
 
 /// A message on its way in.

@@ -12,8 +12,10 @@ use bridgehead::api::{
     AdminKey, Api, BoundAddress, Check, Condition, ConditionStatus, ConditionType, FirstKey, Handles, Health, Keys,
     Listen, Probe, Server, StartError, VirtualServerState, VirtualServerStatus,
 };
+use bridgehead::config::VirtualServer;
 use bridgehead::config::{Configuration, FirstStart, OpenOptions, Snapshot};
 use bridgehead::intake::explain::{Explain, Explanation, Question};
+use bridgehead::intake::submit::{Claimed, NotTaken, Submission, Submit, Submitting};
 use bridgehead::model::failure::{Failure, Scope};
 use bridgehead::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
 use bridgehead::model::name::Name;
@@ -103,6 +105,26 @@ impl Bulk for Silent {
     }
 }
 
+/// Takes nothing.
+#[async_trait]
+impl Submit for Silent {
+    fn server(&self, _: Option<&Name>) -> Result<Arc<VirtualServer>, NotTaken> {
+        Err(NotTaken::UnknownServer)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::EPOCH
+    }
+
+    async fn claim(&self, _: [u8; 32]) -> Result<Claimed, NotTaken> {
+        Err(NotTaken::Busy)
+    }
+
+    async fn begin(&self, _: Submission) -> Result<Box<dyn Submitting>, NotTaken> {
+        Err(NotTaken::UnknownServer)
+    }
+}
+
 #[async_trait]
 impl NextHopProbe for Silent {
     async fn next_hops(&self, _: &QueueName, _: &Name) -> Option<NextHops> {
@@ -160,6 +182,7 @@ impl House {
             bulk: Arc::new(Silent),
             probe: Arc::new(Silent),
             tls_reports: tls_reports.clone(),
+            submit: Arc::new(Silent),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;

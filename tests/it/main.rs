@@ -30,6 +30,7 @@ mod scale;
 mod scripted_hop;
 mod secure_hops;
 mod shape;
+mod submission;
 mod tls_reports;
 mod token_logins;
 mod verify_recipients;

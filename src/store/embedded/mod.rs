@@ -14,6 +14,7 @@
 //!   drafts/      large changes of configuration while they are made (draft); never believed after a start
 //!   db/          sled: the trees `mail` (database) and `config` (config); a view of the above, rebuilt when in doubt
 //!   tracking/    events as JSON lines (tracking)
+//!   requests/    the keys of requests that brought mail in the last 24 hours (requests)
 //! ```
 //!
 //! # How a change becomes visible
@@ -60,8 +61,8 @@ use self::startup::{MailReport, StartError};
 use self::threads::Bell;
 use self::tracking::Tracking;
 use super::{
-    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Lease, Leased, PageKey,
-    QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
+    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Known, Lease, Leased,
+    PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -80,6 +81,7 @@ mod inbox;
 mod journal;
 mod mail;
 mod reclaim;
+mod requests;
 mod rows;
 mod startup;
 mod state;
@@ -383,6 +385,11 @@ impl Spool for Embedded {
             return Err(StoreError::Closed);
         }
         Ok(Box::new(SpoolDraft::new(self.intake.clone())))
+    }
+
+    async fn known(&self, key: &[u8; 32]) -> Result<Known, StoreError> {
+        let (shared, key) = (self.shared.clone(), *key);
+        blocking(move || shared.requests.known(&key)).await?
     }
 }
 
