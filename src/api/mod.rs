@@ -24,6 +24,7 @@ mod errors;
 mod etag;
 mod explain;
 pub mod health;
+mod holds;
 mod kinds;
 mod logins;
 mod mail;
@@ -38,6 +39,8 @@ mod sessions;
 mod settings;
 mod shapes;
 mod status;
+mod steering;
+mod transfer;
 
 pub use auth::{AdminKey, FirstKey, Keys, Principal};
 pub use document::{openapi, openapi_json};

@@ -30,14 +30,15 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    bulk, connector_test, directory, docs, document, domains, explain, health, messages, queues, running, sessions,
-    settings,
+    bulk, connector_test, directory, docs, document, domains, explain, health, holds, messages, queues, running, sessions,
+    settings, steering, transfer,
 };
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
 use crate::intake::explain::Explain;
 use crate::model::name::Name;
 use crate::queue::bulk::Bulk;
+use crate::queue::Steer;
 use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
 use crate::status::{Running, Sessions};
@@ -59,6 +60,8 @@ pub struct Handles {
     pub operate: Arc<dyn Operate>,
     /// Actions on many messages.
     pub bulk: Arc<dyn Bulk>,
+    /// Holds, chosen connectors, dead letters, content, the queue as a file.
+    pub steer: Arc<dyn Steer>,
     /// The probes.
     pub health: Arc<dyn Health>,
     /// All metrics in the OpenMetrics text format, with `# EOF`.
@@ -323,6 +326,16 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(messages::retry_message)
         .service(messages::reroute_message)
         .service(messages::delete_message)
+        .service(steering::resubmit_message)
+        .service(steering::get_content)
+        .service(steering::suspend_connector)
+        .service(steering::resume_connector)
+        .service(holds::list_holds)
+        .service(holds::get_hold)
+        .service(holds::create_hold)
+        .service(holds::delete_hold)
+        .service(transfer::export_queue)
+        .service(transfer::import_queue)
         .service(explain::explain_message)
         .service(bulk::bulk_action)
         .service(bulk::list_operations)
