@@ -55,15 +55,10 @@ pub(super) async fn optional<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<Option<T>, Problem> {
-    let header = |name: header::HeaderName| request.headers().get(name);
-    let length = header(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    let empty = header(header::TRANSFER_ENCODING).is_none() && length.is_none_or(|length| length.trim() == "0");
-    // HTTP/2 tells of a body by its type alone
-    if empty && (length.is_some() || header(header::CONTENT_TYPE).is_none()) {
-        return Ok(None);
+    match body::json_if_any(request, payload, &["application/json"]).await? {
+        Some(body) => body::typed(&body).map(Some),
+        None => Ok(None),
     }
-    let body = body::json(request, payload, &["application/json"]).await?;
-    body::typed(&body).map(Some)
 }
 
 /// What it is to the caller that a message was not routed.

@@ -15,6 +15,7 @@
 //! **What happens on failure.** A move that cannot be recorded is tried again when the message comes up. A hold whose record cannot be read
 //! is reported and does not hold.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use serde::{Deserialize, Serialize};
@@ -24,7 +25,7 @@ use uuid::Uuid;
 use super::bulk::{BulkAction, Order};
 use super::operate::{AddressFilter, MessageFilter};
 use super::outcome::Conclusion;
-use super::{Assignment, Queue, assign_again, is_ours, log_store_error};
+use super::{Assignment, Queue, assign_again, is_ours};
 use crate::config::Snapshot;
 use crate::model::mail::{Message, Recipient, RecipientStatus};
 use crate::model::name::Name;
@@ -43,6 +44,8 @@ pub const MOST_HOLDS: usize = 200;
 const LONGEST_RECORD: usize = 1_024;
 /// Most new messages that wait to be moved; what is more goes back to its queue, and is moved when it comes up there.
 const MOST_SET_ASIDE: usize = 10_000;
+/// How long until the end of a hold that could not be stored is tried again.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
 /// Most of them that are moved in one step.
 const STEP: usize = 500;
 
@@ -159,6 +162,8 @@ pub(super) struct Holds {
     aside: Mutex<Vec<Leased>>,
     /// Held while one is made or ended.
     making: tokio::sync::Mutex<()>,
+    /// Milliseconds since 1970: what is over is not looked at before, after an end that could not be stored.
+    not_before: AtomicI64,
 }
 
 impl Holds {
@@ -198,7 +203,8 @@ impl Holds {
 
     /// When the next of them ends by itself.
     pub(super) fn next_expiry(&self) -> Option<Timestamp> {
-        self.read().iter().filter_map(|hold| hold.expires_at).min()
+        let next = self.read().iter().filter_map(|hold| hold.expires_at).min()?;
+        Some(next.max(Timestamp::from_millis(self.not_before.load(Ordering::Relaxed))))
     }
 
     /// Does something with a message unless it is held in this queue; no hold comes into force meanwhile.
@@ -246,6 +252,11 @@ impl Queue {
     /// Every hold, the oldest first.
     pub fn all_holds(&self) -> Vec<Hold> {
         self.holds.read().clone()
+    }
+
+    /// The first hold that holds a recipient when it waits in this queue.
+    pub fn held_by(&self, message: &Message, recipient: &Recipient, queue: &QueueName) -> Option<Hold> {
+        self.holds.first(message, recipient, queue)
     }
 
     /// Holds mail from now on, and moves what waits; the operation that does so is to follow.
@@ -326,13 +337,18 @@ impl Queue {
     /// Ends the holds whose time is over.
     pub(super) async fn expire_holds(self: &Arc<Self>) {
         let now = self.now();
+        if self.holds.next_expiry().is_none_or(|next| next > now) {
+            return;
+        }
         let is_over = |hold: &&Hold| hold.expires_at.is_some_and(|end| end <= now);
         let over: Vec<Uuid> = self.holds.read().iter().filter(is_over).map(|hold| hold.id).collect();
         for id in over {
             match self.end_hold(id, "expiresAt").await {
                 Ok(_) | Err(HoldError::NotFound) => {}
-                Err(HoldError::Store(error)) => log_store_error("a hold that is over could not be ended", &error),
-                Err(error) => tracing::error!(error = %error, "a hold that is over could not be ended"),
+                Err(error) => {
+                    self.holds.not_before.store((now + AGAIN).millis(), Ordering::Relaxed);
+                    tracing::error!(error = %error, "a hold that is over could not be ended yet");
+                }
             }
         }
     }
@@ -340,19 +356,18 @@ impl Queue {
     /// Takes what is held now out of the windows of all link queues.
     fn sweep(&self) {
         let links: Vec<_> = self.links().values().cloned().collect();
+        // a copy: an offer locks the holds first, and then its link
+        let all = self.all_holds();
         for link in links {
+            let here = |one: &&Recipient| one.waits.as_ref().is_some_and(|waits| waits.queue == link.name);
             let held = |leased: &Leased| {
-                leased.message.recipients.iter().any(|one| self.is_held_in(&leased.message, one, &link.name))
+                let mut waiting = leased.message.recipients.iter().filter(here);
+                waiting.any(|one| any_means(&all, &leased.message, one, &link.name))
             };
             for leased in link.take_back(held) {
                 self.set_aside(leased);
             }
         }
-    }
-
-    fn is_held_in(&self, message: &Message, recipient: &Recipient, queue: &QueueName) -> bool {
-        recipient.waits.as_ref().is_some_and(|waits| waits.queue == *queue)
-            && self.holds.hold(message, recipient, queue)
     }
 
     /// Whether a recipient of a message is held where it waits.

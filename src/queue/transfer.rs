@@ -40,7 +40,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::smtp::address::ReversePath;
 use crate::smtp::parameters::{Body, Hold, MailParameters};
-use crate::store::{Draft, StoreError};
+use crate::store::{Draft, Leased, StoreError};
 
 /// Octets of content in one line.
 const CHUNK: usize = 48 << 10;
@@ -242,6 +242,21 @@ impl Queue {
         }
         let _ = give(line(&OfComplete { complete })?).await;
         Ok(())
+    }
+}
+
+impl Queue {
+    /// Mail that waited elsewhere: it goes when its time has come, and not while it is frozen.
+    fn take_over(&self, leased: Leased) {
+        let now = self.now();
+        let waiting = leased.message.waiting();
+        let later = leased.message.frozen || waiting.iter().all(|(_, due)| *due > now);
+        if !later || self.holds_some_of(&leased.message) {
+            return self.enqueue(leased);
+        }
+        self.note_deadline(&leased.message);
+        self.release(vec![leased]);
+        waiting.iter().for_each(|(queue, due)| self.agenda.look(queue, *due));
     }
 }
 
@@ -481,7 +496,7 @@ impl Import {
             let message = self.fitted(message);
             let leased = draft.commit(message).await?;
             self.queue.track_received(&leased.message);
-            self.queue.enqueue(leased);
+            self.queue.take_over(leased);
         }
         self.report.imported += 1;
         Ok(())

@@ -19,7 +19,7 @@ use bridgehead::model::mail::{Message, MessageId, Origin, Protocol, Recipient, R
 use bridgehead::model::name::Name;
 use bridgehead::model::queue_name::QueueName;
 use bridgehead::model::time::Timestamp;
-use bridgehead::queue::bulk::{Bulk, BulkAction, BulkError, Operation, Preview};
+use bridgehead::queue::bulk::{Bulk, BulkError, Operation, Order, Preview};
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
@@ -76,7 +76,7 @@ impl Bulk for Silent {
         Err(BulkError::EmptySelector)
     }
 
-    async fn begin(&self, _: BulkAction, _: bool, _: MessageFilter, _: String) -> Result<Operation, BulkError> {
+    async fn begin(&self, _: Order, _: MessageFilter, _: String) -> Result<Operation, BulkError> {
         Err(BulkError::EmptySelector)
     }
 
@@ -139,6 +139,7 @@ impl House {
             logins: Arc::new(|_: &Connector| None),
             explain: Arc::new(Silent),
             bulk: Arc::new(Silent),
+            steer: queue.clone(),
             probe: Arc::new(Silent),
         };
         let any = "127.0.0.1:0".parse().unwrap();
