@@ -26,6 +26,20 @@ pub async fn json(request: &HttpRequest, payload: web::Payload, types: &[&str]) 
     parse(&read(request, payload).await?)
 }
 
+/// The same where a body may be left out.
+pub(super) async fn json_if_any(
+    request: &HttpRequest,
+    payload: web::Payload,
+    types: &[&str],
+) -> Result<Option<Value>, Problem> {
+    let text = read(request, payload).await?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    require_type(request, types)?;
+    parse(&text).map(Some)
+}
+
 /// 415 unless the media type is one of these and the content is not encoded.
 pub(super) fn require_type(request: &HttpRequest, types: &[&str]) -> Result<(), Problem> {
     let wrong = |detail: String| {

@@ -224,6 +224,11 @@ group! {
     ActionErrors: 400 401 404 409 429 500 503 507
 }
 
+group! {
+    /// Errors of an action on a message or a hold that reads a body.
+    SteerErrors: 400 401 404 408 409 413 415 422 429 500 503 507
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -27,6 +27,7 @@ mod errors;
 mod etag;
 mod explain;
 pub mod health;
+mod holds;
 mod kinds;
 mod large_body;
 mod letter;
@@ -43,8 +44,10 @@ mod sessions;
 mod settings;
 mod shapes;
 mod status;
+mod steering;
 mod submit;
 mod tls_reports;
+mod transfer;
 
 pub use auth::{AdminKey, FirstKey, Keys, Principal};
 pub use document::{openapi, openapi_json};

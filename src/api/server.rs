@@ -31,14 +31,15 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    bulk, config, connector_test, directory, docs, document, domains, drain, explain, health, messages, queues,
-    running, sessions, settings, submit, tls_reports,
+    bulk, config, connector_test, directory, docs, document, domains, drain, explain, health, holds, messages, queues,
+    running, sessions, settings, steering, submit, tls_reports, transfer,
 };
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
 use crate::intake::explain::Explain;
 use crate::intake::submit::Submit;
 use crate::model::name::Name;
+use crate::queue::Steer;
 use crate::queue::bulk::Bulk;
 use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
@@ -62,6 +63,8 @@ pub struct Handles {
     pub operate: Arc<dyn Operate>,
     /// Actions on many messages.
     pub bulk: Arc<dyn Bulk>,
+    /// Holds, chosen connectors, dead letters, content, the queue as a file.
+    pub steer: Arc<dyn Steer>,
     /// The probes.
     pub health: Arc<dyn Health>,
     /// All metrics in the OpenMetrics text format, with `# EOF`.
@@ -343,6 +346,16 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(messages::retry_message)
         .service(messages::reroute_message)
         .service(messages::delete_message)
+        .service(steering::resubmit_message)
+        .service(steering::get_content)
+        .service(steering::suspend_connector)
+        .service(steering::resume_connector)
+        .service(holds::list_holds)
+        .service(holds::get_hold)
+        .service(holds::create_hold)
+        .service(holds::delete_hold)
+        .service(transfer::export_queue)
+        .service(transfer::import_queue)
         .service(explain::explain_message)
         .service(bulk::bulk_action)
         .service(bulk::list_operations)

@@ -193,6 +193,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         configuration: configuration.clone(),
         operate: Arc::new(Operator(queue.clone())),
         bulk: Arc::new(Operator(queue.clone())),
+        steer: Arc::new(Operator(queue.clone())),
         health: Arc::new(status::Health {
             store: store.clone(),
             live: live.clone(),

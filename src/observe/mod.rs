@@ -37,6 +37,12 @@ pub enum EventKind {
     Frozen,
     /// An operator let it go on.
     Thawed,
+    /// A recipient is held: an operator keeps such mail back.
+    Held,
+    /// The hold is over, or means it no more: the recipient goes on.
+    Released,
+    /// A dead letter was sent on its way again, or a message with other recipients in its place.
+    Resubmitted,
     /// An operator asked for an attempt now.
     Retried,
     /// An operator removed it, or its retention ended.

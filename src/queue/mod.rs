@@ -19,6 +19,8 @@
 //! * `pace`: limits of rate. `tolerance`: how much a next hop has shown that it takes.
 //! * `hours`: the schedules of connectors, mail that is held. `health`: which of them are down. `rerouting`: mail that belongs elsewhere since
 //!   something has changed.
+//! * [`holds`]: mail that an operator keeps back. `suspension`: connectors that he has suspended. [`resubmit`]: dead letters on their
+//!   way again. [`transfer`]: the whole queue into a file and back. [`steer`]: all of that for people.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
@@ -36,6 +38,7 @@ mod deadlines;
 mod dequeue;
 mod distribution;
 mod health;
+pub mod holds;
 mod hours;
 mod link;
 pub mod next_hosts;
@@ -47,13 +50,18 @@ pub mod outgoing;
 mod pace;
 mod report;
 mod rerouting;
+pub mod resubmit;
 mod scheduler;
 mod settings;
+pub mod sorting;
+pub mod steer;
+mod suspension;
 mod tolerance;
 mod track;
+pub mod transfer;
 pub mod turn;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -77,7 +85,7 @@ use deadlines::Deadlines;
 use link::{Link, Offer};
 use turn::{Requested, Turned};
 
-pub use assign::{Assignment, Sending, Way, assign, assign_again, considered, is_ours, way};
+pub use assign::{Assignment, Sending, Way, assign, assign_again, considered, is_ours, pinned, way};
 pub use dequeue::Asker;
 pub use distribution::restriction_failure;
 pub use health::ConnectorHealth;
@@ -89,6 +97,8 @@ pub use operator::Operator;
 pub use outcome::{Attempt, AttemptResult, PassedOn};
 pub use pace::Take;
 pub use settings::{Effective, effective};
+pub use steer::Steer;
+pub use suspension::Suspended;
 
 /// Who does the work of a link queue: `outbound` and `local` implement it, `boot` wires them.
 #[async_trait]
@@ -112,6 +122,12 @@ pub struct Queue {
     metrics: Metrics,
     links: Mutex<HashMap<QueueName, Arc<Link>>>,
     frozen: Mutex<HashSet<QueueName>>,
+    /// The connectors that an operator has suspended.
+    suspended: Mutex<BTreeMap<Name, Suspended>>,
+    /// What an operator holds.
+    holds: holds::Holds,
+    /// One at a time brings an exported queue in: ids are looked up before they are taken.
+    importing: Arc<tokio::sync::Mutex<()>>,
     /// The connectors that are down: their smart hosts could not be reached, and are not tried again yet.
     down: ArcSwap<BTreeSet<Name>>,
     /// Queues, or (`None`) all of them, whose mail may belong elsewhere now.
@@ -142,6 +158,8 @@ impl Queue {
             .into_iter()
             .filter_map(|(key, _)| key.strip_prefix(FROZEN_KEY)?.parse().ok())
             .collect();
+        let holds = holds::Holds::restore(store.all(holds::Holds::prefix()));
+        let suspended = suspension::restore(store.all(suspension::KEY));
         Arc::new(Queue {
             store,
             live,
@@ -150,6 +168,9 @@ impl Queue {
             metrics,
             links: Mutex::default(),
             frozen: Mutex::new(frozen),
+            suspended: Mutex::new(suspended),
+            holds,
+            importing: Arc::default(),
             down: ArcSwap::default(),
             wanting: Mutex::default(),
             operating: tokio::sync::Mutex::default(),
@@ -183,6 +204,9 @@ impl Queue {
 
     /// Takes mail that has just become durable, with its leases. What is held goes back to the store until its time.
     pub fn enqueue(&self, leased: Leased) {
+        if self.holds_some_of(&leased.message) {
+            return self.set_aside(leased);
+        }
         let Leased { message, leases, content } = leased;
         let held = message.released_at() > self.now();
         for lease in leases {
@@ -282,11 +306,14 @@ impl Queue {
             return link.clone();
         }
         let frozen = self.frozen().contains(queue);
-        self.links().entry(queue.clone()).or_insert_with(|| Arc::new(Link::new(queue.clone(), frozen))).clone()
+        let mut links = self.links();
+        // asked under this lock: a connector that is suspended now misses no link
+        let stands_still = || frozen || self.is_suspended(queue);
+        links.entry(queue.clone()).or_insert_with(|| Arc::new(Link::new(queue.clone(), stands_still()))).clone()
     }
 
     fn offer(&self, link: &Arc<Link>, leased: Leased) {
-        let carried = !matches!(link.name, QueueName::Unrouted | QueueName::DeadLetter);
+        let carried = !matches!(link.name, QueueName::Unrouted | QueueName::Held | QueueName::DeadLetter);
         if !carried || self.stopping.load(Ordering::Acquire) {
             return self.release_now(link, leased);
         }
@@ -298,10 +325,12 @@ impl Queue {
         if link.is_new() {
             self.keep_hours(link, now);
         }
-        match link.offer(leased, self.now(), self.max_workers(&link.name)) {
-            Offer::Taken => {}
-            Offer::WorkerWanted => self.employ(link),
-            Offer::Refused(leased) => self.release_now(link, leased),
+        let most = self.max_workers(&link.name);
+        match self.holds.unless_held(leased, &link.name, |leased| link.offer(leased, now, most)) {
+            Ok(Offer::Taken) => {}
+            Ok(Offer::WorkerWanted) => self.employ(link),
+            Ok(Offer::Refused(leased)) => self.release_now(link, leased),
+            Err(held) => self.set_aside(held),
         }
     }
 

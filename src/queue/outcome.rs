@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::distribution::Expansion;
+use super::scheduler::aged;
 use super::{Queue, log_store_error, settings, track};
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
@@ -26,6 +27,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::observe::EventKind;
 use crate::observe::metrics::ByAttempt;
+use crate::smtp::parameters::Hold;
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::{Caused, Lease, Leased, StoreError};
 
@@ -103,6 +105,14 @@ pub(super) enum Conclusion {
     Removed {
         report: bool,
     },
+    /// An operator holds it; it keeps its time.
+    Held(Option<Name>),
+    /// Nobody holds it any more; it keeps its time.
+    LetGo(QueueName, Option<Name>),
+    /// A dead letter is to be delivered again, as if it had just come.
+    Resubmitted(QueueName, Option<Name>),
+    /// A message with other recipients goes out in its place.
+    Replaced,
     /// An operator wants it tried now.
     Retried,
     /// It waits for its connector's schedule.
@@ -172,6 +182,18 @@ impl Queue {
         self.conclude_with(leased, conclusions, Vec::new(), facts, persistence).await
     }
 
+    /// The same with another choice of a connector.
+    pub(super) async fn conclude_chosen(
+        &self,
+        leased: Leased,
+        conclusions: Vec<(u32, Conclusion)>,
+        connector: Option<Name>,
+        persistence: Persistence,
+    ) -> Result<(), StoreError> {
+        let change = Change { connector: Some(connector), ..Change::default() };
+        self.conclude_all(leased, conclusions, change, Vec::new(), Facts::default(), persistence).await
+    }
+
     /// The same with messages that go on to others in the same step.
     pub(super) async fn conclude_with(
         &self,
@@ -181,11 +203,77 @@ impl Queue {
         facts: Facts<'_>,
         persistence: Persistence,
     ) -> Result<(), StoreError> {
+        self.conclude_all(leased, conclusions, Change::default(), further, facts, persistence).await
+    }
+
+    /// The same for mail that is let go: when it is older than its terms allow, its time counts from now on.
+    pub(super) async fn conclude_let_go(
+        &self,
+        leased: Leased,
+        conclusions: Vec<(u32, Conclusion)>,
+    ) -> Result<(), StoreError> {
+        let now = self.now();
+        let mut after = Message::clone(&leased.message);
+        for (index, conclusion) in &conclusions {
+            if let Some(recipient) = after.recipients.get_mut(*index as usize) {
+                conclusion.apply(recipient, now);
+            }
+        }
+        let let_go = conclusions.iter().any(|(_, conclusion)| matches!(conclusion, Conclusion::LetGo(..)));
+        if let_go && !aged(&self.live.current(), &after, now).is_empty() {
+            return self.conclude_anew(leased, conclusions).await;
+        }
+        self.conclude(leased, conclusions, Facts::default(), Persistence::Once { synced: false }).await
+    }
+
+    /// The same for mail whose time begins anew: retries, delay notification and expiry count from now on, as at the end of a
+    /// hold (RFC 4865), and it is not frozen. Durable when it returns. Only for conclusions that end nothing, and of which nobody is told.
+    pub(super) async fn conclude_anew(
+        &self,
+        leased: Leased,
+        conclusions: Vec<(u32, Conclusion)>,
+    ) -> Result<(), StoreError> {
+        let now = self.now();
+        let Leased { message, leases, .. } = leased;
+        let conclusions = self.with_holds(&message, conclusions);
+        let mut after = Message::clone(&message);
+        for (index, conclusion) in &conclusions {
+            if let Some(recipient) = after.recipients.get_mut(*index as usize) {
+                conclusion.apply(recipient, now);
+                recipient.delay_notified = false;
+            }
+        }
+        after.parameters.hold = Some(Hold::Until(now.millis().div_euclid(1_000)));
+        after.frozen = false;
+        let queues: Vec<QueueName> = leases.iter().map(|lease| lease.queue.clone()).collect();
+        match self.store.amend(leases, after).await {
+            Ok(leased) => {
+                self.tell(&leased.message, &conclusions, Facts::default(), &[], now);
+                self.enqueue(leased);
+                Ok(())
+            }
+            Err(error) => {
+                queues.iter().for_each(|queue| self.agenda.look(queue, now + LOOK_AFTER_ERROR));
+                Err(error)
+            }
+        }
+    }
+
+    async fn conclude_all(
+        &self,
+        leased: Leased,
+        conclusions: Vec<(u32, Conclusion)>,
+        mut change: Change,
+        further: Vec<Caused>,
+        facts: Facts<'_>,
+        persistence: Persistence,
+    ) -> Result<(), StoreError> {
         let now = self.now();
         let snapshot = self.live.current();
         let Leased { message, leases, content } = leased;
+        let conclusions = self.with_holds(&message, conclusions);
         let mut after = Message::clone(&message);
-        let mut change = Change::default();
+        after.apply(&change);
         let retention = now + snapshot.settings.retention.dead_letter.std();
         for (index, conclusion) in &conclusions {
             if let Some(recipient) = after.recipients.get_mut(*index as usize) {
@@ -196,7 +284,8 @@ impl Queue {
         for (index, conclusion) in &conclusions {
             let Some(recipient) = after.recipients.get_mut(*index as usize) else { continue };
             // nobody is told: it must stay visible
-            if reports.dead_letters.contains(index) && !matches!(conclusion, Conclusion::Removed { .. }) {
+            let removed = matches!(conclusion, Conclusion::Removed { .. } | Conclusion::Replaced);
+            if reports.dead_letters.contains(index) && !removed {
                 recipient.waits = Some(Waits { queue: QueueName::DeadLetter, due: retention });
             }
             if matches!(conclusion, Conclusion::Delayed) || reports.delayed.contains(index) {
@@ -322,7 +411,9 @@ impl Queue {
                 reply: conclusion.reply(),
                 failure: recipient.last_failure.as_ref().filter(|_| conclusion.tells_failure()),
                 next_attempt: recipient.waits.as_ref().filter(|_| !dead).map(|waits| waits.due),
-                related: facts.further.filter(|_| matches!(conclusion, Conclusion::Expanded { .. })),
+                related: facts
+                    .further
+                    .filter(|_| matches!(conclusion, Conclusion::Expanded { .. } | Conclusion::Replaced)),
                 duration_ms: facts.duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
                 ..track::Detail::default()
             };
@@ -409,7 +500,7 @@ impl Conclusion {
                 let last = failure.clone().or_else(|| recipient.last_failure.clone());
                 done(recipient, RecipientStatus::Expired, last)
             }
-            Conclusion::Removed { .. } => match recipient.status {
+            Conclusion::Removed { .. } | Conclusion::Replaced => match recipient.status {
                 // a dead letter keeps what became of it
                 RecipientStatus::Failed | RecipientStatus::Expired => {
                     done(recipient, recipient.status, recipient.last_failure.clone())
@@ -429,6 +520,20 @@ impl Conclusion {
                 waits: Some(Waits { queue: queue.clone(), due: now }),
                 directory_name: directory_name.clone(),
                 ..recipient.state()
+            },
+            Conclusion::Held(directory_name) => {
+                RecipientState { directory_name: directory_name.clone(), ..moved(recipient, &QueueName::Held, now) }
+            }
+            Conclusion::LetGo(queue, directory_name) => {
+                RecipientState { directory_name: directory_name.clone(), ..moved(recipient, queue, now) }
+            }
+            Conclusion::Resubmitted(queue, directory_name) => RecipientState {
+                status: RecipientStatus::Pending,
+                waits: Some(Waits { queue: queue.clone(), due: now }),
+                directory_name: directory_name.clone(),
+                attempts: 0,
+                delay_notified: false,
+                last_failure: None,
             },
             Conclusion::Retried => put_off(recipient, now),
             Conclusion::PutOff { until } => put_off(recipient, *until),
@@ -451,6 +556,9 @@ impl Conclusion {
             Conclusion::Deferred { .. } | Conclusion::Delayed => (EventKind::Deferred, "deferred"),
             Conclusion::PutOff { .. } => (EventKind::Scheduled, "scheduled"),
             Conclusion::Moved(..) => (EventKind::Rerouted, "rerouted"),
+            Conclusion::Held(_) => (EventKind::Held, "held"),
+            Conclusion::LetGo(..) => (EventKind::Released, "released"),
+            Conclusion::Resubmitted(..) | Conclusion::Replaced => (EventKind::Resubmitted, "resubmitted"),
             Conclusion::Removed { .. } => (EventKind::Removed, "removed"),
             Conclusion::Retried => (EventKind::Retried, "retried"),
         }
@@ -480,6 +588,19 @@ fn done(recipient: &Recipient, status: RecipientStatus, last_failure: Option<Fai
 
 fn put_off(recipient: &Recipient, until: Timestamp) -> RecipientState {
     RecipientState { waits: recipient.waits.clone().map(|waits| Waits { due: until, ..waits }), ..recipient.state() }
+}
+
+/// In another queue at the same time. Out of the dead-letter queue it is due now: there, its time is when its retention ends.
+fn moved(recipient: &Recipient, queue: &QueueName, now: Timestamp) -> RecipientState {
+    let due = match &recipient.waits {
+        Some(waits) if waits.queue != QueueName::DeadLetter => waits.due,
+        _ => now,
+    };
+    RecipientState {
+        status: RecipientStatus::Pending,
+        waits: Some(Waits { queue: queue.clone(), due }),
+        ..recipient.state()
+    }
 }
 
 fn removed() -> Failure {

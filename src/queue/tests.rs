@@ -310,6 +310,7 @@ mod expansion;
 mod pace;
 mod reports;
 mod routes;
+mod steering;
 
 fn about(times: &[Duration], expected: &[u64]) {
     let seconds: Vec<u64> = times.iter().map(Duration::as_secs).collect();

@@ -22,6 +22,8 @@ pub fn suite<E: Engine>(engine: impl Fn() -> E) {
     a_dropped_draft_leaves_nothing(&engine());
     leases_fence(&engine());
     outcomes_and_what_they_cause(&engine());
+    an_envelope_is_replaced_and_the_content_stays(&engine());
+    an_id_can_be_brought_along_once(&engine());
     caused_mail_can_have_the_content_of_its_cause(&engine());
     the_earliest_due_comes_first(&engine());
     frozen_mail_is_not_leased(&engine());
@@ -112,6 +114,81 @@ pub async fn read(store: &impl Store, id: MessageId) -> Vec<u8> {
         content.extend_from_slice(&chunk);
     }
     content
+}
+
+fn an_envelope_is_replaced_and_the_content_stays(engine: &impl Engine) {
+    let large: Vec<u8> = (0..700_000u32).map(|n| (n.wrapping_mul(n) >> 5) as u8).collect();
+    let store = engine.open();
+    let ids = run(async {
+        let mut ids = Vec::new();
+        for content in [b"a small one".as_slice(), &large] {
+            let leased = put(&store, content, 0, &["a", "b"]).await;
+            let id = leased.message.id;
+            let mut message = Message::clone(&leased.message);
+            message.parameters.hold = Some(crate::smtp::parameters::Hold::Until(1_800_000_000));
+            for recipient in &mut message.recipients {
+                recipient.waits = Some(Waits { queue: queue("c"), due: at(5) });
+            }
+            let amended = store.amend(leased.leases, message.clone()).await.unwrap();
+            assert_eq!((&*amended.message, amended.leases.len()), (&message, 1));
+            assert!(matches!(store.lease_message(id).await, Err(StoreError::Leased)));
+            store.release(amended.leases);
+            assert_eq!(store.lease(&queue("a"), at(100), 10).await.unwrap().len(), 0);
+            // a lease that is over amends nothing
+            let old = store.lease_message(id).await.unwrap();
+            let again = old.leases.iter().map(|l| Lease { id, queue: l.queue.clone(), epoch: l.epoch }).collect();
+            store.release(old.leases);
+            assert!(matches!(store.amend(again, message.clone()).await, Err(StoreError::Leased)));
+            assert_eq!(read(&store, id).await, content);
+            ids.push((id, message, content.to_vec()));
+        }
+        let counts = store.queues();
+        assert_eq!((counts.len(), counts[0].messages), (1, 2), "{counts:?}");
+        ids
+    });
+    store.close();
+    drop(store);
+    let store = engine.open();
+    run(async {
+        for (id, message, content) in ids {
+            let found = store.message(id).await.unwrap().expect("it is still here");
+            assert_eq!(*found, message);
+            assert_eq!(read(&store, id).await, content);
+        }
+    });
+    store.close();
+}
+
+fn an_id_can_be_brought_along_once(engine: &impl Engine) {
+    let store = engine.open();
+    run(async {
+        let id = MessageId::generate();
+        let content = vec![b'x'; 700_000];
+        let bring = async || {
+            let mut draft = store.begin_with(id)?;
+            draft.append(Bytes::from(content.clone())).await?;
+            let message = message(draft.id(), draft.size(), 0, &["a"]);
+            draft.commit(message).await
+        };
+        let first = bring().await.unwrap();
+        assert!(matches!(bring().await, Err(StoreError::Exists)));
+        let gone = delivered(&first.message, &[0]);
+        store.record(first.leases, gone, Vec::new(), true).await.unwrap();
+        // when what is left of the first one has been cleared away; never into its place before
+        let mut again = bring().await;
+        for _ in 0..400 {
+            if again.is_ok() {
+                break;
+            }
+            assert!(matches!(again, Err(StoreError::Exists)));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            again = bring().await;
+        }
+        assert_eq!(again.unwrap().message.id, id);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(read(&store, id).await, content);
+    });
+    store.close();
 }
 
 fn committed_mail_is_here_and_comes_back(engine: &impl Engine) {

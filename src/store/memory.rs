@@ -147,6 +147,13 @@ impl Spool for MemoryStore {
     async fn known(&self, key: &[u8; 32]) -> Result<Known, StoreError> {
         Ok(self.lock().requests.get(key).cloned().map_or(Known::New, Known::Seen))
     }
+
+    fn begin_with(&self, id: MessageId) -> Result<Box<dyn Draft>, StoreError> {
+        if self.lock().messages.contains_key(&id) {
+            return Err(StoreError::Exists);
+        }
+        Ok(Box::new(MemoryDraft { id, content: BytesMut::new(), store: self.clone() }))
+    }
 }
 
 struct Whole(Option<Bytes>);
@@ -239,6 +246,20 @@ impl QueueStore for MemoryStore {
             inner.messages.insert(id, (Arc::new(message), content));
         }
         Ok(caused.into_iter().zip(contents).map(|(caused, content)| inner.insert(caused.message, content)).collect())
+    }
+
+    async fn amend(&self, leases: Vec<Lease>, message: Message) -> Result<Leased, StoreError> {
+        let mut inner = self.lock();
+        let id = message.id;
+        for lease in leases {
+            let key = (lease.id, lease.queue);
+            if lease.id != id || inner.leases.get(&key) != Some(&lease.epoch) {
+                return Err(StoreError::Leased);
+            }
+            inner.leases.remove(&key);
+        }
+        let (_, content) = inner.messages.get(&id).cloned().ok_or(StoreError::NotFound)?;
+        Ok(inner.insert(message, content))
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<Arc<Message>>, StoreError> {

@@ -62,6 +62,9 @@ pub enum StoreError {
     /// There is no such message.
     #[error("no such message")]
     NotFound,
+    /// A message of this id is here, or was until a moment ago.
+    #[error("a message of this id is here already")]
+    Exists,
     /// A record does not match its checksum; it is quarantined and reported.
     #[error("damaged record: {0}")]
     Damaged(String),
@@ -81,6 +84,12 @@ pub trait Spool: Send + Sync {
 
     /// Starts a message and makes its id. Dropped without commit, nothing remains.
     fn begin(&self) -> Result<Box<dyn Draft>, StoreError>;
+
+    /// Starts a message that brings its id along. Nobody else may be bringing the same one.
+    ///
+    /// # Errors
+    /// `Exists` when a message of this id is here, or what is left of one that was here is not cleared away yet.
+    fn begin_with(&self, id: MessageId) -> Result<Box<dyn Draft>, StoreError>;
 
     /// Whether a request with this key ([`Idempotency::key`](crate::model::mail::Idempotency)) has brought a message in
     /// the last 24 hours: as exact as the message itself, also when it is long gone.
@@ -257,6 +266,14 @@ pub trait QueueStore: Send + Sync {
         caused: Vec<Caused>,
         synced: bool,
     ) -> Result<Vec<Leased>, StoreError>;
+
+    /// Replaces the envelope of a message whose leases are all the caller's, and ends them. Its content, its size and its id stay.
+    /// Durable when it returns, with the message leased in the queues in which it waits now; when it fails, nothing has changed
+    /// but that the leases are over.
+    ///
+    /// # Errors
+    /// `Leased` when somebody else works on it, `Damaged` when its content cannot be read.
+    async fn amend(&self, leases: Vec<Lease>, message: Message) -> Result<Leased, StoreError>;
 
     /// One message, as it is now.
     async fn message(&self, id: MessageId) -> Result<Option<Arc<Message>>, StoreError>;

@@ -22,7 +22,7 @@ use bridgehead::model::name::Name;
 use bridgehead::model::queue_name::QueueName;
 use bridgehead::model::time::Timestamp;
 use bridgehead::net::clock::ManualClock;
-use bridgehead::queue::bulk::{Bulk, BulkAction, BulkError, Operation, Preview};
+use bridgehead::queue::bulk::{Bulk, BulkError, Operation, Order, Preview};
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
@@ -92,7 +92,7 @@ impl Bulk for Silent {
         Err(BulkError::EmptySelector)
     }
 
-    async fn begin(&self, _: BulkAction, _: bool, _: MessageFilter, _: String) -> Result<Operation, BulkError> {
+    async fn begin(&self, _: Order, _: MessageFilter, _: String) -> Result<Operation, BulkError> {
         Err(BulkError::EmptySelector)
     }
 
@@ -180,6 +180,7 @@ impl House {
             logins: Arc::new(|_: &Connector| None),
             explain: Arc::new(Silent),
             bulk: Arc::new(Silent),
+            steer: queue.clone(),
             probe: Arc::new(Silent),
             tls_reports: tls_reports.clone(),
             submit: Arc::new(Silent),

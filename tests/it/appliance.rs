@@ -174,6 +174,11 @@ impl Appliance {
         (status, log.all())
     }
 
+    /// Where REST listens.
+    pub fn api(&self) -> SocketAddr {
+        self.process().api
+    }
+
     /// A request with the key.
     pub fn rest(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         request(self.process().api, method, path, body)

@@ -322,7 +322,8 @@ impl Engine {
                 }
                 Job::Commit { change, mails, answer, .. } => {
                     if attempted {
-                        self.void.extend(mails.iter().map(|mail| mail.message.id));
+                        let new = mails.iter().filter(|mail| !mail.amends);
+                        self.void.extend(new.map(|mail| mail.message.id));
                     }
                     if let Some(recorded) = change {
                         self.shared.state().end(&recorded.leases);

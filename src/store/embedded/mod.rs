@@ -391,6 +391,16 @@ impl Spool for Embedded {
         let (shared, key) = (self.shared.clone(), *key);
         blocking(move || shared.requests.known(&key)).await?
     }
+
+    fn begin_with(&self, id: MessageId) -> Result<Box<dyn Draft>, StoreError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        if self.shared.row(id)?.is_some() || self.shared.state().is_clearing(id) {
+            return Err(StoreError::Exists);
+        }
+        Ok(Box::new(SpoolDraft::with_id(self.intake.clone(), id)))
+    }
 }
 
 #[async_trait]
@@ -469,6 +479,21 @@ impl QueueStore for Embedded {
             }
         }
         recorded
+    }
+
+    async fn amend(&self, leases: Vec<Lease>, message: Message) -> Result<Leased, StoreError> {
+        let mut change = mail::recorded(&self.shared, leases, Change::default())?;
+        let shared = self.shared.clone();
+        let mail = match blocking(move || mail::amended(&shared, message)).await {
+            Ok(Ok(mail)) => mail,
+            Ok(Err(error)) | Err(error) => {
+                mail::release(&self.shared, &change.leases);
+                return Err(error);
+            }
+        };
+        let mut mails = vec![mail];
+        mail::unite(&mut change, &mut mails);
+        content::commit(&self.shared, Some(change), mails).await?.pop().ok_or(StoreError::Closed)
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<Arc<Message>>, StoreError> {
