@@ -80,7 +80,7 @@
 //! | 3 | [`directory`], [`routing`], [`dsn`], [`accounts`] | tables built from `model`, and pure functions over them |
 //! | 4 | [`config`] | compiles those tables, publishes them |
 //! | 5 | [`queue`], [`status`] | what waits and moves; what is open now |
-//! | 6 | [`intake`] | who may, and taking it |
+//! | 6 | [`intake`], [`tlsrpt`] | who may, and taking it; what came of TLS, and telling those whose hosts it was with |
 //! | 7 | [`inbound`], [`outbound`], [`local`] | sockets in, sockets out, mailbox stores |
 //! | 8 | [`api`], [`cli`] | REST; the command line |
 //! | 9 | [`boot`] | the only place where parts are put together |
@@ -115,6 +115,7 @@ pub mod queue;
 pub mod status;
 
 pub mod intake;
+pub mod tlsrpt;
 
 pub mod inbound;
 pub mod local;

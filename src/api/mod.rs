@@ -2,7 +2,7 @@
 //!
 //! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
 //! share [`resources`]; [`settings`], [`domains`], [`logins`], [`queues`], [`messages`], [`submit`], [`bulk`], [`explain`], [`sessions`],
-//! [`running`], [`health`] and [`docs`] the
+//! [`running`], [`tls_reports`], [`health`] and [`docs`] the
 //! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
 //! caller with a key ([`auth`]); whatever is refused is a [`problem`].
@@ -20,6 +20,7 @@ mod directory;
 mod docs;
 mod document;
 mod domains;
+mod drain;
 mod errors;
 mod etag;
 mod explain;
@@ -41,10 +42,11 @@ mod settings;
 mod shapes;
 mod status;
 mod submit;
+mod tls_reports;
 
 pub use auth::{AdminKey, FirstKey, Keys, Principal};
 pub use document::{openapi, openapi_json};
-pub use health::{Check, Health, Probe};
+pub use health::{Check, Exposition, Health, Probe};
 pub use logins::Logins;
 pub use server::{Api, Handles, Issuers, Listen, Listeners, Server, StartError};
 pub use shapes::{BoundAddress, Condition, ConditionStatus, ConditionType, VirtualServerState, VirtualServerStatus};

@@ -21,7 +21,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use utoipa_actix_web::{AppExt, scope};
 
 use super::auth::{self, Failures, Keys, Principal};
-use super::health::Health;
+use super::health::{Exposition, Health};
 use super::kinds::{
     accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
     remote_domains, virtual_servers,
@@ -31,8 +31,8 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    bulk, connector_test, directory, docs, document, domains, explain, health, messages, queues, running, sessions,
-    settings, submit,
+    bulk, connector_test, directory, docs, document, domains, drain, explain, health, messages, queues, running,
+    sessions, settings, submit, tls_reports,
 };
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
@@ -42,7 +42,8 @@ use crate::model::name::Name;
 use crate::queue::bulk::Bulk;
 use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
-use crate::status::{Running, Sessions};
+use crate::status::{Drain, Running, Sessions};
+use crate::tlsrpt::TlsReports;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -64,7 +65,7 @@ pub struct Handles {
     /// The probes.
     pub health: Arc<dyn Health>,
     /// All metrics in the OpenMetrics text format, with `# EOF`.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub metrics: Arc<dyn Exposition>,
     /// The keys that are valid.
     pub keys: Arc<dyn Keys>,
     /// What the listeners do.
@@ -73,6 +74,8 @@ pub struct Handles {
     pub sessions: Arc<Sessions>,
     /// What an operator has paused or stopped.
     pub running: Arc<Running>,
+    /// Whether mail is taken at all.
+    pub drain: Arc<Drain>,
     /// How it went to fetch the keys of identity providers.
     pub issuers: Arc<dyn Issuers>,
     /// How connectors stand with the tokens that they log in with.
@@ -83,6 +86,8 @@ pub struct Handles {
     pub probe: Arc<dyn Probe>,
     /// Takes mail.
     pub submit: Arc<dyn Submit>,
+    /// What came of TLS with the hosts of other domains.
+    pub tls_reports: Arc<TlsReports>,
 }
 
 /// Tells how it went to fetch the keys of identity providers. Closures do.
@@ -344,7 +349,12 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(running::pause)
         .service(running::resume)
         .service(running::stop)
-        .service(running::start);
+        .service(running::start)
+        .service(drain::get_drain)
+        .service(drain::begin_drain)
+        .service(drain::end_drain)
+        .service(tls_reports::list_tls_reports)
+        .service(tls_reports::send_tls_reports);
 }
 
 /// Answers what no route answers: 405 when the path exists, else 404.

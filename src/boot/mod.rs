@@ -5,7 +5,10 @@
 //! workers finish the message they are at, REST stops, the store writes down what is on its way. What does not end within
 //! the grace time is cut: nothing that was acknowledged depends on a clean end.
 
+mod exposition;
 mod logging;
+mod overload;
+mod redact;
 mod status;
 mod watch;
 mod welcome;
@@ -38,10 +41,11 @@ use crate::outbound::{self, KeptPolicies, Outbound};
 use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
-use crate::status::{Drain, Listeners, Masks, Running, Sessions};
+use crate::status::{Drain, Listeners, Masks, Overload, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
+use crate::tlsrpt::{self, TlsReports};
 
 /// How long sessions and workers may take to end.
 const GRACE: Duration = Duration::from_secs(8);
@@ -61,7 +65,7 @@ pub fn print_openapi() -> anyhow::Result<()> {
 /// # Errors
 /// When something that it cannot do without is missing: the store, the API's address, a valid configuration.
 pub fn serve(options: Serve) -> anyhow::Result<()> {
-    let _logs = logging::start(&options.log, options.log_format)?;
+    let _logs = logging::start(&options.log, options.log_format, options.log_redact)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("bridgehead")
@@ -101,15 +105,15 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
 
-    let store = open_store(&options)?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let store = open_store(&options, &metrics)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let configuration = open_configuration(&options, &store, &clock).await?;
     let live = configuration.live().clone();
     let keys = status::Keys::new(&options, configuration.clone())?;
     let first_key = if keys.is_given() { None } else { configuration.make_first_key(false).await? };
 
-    let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry);
     let recipients = Arc::new(StoredRecipients(store.clone()));
     let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
     let listeners = Arc::new(Listeners::default());
@@ -117,17 +121,20 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let masks = Arc::new(Masks::default());
     let running = Arc::new(Running::new(store.clone()));
     let drain = Arc::new(Drain::default());
+    let overload = Arc::new(Overload::default());
 
     let resolvers = Arc::new(match &options.dnssec_trust_anchors {
         Some(file) => Resolvers::with_anchor_file(file).context("--dnssec-trust-anchors")?,
         None => Resolvers::new(),
     });
+    let tls_reports = Arc::new(TlsReports::new(clock.clone(), Arc::new(tlsrpt::kept::Files::below(&options.data_dir))));
     let around = outbound::Surroundings {
         connect: Arc::new(TcpConnect),
         resolvers: resolvers.clone(),
         listeners: listeners.clone(),
         policies: Arc::new(KeptPolicies(store.clone())),
         tokens: Arc::new(Http::default()),
+        tls_reports: tls_reports.clone(),
     };
     let outbound = Outbound::new(queue.clone(), clock.clone(), metrics.clone(), around);
     let connect = Arc::new(TcpConnect);
@@ -140,11 +147,22 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
     let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
     let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
+    let reporting = tlsrpt::Sending {
+        reports: tls_reports.clone(),
+        queue: queue.clone(),
+        store: store.clone(),
+        recipients: recipients.clone(),
+        resolvers: resolvers.clone(),
+        post: Arc::new(Http::default()),
+        clock: clock.clone(),
+    };
+    let reporting = tokio::spawn(reporting.run(drain.watch()));
     let intake = Intake {
         store: store.clone(),
         recipients,
         queue: queue.clone(),
         quotas: Arc::new(Quotas::default()),
+        overload: overload.clone(),
         clock: clock.clone(),
         resolvers: resolvers.clone(),
         callout: outbound.clone(),
@@ -175,17 +193,31 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             listeners: listeners.clone(),
             running: running.clone(),
             drain: drain.clone(),
+            overload: overload.clone(),
         }),
-        metrics: status::exposition(registry, queue.clone(), store.clone()),
+        metrics: Arc::new(exposition::Exposition {
+            registry,
+            operate: Arc::new(Operator(queue.clone())),
+            store: store.clone(),
+            live: live.clone(),
+            listeners: listeners.clone(),
+            sessions: sessions.clone(),
+            drain: drain.clone(),
+            overload: overload.clone(),
+            clock: clock.clone(),
+            started: std::time::Instant::now(),
+        }),
         keys: Arc::new(keys),
         listeners: status::of_servers(live.clone(), listeners.clone(), running.clone(), masks),
         sessions: sessions.clone(),
         running,
+        drain: drain.clone(),
         issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
         explain,
         logins: logins(outbound.clone()),
         probe: outbound.clone(),
         submit,
+        tls_reports: tls_reports.clone(),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;
@@ -199,6 +231,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let requesting = tokio::spawn(outbound.request_mail(receiver, drain.watch()));
     let accepting = tokio::spawn(inbound.run());
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
+    let weighing = tokio::spawn(overload::watch(overload, store.clone(), live.clone(), drain.clone()));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
     tokio::select! {
@@ -212,6 +245,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         let _ = accepting.await;
         let _ = requesting.await;
         let _ = watching.await;
+        let _ = weighing.await;
+        let _ = reporting.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
@@ -221,6 +256,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     }
     api.stop().await;
     tokio::task::spawn_blocking(move || {
+        // sessions have gone on for a while
+        tls_reports.write();
         protocol_logs.close();
         store.close();
     })
@@ -235,8 +272,12 @@ fn logins(outbound: Arc<Outbound>) -> Arc<dyn Logins> {
     Arc::new(move |connector: &Connector| outbound.tokens_of(connector))
 }
 
-fn open_store(options: &Serve) -> anyhow::Result<Arc<Embedded>> {
-    let settings = Options { reserve: options.reserve, ..Options::new(&options.data_dir) };
+fn open_store(options: &Serve, metrics: &Metrics) -> anyhow::Result<Arc<Embedded>> {
+    let settings = Options {
+        reserve: options.reserve,
+        sync_seconds: metrics.sync_seconds.clone(),
+        ..Options::new(&options.data_dir)
+    };
     let (store, report) = Embedded::open(settings, Arc::new(RealDisk))
         .with_context(|| format!("the store in {} cannot be opened", options.data_dir.display()))?;
     tell(&report);

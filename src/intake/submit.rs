@@ -220,6 +220,9 @@ impl Submit for Desk {
         if self.drain.is_on() {
             return Err(NotTaken::NotNow("the appliance is shutting down".to_owned()));
         }
+        if self.drain.is_closed() {
+            return Err(NotTaken::NotNow("the appliance is draining: it takes no new mail".to_owned()));
+        }
         let snapshot = self.live.current();
         let name = wanted.or(snapshot.default_virtual_server.as_ref());
         let server = name.and_then(|name| snapshot.virtual_servers.get(name)).ok_or(NotTaken::UnknownServer)?;
