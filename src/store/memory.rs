@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, InMemoryDraft, Lease,
-    Leased, PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
+    Leased, NoteStore, PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -31,6 +31,7 @@ struct Inner {
     config: BTreeMap<String, Vec<u8>>,
     refusal: Option<StoreError>,
     controls: BTreeMap<String, Vec<u8>>,
+    notes: BTreeMap<String, Vec<u8>>,
     events: Vec<(MessageId, Vec<u8>)>,
 }
 
@@ -322,6 +323,33 @@ impl ControlStore for MemoryStore {
         let inner = self.lock();
         let found = inner.controls.iter().filter(|(key, _)| key.starts_with(prefix));
         found.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+}
+
+#[async_trait]
+impl NoteStore for MemoryStore {
+    fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.lock().notes.get(key).cloned())
+    }
+
+    fn notes(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let inner = self.lock();
+        let behind =
+            inner.notes.range(prefix.to_owned()..).filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
+        let rows = behind.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
+        Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    async fn write_notes(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        super::check_notes(&writes)?;
+        let mut inner = self.lock();
+        for (key, value) in writes {
+            match value {
+                Some(value) => drop(inner.notes.insert(key, value)),
+                None => drop(inner.notes.remove(&key)),
+            }
+        }
+        Ok(())
     }
 }
 
