@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::limits::{SenderQuota, SuppressionSettings};
 use crate::model::duration::Duration;
 use crate::model::name::Name;
 use crate::smtp::address::Mailbox;
@@ -35,6 +36,11 @@ pub struct SettingsSpec {
     /// Whether subjects of messages are kept, for listings and message tracking. Off by default, as in Exchange, whose
     /// setting *Enable subject logging and display* this is; holds for mail that comes from then on.
     pub subject_logging: bool,
+    /// What fills the suppression list by itself.
+    pub suppression: SuppressionSettings,
+    /// How much may be sent from which domains, by whoever sends it and however he does.
+    #[schema(max_items = 100)]
+    pub sender_quotas: Vec<SenderQuota>,
     /// How long things are kept.
     pub retention: Retention,
 }
@@ -48,6 +54,8 @@ impl Default for SettingsSpec {
             plus_addressing: true,
             default_virtual_server: None,
             subject_logging: false,
+            suppression: SuppressionSettings::default(),
+            sender_quotas: Vec::new(),
             retention: Retention::default(),
         }
     }
