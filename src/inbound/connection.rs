@@ -17,7 +17,7 @@ use super::protocol_log::Entry;
 use super::{Inbound, fetching};
 use crate::accounts::{Outcome, Session as Login};
 use crate::config::{Snapshot, VirtualServer};
-use crate::intake::{Client, Filtering, Incoming, Refusal, Sender, max_hold};
+use crate::intake::{Client, Door, Filtering, Incoming, Refusal, Sender, max_hold};
 use crate::model::size::Size;
 use crate::model::spec::virtual_server::{self, Binding, BindingTls, Mechanism as Offered, Protocol};
 use crate::model::time::Timestamp;
@@ -91,10 +91,9 @@ where
                 account: None,
                 tls: None,
                 filtering: Filtering::new(&binding),
+                trusted: false,
             },
-            helo: String::new(),
-            extended: false,
-            lmtp: binding.protocol == Protocol::Lmtp,
+            door: Door::Smtp { helo: String::new(), extended: false, lmtp: binding.protocol == Protocol::Lmtp },
         },
         inbound: inbound.clone(),
         incoming: None,
@@ -255,8 +254,8 @@ impl Answers for Conversation {
                 self.session.set_helo(&name);
                 self.look_behind(&name);
                 self.session.set_state(SessionState::Idle);
-                self.sender.helo = name;
-                self.sender.extended = extended;
+                let lmtp = matches!(self.sender.door, Door::Smtp { lmtp: true, .. });
+                self.sender.door = Door::Smtp { helo: name, extended, lmtp };
                 Ok(Answer::Proceed)
             }
             Question::Mail { reverse_path, parameters } => {
@@ -347,7 +346,9 @@ impl Answers for Conversation {
         self.session.set_tls(secured.clone());
         let client = &mut self.sender.client;
         (client.tls, client.account) = (Some(secured), None);
-        self.sender.helo.clear();
+        if let Door::Smtp { helo, .. } = &mut self.sender.door {
+            helo.clear();
+        }
         self.login = None;
     }
 
@@ -393,7 +394,7 @@ impl Conversation {
             session: self.session.id().to_string(),
             client: self.session.client(),
             local: self.session.opening().binding,
-            helo: self.sender.helo.clone(),
+            helo: self.sender.door.helo().unwrap_or_default().to_owned(),
             account: client.account.as_ref().map(|account| account.name.to_string()),
             verb: note.verb,
             argument: note.argument.to_vec(),

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Intake;
-use super::admission::{Client, Refusal, UNKNOWN_RECIPIENT, restricted};
+use super::admission::{Refusal, UNKNOWN_RECIPIENT, restricted};
+use super::door::Sender;
 use super::filters::{Fate, Match};
 use super::header::HeaderScanner;
 use super::{staging, trace};
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
-use crate::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
+use crate::model::mail::{Message, MessageId, Origin, Recipient, RecipientStatus, Waits};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::filter::FilterAction;
@@ -26,19 +27,6 @@ use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::parameters::{MailParameters, RcptParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::store::Draft;
-
-/// Who sends, as far as the session told.
-#[derive(Debug, Clone)]
-pub struct Sender {
-    /// The client.
-    pub client: Client,
-    /// Its HELO or EHLO name, cleaned.
-    pub helo: String,
-    /// It said EHLO or LHLO.
-    pub extended: bool,
-    /// It speaks LMTP.
-    pub lmtp: bool,
-}
 
 /// A recipient that was accepted.
 struct Taken {
@@ -82,6 +70,7 @@ impl Incoming {
         reverse_path: ReversePath,
         parameters: MailParameters,
     ) -> Result<Self, Refusal> {
+        sender.door.admit_sender(&reverse_path)?;
         sender.client.admit_sender(intake, &snapshot, &reverse_path)?;
         let fate = sender.client.filter_sender(intake, &snapshot, &reverse_path)?;
         let began = Timestamp::from_millis(intake.clock.unix_millis());
@@ -250,7 +239,7 @@ impl Incoming {
             return Ok(queued_as(self.draft.id()));
         }
         let sent = self.draft.size() - self.traced;
-        let Sender { client, helo, extended, lmtp } = self.sender;
+        let Sender { client, door } = self.sender;
         let server = client.server.name.clone();
         if let Some(by) = &mut self.parameters.deliver_by {
             by.seconds -= i64::try_from(received_at.since(self.began).as_secs()).unwrap_or(i64::MAX);
@@ -259,16 +248,12 @@ impl Incoming {
             id: self.draft.id(),
             received_at,
             origin: Origin {
-                protocol: match (lmtp, extended) {
-                    (true, _) => Protocol::Lmtp,
-                    (false, true) => Protocol::Esmtp,
-                    (false, false) => Protocol::Smtp,
-                },
+                protocol: door.protocol(),
                 virtual_server: server.clone(),
                 client: Some(client.address),
-                helo: Some(helo),
+                helo: door.helo().map(str::to_owned),
                 account: client.account.as_ref().map(|account| account.name.clone()),
-                api_key: None,
+                api_key: door.api_key().map(str::to_owned),
             },
             reverse_path: self.reverse_path,
             parameters: self.parameters,

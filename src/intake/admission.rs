@@ -70,6 +70,8 @@ pub struct Client {
     pub tls: Option<Arc<Secured>>,
     /// What its filters know of the connection.
     pub filtering: Arc<Filtering>,
+    /// It comes in by a door that opens only to who may relay: REST, a pickup directory.
+    pub trusted: bool,
 }
 
 /// A refusal, for the peer and for the operator.
@@ -123,10 +125,10 @@ impl Client {
         Peer { address: self.address, name: self.name.as_ref() }
     }
 
-    /// May it relay to any domain: by its address or name, or as an account?
+    /// May it relay to any domain: by its door, by its address or name, or as an account?
     pub fn is_trusted(&self) -> bool {
         let account = self.account.as_ref().is_some_and(|account| account.may_relay);
-        self.server.may_relay(self.peer()) || account && self.server.relays_authenticated()
+        self.trusted || self.server.may_relay(self.peer()) || account && self.server.relays_authenticated()
     }
 
     /// May it talk to this server at all?

@@ -268,6 +268,7 @@ async fn at_the_door(
         account: account.clone(),
         tls: None,
         filtering: Filtering::new(binding),
+        trusted: false,
     };
     told.judged(Stage::Connect, "connectionControl", client.admit_connection())?;
     told.judged(Stage::Mail, "tls", protocol_wants(server, question))?;

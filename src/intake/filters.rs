@@ -340,7 +340,7 @@ mod tests {
     use super::*;
     use crate::accounts::Account;
     use crate::config::{Actor, Configuration, FirstStart, OpenOptions, Precondition, StoredRecipients};
-    use crate::intake::{Incoming, Sender};
+    use crate::intake::{Door, Incoming, Sender};
     use crate::model::labels::Labels;
     use crate::model::mail::RecipientStatus;
     use crate::model::queue_name::QueueName;
@@ -448,13 +448,15 @@ mod tests {
         fn client(&self, address: &str) -> Client {
             let server = self.configuration.live().current().virtual_servers["default"].clone();
             let filtering = Filtering::new(&server.spec.bindings[0]);
-            Client { address: address.parse().unwrap(), name: None, server, account: None, tls: None, filtering }
+            let address = address.parse().unwrap();
+            Client { address, name: None, server, account: None, tls: None, filtering, trusted: false }
         }
 
         /// Hands in a message and says what came of it: the code and rule of the refusal, or 250.
         async fn mail(&self, client: &Client, from: &str, to: &[&str]) -> Vec<(u16, &'static str)> {
             let from = if from.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(from.parse().unwrap()) };
-            let sender = Sender { client: client.clone(), helo: "x".into(), extended: true, lmtp: false };
+            let door = Door::Smtp { helo: "x".into(), extended: true, lmtp: false };
+            let sender = Sender { client: client.clone(), door };
             let snapshot = self.configuration.live().current();
             let begun = Incoming::begin(&self.intake, snapshot, sender, from, MailParameters::default());
             let mut incoming = match begun {

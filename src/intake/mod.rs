@@ -8,6 +8,7 @@
 
 mod accept;
 mod admission;
+mod door;
 pub mod explain;
 mod filters;
 mod header;
@@ -26,8 +27,9 @@ use crate::queue::Queue;
 use crate::routing::callout::Callout;
 use crate::store::Store;
 
-pub use accept::{Incoming, Sender};
+pub use accept::Incoming;
 pub use admission::{Asked, Client, Refusal, max_hold};
+pub use door::{Door, Sender, Submitter};
 pub use filters::Filtering;
 
 /// What acceptance needs of the rest of the house.
