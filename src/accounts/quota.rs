@@ -25,6 +25,8 @@ const MOST: usize = 100_000;
 const SWEEP_FROM: usize = 1_024;
 /// Most entries that are written at once.
 const MOST_WRITTEN: usize = 5_000;
+/// Rows read back at once.
+const PAGE: usize = 10_000;
 const PREFIX: &str = "quota/";
 
 /// What was used up of all quotas. One per process.
@@ -242,7 +244,15 @@ impl Quotas {
     /// # Errors
     /// When the store cannot be read: then everybody begins anew.
     pub fn restore(&self, store: &dyn NoteStore, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
-        let rows = store.notes(PREFIX, None, MOST_RESTORED)?;
+        let mut rows = Vec::new();
+        while rows.len() < MOST {
+            let page = store.notes(PREFIX, rows.last().map(|(key, _): &(String, _)| key.as_str()), PAGE)?;
+            let last = page.len() < PAGE;
+            rows.extend(page);
+            if last {
+                break;
+            }
+        }
         let mut buckets = self.lock();
         for (key, value) in rows {
             let Ok(written) = serde_json::from_slice::<Written>(&value) else {
@@ -290,9 +300,6 @@ impl Quotas {
         self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// Rows read back at a start, at most.
-const MOST_RESTORED: usize = 10_000;
 
 fn longest(over: &OverQuota) -> Duration {
     over.retry_after

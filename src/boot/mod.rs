@@ -5,6 +5,7 @@
 //! workers finish the message they are at, REST stops, the store writes down what is on its way. What does not end within
 //! the grace time is cut: nothing that was acknowledged depends on a clean end.
 
+mod limits;
 mod logging;
 mod status;
 mod watch;
@@ -25,6 +26,8 @@ use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use crate::inbound::{BindCheck, Inbound, ProtocolLogs, Receiver};
 use crate::intake::Intake;
 use crate::local::Local;
+use crate::mailroot::import::{Importer, Imports};
+use crate::mailroot::pickup::Pickup;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -139,17 +142,28 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
     let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
     let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
+    let quotas = Arc::new(Quotas::default());
+    let kept = Arc::new(limits::Kept {
+        store: store.clone(),
+        quotas: quotas.clone(),
+        queue: queue.clone(),
+        clock: clock.clone(),
+    });
+    kept.restore();
     let intake = Intake {
         store: store.clone(),
         recipients,
         queue: queue.clone(),
-        quotas: Arc::new(Quotas::default()),
+        quotas: quotas.clone(),
         clock: clock.clone(),
         resolvers: resolvers.clone(),
         callout: outbound.clone(),
         metrics,
     };
     let explain = Arc::new(intake.clone());
+    let pickup = Pickup { intake: intake.clone(), live: live.clone(), data_dir: options.data_dir.clone() };
+    let import_dir = options.import_dir.clone().unwrap_or_else(|| options.data_dir.join("imports"));
+    let imports = Arc::new(Importer(Imports::new(intake.clone(), live.clone(), import_dir)));
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
@@ -181,6 +195,9 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         running,
         issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
         explain,
+        suppressions: queue.suppressions().clone(),
+        quotas,
+        imports,
         logins: logins(outbound.clone()),
         probe: outbound.clone(),
     };
@@ -195,6 +212,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let receiver = Arc::new(Receiver(inbound.clone()));
     let requesting = tokio::spawn(outbound.request_mail(receiver, drain.watch()));
     let accepting = tokio::spawn(inbound.run());
+    let picking_up = tokio::spawn(pickup.run(drain.clone()));
+    let keeping = tokio::spawn(kept.clone().run(drain.clone()));
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
@@ -209,6 +228,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         let _ = accepting.await;
         let _ = requesting.await;
         let _ = watching.await;
+        let _ = keeping.await;
+        let _ = picking_up.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
@@ -217,6 +238,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         tracing::warn!(sessions = sessions.count(), "the grace time is over; what is left is cut");
     }
     api.stop().await;
+    kept.save().await;
     tokio::task::spawn_blocking(move || {
         protocol_logs.close();
         store.close();

@@ -104,6 +104,7 @@ pub struct Suppressions {
     count: tokio::sync::Mutex<Option<u64>>,
     noticed: Mutex<Vec<Suppression>>,
     dropped: AtomicBool,
+    added: tokio::sync::Notify,
 }
 
 impl Suppressions {
@@ -117,6 +118,7 @@ impl Suppressions {
             count: tokio::sync::Mutex::default(),
             noticed: Mutex::default(),
             dropped: AtomicBool::new(false),
+            added: tokio::sync::Notify::new(),
         }
     }
 
@@ -213,8 +215,14 @@ impl Suppressions {
             let writes = writes.iter().map(|(key, entry)| Ok((format!("{PREFIX}{key}"), Some(written(entry)?))));
             self.store.write_notes(writes.collect::<Result<_, StoreError>>()?).await?;
             *count = Some(known + put.created);
+            self.added.notify_one();
         }
         Ok(put)
+    }
+
+    /// Waits until something was put on the list since the last time.
+    pub async fn added(&self) {
+        self.added.notified().await;
     }
 
     /// Takes the entry of exactly this pattern off the list; `false` when there was none. Durable when it returns.

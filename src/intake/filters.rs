@@ -86,6 +86,12 @@ impl Filtering {
         Arc::new(Filtering { binding: at, names: binding.filters.clone(), known: Mutex::default() })
     }
 
+    /// For what comes in by no binding.
+    pub fn none() -> Arc<Self> {
+        let nowhere = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED), 0);
+        Arc::new(Filtering { binding: nowhere, names: Vec::new(), known: Mutex::default() })
+    }
+
     /// The filters in force for this connection, in order.
     fn filters<'a>(&'a self, snapshot: &'a Snapshot, server: &'a VirtualServer) -> impl Iterator<Item = &'a Filter> {
         let names = named(server, self.binding).unwrap_or(&self.names);
@@ -187,7 +193,8 @@ impl Match {
         };
         intake.metrics.filtered(action.word());
         let closes = action == FilterAction::Drop;
-        Err(Refusal { reply: Reply::new(code, status, text), rule: self.rule, detail: self.detail, closes })
+        let reply = Reply::new(code, status, text);
+        Err(Refusal { reply, rule: self.rule, detail: self.detail, closes, retry_after: None })
     }
 }
 

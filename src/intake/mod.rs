@@ -12,6 +12,7 @@ mod door;
 pub mod explain;
 mod filters;
 mod header;
+mod limits;
 mod staging;
 mod trace;
 mod verify;

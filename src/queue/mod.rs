@@ -21,6 +21,7 @@
 //!   something has changed.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
+//! * `suppressed`: who must not be written to, and mail for him.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
 //! * `operate`: what a person sees and does; `bulk`: with many messages at once.
 //!
@@ -49,6 +50,7 @@ mod report;
 mod rerouting;
 mod scheduler;
 mod settings;
+mod suppressed;
 mod tolerance;
 mod track;
 pub mod turn;
@@ -63,6 +65,7 @@ use async_trait::async_trait;
 
 use crate::config::{Live, Snapshot};
 use crate::directory::Recipients;
+use crate::directory::suppressions::Suppressions;
 use crate::model::failure::Failure;
 use crate::model::mail::{Message, MessageId, Recipient};
 use crate::model::name::Name;
@@ -108,6 +111,7 @@ pub struct Queue {
     store: Arc<dyn Store>,
     live: Live,
     recipients: Arc<dyn Recipients>,
+    suppressions: Arc<Suppressions>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     links: Mutex<HashMap<QueueName, Arc<Link>>>,
@@ -142,7 +146,9 @@ impl Queue {
             .into_iter()
             .filter_map(|(key, _)| key.strip_prefix(FROZEN_KEY)?.parse().ok())
             .collect();
+        let suppressions = Arc::new(Suppressions::new(store.clone()));
         Arc::new(Queue {
+            suppressions,
             store,
             live,
             recipients,
@@ -288,6 +294,9 @@ impl Queue {
     fn offer(&self, link: &Arc<Link>, leased: Leased) {
         let carried = !matches!(link.name, QueueName::Unrouted | QueueName::DeadLetter);
         if !carried || self.stopping.load(Ordering::Acquire) {
+            return self.release_now(link, leased);
+        }
+        if self.is_suppressed(&link.name, &leased.message) {
             return self.release_now(link, leased);
         }
         self.note_deadline(&leased.message);
