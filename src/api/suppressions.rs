@@ -388,7 +388,7 @@ pub async fn export_suppressions(_: Params<NoParams>, state: web::Data<State>) -
                 Ok((_, None)) => None,
                 Ok((text, last)) => Some((Ok(Bytes::from(text)), Some(last))),
                 // the client sees that the body breaks off
-                Err(problem) => Some((Err(problem), None)),
+                Err(problem) => Some((Err(std::io::Error::other(problem.to_string())), None)),
             }
         }
     });

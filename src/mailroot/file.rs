@@ -155,8 +155,8 @@ pub(super) fn open_plain(path: &Path, max_size: u64) -> Result<File, Unreadable>
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
     let flags = i32::try_from(flags.bits()).unwrap_or_default();
     let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
-    let file = opened.map_err(|error| match error.kind() {
-        io::ErrorKind::FilesystemLoop => Unreadable::NotAFile,
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        Some(code) if code == rustix::io::Errno::LOOP.raw_os_error() => Unreadable::NotAFile,
         _ => Unreadable::Io(error),
     })?;
     let about = file.metadata()?;
