@@ -348,10 +348,10 @@ impl Imports {
     async fn write_down(&self, id: Uuid) -> Result<(), StoreError> {
         let Some(mut import) = self.known().iter().find(|import| import.id == id).cloned() else { return Ok(()) };
         for names in [&mut import.unreadable, &mut import.ignored] {
-            names.truncate(3);
+            names.truncate(2);
             names.iter_mut().for_each(|named| {
-                named.file = named.file.chars().take(150).collect();
-                named.why = named.why.chars().take(150).collect();
+                named.file = named.file.chars().take(100).collect();
+                named.why = named.why.chars().take(100).collect();
             });
         }
         import.failure = import.failure.map(|why| why.chars().take(150).collect());
@@ -529,10 +529,10 @@ impl Work {
 
     /// What the file beside a bad one says.
     async fn reason(&self, found: &Found) -> String {
-        let stem = found.path.with_extension("");
+        let bad = found.path.clone();
         let read = move || -> Option<String> {
             use std::io::Read;
-            let names = ["BDR", "bdr", "Bdr"].map(|extension| stem.with_extension(extension));
+            let names = ["BDR", "bdr", "Bdr"].map(|extension| bad.with_extension(extension));
             let file = names.iter().find_map(|path| open_plain(path, MAX_REASON).ok())?;
             let mut text = Vec::new();
             file.take(MAX_REASON).read_to_end(&mut text).ok()?;
