@@ -85,7 +85,7 @@
 //! | 4 | [`config`] | compiles those tables, publishes them |
 //! | 5 | [`queue`], [`status`] | what waits and moves; what is open now |
 //! | 6 | [`intake`], [`tlsrpt`] | who may, and taking it; what came of TLS, and telling those whose hosts it was with |
-//! | 7 | [`inbound`], [`outbound`], [`local`] | sockets in, sockets out, mailbox stores |
+//! | 7 | [`inbound`], [`outbound`], [`local`], [`mailroot`] | sockets in, sockets out, mailbox stores, mail from files |
 //! | 8 | [`api`], [`cli`] | REST; the command line |
 //! | 9 | [`boot`] | the only place where parts are put together |
 //!
@@ -123,6 +123,7 @@ pub mod tlsrpt;
 
 pub mod inbound;
 pub mod local;
+pub mod mailroot;
 pub mod outbound;
 
 pub mod api;

@@ -36,7 +36,7 @@ use std::sync::Arc;
 
 pub use authenticator::{Authenticator, Outcome, Realm, Refusal, Session, stable_salt};
 pub use provider::{IdentityProvider, KeysAt};
-pub use quota::{OverQuota, Quotas};
+pub use quota::{Limited, OverQuota, Quotas, Subject, Usage, What};
 pub use tokens::{KeysStatus, TokenError};
 pub use verifier::{MAX_PASSWORD, PasswordError, Verifier};
 

@@ -31,13 +31,15 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    bulk, config, connector_test, directory, docs, document, domains, drain, explain, health, holds, messages, queues,
-    running, sessions, settings, steering, submit, tls_reports, transfer,
+    bulk, config, connector_test, directory, docs, document, domains, drain, explain, health, holds, imports, messages,
+    queues, quotas, running, sessions, settings, steering, submit, suppressions, tls_reports, transfer,
 };
-use crate::accounts::KeysStatus;
+use crate::accounts::{KeysStatus, Quotas};
 use crate::config::Configuration;
+use crate::directory::suppressions::Suppressions;
 use crate::intake::explain::Explain;
 use crate::intake::submit::Submit;
+use crate::mailroot::import::Importing;
 use crate::model::name::Name;
 use crate::queue::Steer;
 use crate::queue::bulk::Bulk;
@@ -85,6 +87,12 @@ pub struct Handles {
     pub logins: Arc<dyn Logins>,
     /// Says what would become of a message.
     pub explain: Arc<dyn Explain>,
+    /// Who must not be written to.
+    pub suppressions: Arc<Suppressions>,
+    /// Brings in old mailroots.
+    pub imports: Arc<dyn Importing>,
+    /// What is used up of quotas.
+    pub quotas: Arc<Quotas>,
     /// Asks for next hops.
     pub probe: Arc<dyn Probe>,
     /// What came of TLS with the hosts of other domains.
@@ -357,6 +365,17 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(transfer::export_queue)
         .service(transfer::import_queue)
         .service(explain::explain_message)
+        .service(suppressions::list_suppressions)
+        .service(suppressions::add_suppression)
+        .service(suppressions::import_suppressions)
+        .service(suppressions::export_suppressions)
+        .service(suppressions::get_suppression)
+        .service(suppressions::delete_suppression)
+        .service(imports::import_mailroot)
+        .service(imports::list_mailroot_imports)
+        .service(imports::get_mailroot_import)
+        .service(quotas::list_quotas)
+        .service(quotas::reset_quotas)
         .service(bulk::bulk_action)
         .service(bulk::list_operations)
         .service(bulk::get_operation)

@@ -6,6 +6,7 @@
 //! the grace time is cut: nothing that was acknowledged depends on a clean end.
 
 mod exposition;
+mod limits;
 mod logging;
 mod overload;
 mod redact;
@@ -30,6 +31,8 @@ use crate::inbound::{BindCheck, Inbound, ProtocolLogs, Receiver};
 use crate::intake::Intake;
 use crate::intake::submit::Desk;
 use crate::local::Local;
+use crate::mailroot::import::{Importer, Imports};
+use crate::mailroot::pickup::Pickup;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -163,11 +166,19 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         clock: clock.clone(),
     };
     let reporting = tokio::spawn(reporting.run(drain.watch()));
+    let quotas = Arc::new(Quotas::default());
+    let kept = Arc::new(limits::Kept {
+        store: store.clone(),
+        quotas: quotas.clone(),
+        queue: queue.clone(),
+        clock: clock.clone(),
+    });
+    kept.restore();
     let intake = Intake {
         store: store.clone(),
         recipients,
         queue: queue.clone(),
-        quotas: Arc::new(Quotas::default()),
+        quotas: quotas.clone(),
         overload: overload.clone(),
         clock: clock.clone(),
         resolvers: resolvers.clone(),
@@ -176,6 +187,9 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     };
     let explain = Arc::new(intake.clone());
     let submit = Arc::new(Desk::new(intake.clone(), live.clone(), running.clone(), drain.clone()));
+    let pickup = Pickup { intake: intake.clone(), live: live.clone(), data_dir: options.data_dir.clone() };
+    let import_dir = options.import_dir.clone().unwrap_or_else(|| options.data_dir.join("imports"));
+    let imports = Arc::new(Importer(Imports::new(intake.clone(), live.clone(), import_dir)));
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
@@ -223,6 +237,9 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         drain: drain.clone(),
         issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
         explain,
+        suppressions: queue.suppressions().clone(),
+        quotas,
+        imports,
         logins: logins(outbound.clone()),
         probe: outbound.clone(),
         tls_reports: tls_reports.clone(),
@@ -239,6 +256,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let receiver = Arc::new(Receiver(inbound.clone()));
     let requesting = tokio::spawn(outbound.request_mail(receiver, drain.watch()));
     let accepting = tokio::spawn(inbound.run());
+    let picking_up = tokio::spawn(pickup.run(drain.clone()));
+    let keeping = tokio::spawn(kept.clone().run(drain.clone()));
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     let weighing = tokio::spawn(overload::watch(overload, store.clone(), live.clone(), drain.clone()));
     let following = watcher.map(|watcher| tokio::spawn(watch::directory(watcher, drain.clone())));
@@ -260,6 +279,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         if let Some(following) = following {
             let _ = following.await;
         }
+        let _ = keeping.await;
+        let _ = picking_up.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
@@ -268,6 +289,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         tracing::warn!(sessions = sessions.count(), "the grace time is over; what is left is cut");
     }
     api.stop().await;
+    kept.save().await;
     tokio::task::spawn_blocking(move || {
         // sessions have gone on for a while
         tls_reports.write();

@@ -173,6 +173,9 @@ pub struct Serve {
     /// File of DNSKEY records, as zone files have them, by which DNSSEC is validated instead of by the keys of the root.
     #[arg(long, env = "BRIDGEHEAD_DNSSEC_TRUST_ANCHORS", value_name = "FILE")]
     pub dnssec_trust_anchors: Option<PathBuf>,
+    /// Where old mailroots lie that can be imported [default: imports in the data directory].
+    #[arg(long, env = "BRIDGEHEAD_IMPORT_DIR", value_name = "DIR")]
+    pub import_dir: Option<PathBuf>,
     /// Space on the disk that new mail must leave free, in bytes.
     #[arg(long, env = "BRIDGEHEAD_RESERVE", default_value_t = 256 * 1024 * 1024, value_name = "BYTES")]
     pub reserve: u64,

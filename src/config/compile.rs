@@ -420,6 +420,16 @@ fn check_settings(objects: &Objects, settings: &SettingsSpec, found: &mut Findin
     {
         found.missing(of, "/spec/defaultVirtualServer", Collection::VirtualServers, server);
     }
+    if let Some(after) = settings.suppression.expires_after {
+        found.at_least(of, "/spec/suppression/expiresAfter", after, Duration::from_secs(3_600));
+    }
+    let mut seen = std::collections::HashSet::new();
+    for (index, quota) in settings.sender_quotas.iter().enumerate() {
+        if !seen.insert(quota.domain.to_string().to_ascii_lowercase()) {
+            let pointer = format!("/spec/senderQuotas/{index}/domain");
+            found.wrong(of, pointer, ViolationCode::Duplicate, format!("{} is in the list already", quota.domain));
+        }
+    }
     found.at_least(of, "/spec/retention/deadLetter", settings.retention.dead_letter, Duration::from_secs(60));
 }
 

@@ -176,6 +176,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-network", parse::<crate::model::pattern::Network>),
     ("bridgehead-password-hash", parse::<crate::model::password_hash::PasswordHash>),
     ("bridgehead-rate", parse::<crate::model::rate::Rate>),
+    ("bridgehead-rates", parse::<crate::model::rates::Rates>),
     ("bridgehead-recipient-pattern", parse::<crate::model::pattern::RecipientPattern>),
     ("bridgehead-recipient-reference", parse::<crate::model::recipient_ref::RecipientRef>),
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),

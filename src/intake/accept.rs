@@ -13,7 +13,7 @@ use super::admission::{Refusal, UNKNOWN_RECIPIENT, restricted};
 use super::door::Sender;
 use super::filters::{Fate, Match};
 use super::header::HeaderScanner;
-use super::{staging, trace};
+use super::{limits, staging, trace};
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Idempotency, Message, MessageId, Origin, Recipient, RecipientStatus, Waits};
@@ -36,6 +36,8 @@ struct Taken {
     name: Option<Name>,
     /// Why it is not delivered but kept in the dead-letter queue.
     archived: Option<Match>,
+    /// Why it fails, at once (in the dead-letter queue) or with a report (in the directory queue).
+    failed: Option<Failure>,
 }
 
 /// A message that is being handed in.
@@ -71,7 +73,9 @@ impl Incoming {
         parameters: MailParameters,
     ) -> Result<Self, Refusal> {
         sender.door.admit_sender(&reverse_path)?;
-        sender.client.admit_sender(intake, &snapshot, &reverse_path)?;
+        sender.client.check_sender(intake, &snapshot, &reverse_path)?;
+        // last, so that what is refused for another reason uses nothing up
+        limits::count_message(intake, &snapshot, &sender, &reverse_path)?;
         let fate = sender.client.filter_sender(intake, &snapshot, &reverse_path)?;
         let began = Timestamp::from_millis(intake.clock.unix_millis());
         let asked_for = parameters.priority;
@@ -95,6 +99,11 @@ impl Incoming {
             traced: 0,
             header: HeaderScanner::default(),
         })
+    }
+
+    /// The id that the message will have.
+    pub fn id(&self) -> MessageId {
+        self.draft.id()
     }
 
     /// The reverse-path.
@@ -186,17 +195,57 @@ impl Incoming {
                 (staged, queue, name)
             }
         };
-        if let Some(account) = &self.sender.client.account {
-            let counted = intake.quotas.recipient(account, intake.clock.now());
-            counted.map_err(|over| Refusal::of_quota(account, &over))?;
+        if archived.is_none() {
+            limits::admit_unsuppressed(intake, &path, is_ours(&queue))?;
         }
+        limits::count_recipient(intake, &self.snapshot, &self.sender, &self.reverse_path, self.recipients.len())?;
         self.known.insert(path.clone());
         // two addresses of one mailbox are one delivery
         if name.is_some() && self.recipients.iter().any(|other| other.name == name && other.queue == queue) {
             return Ok(());
         }
-        self.recipients.push(Taken { path, parameters, queue, name, archived });
+        self.recipients.push(Taken { path, parameters, queue, name, archived, failed: None });
         Ok(())
+    }
+
+    /// Adds a recipient of a message that nobody is there to be refused: one who may not be written to is taken too, and its
+    /// sender gets a report.
+    ///
+    /// # Errors
+    /// What is refused for now only.
+    pub async fn recipient_or_report(
+        &mut self,
+        intake: &Intake,
+        path: ForwardPath,
+        parameters: RcptParameters,
+    ) -> Result<(), Refusal> {
+        match self.recipient(intake, path.clone(), parameters.clone()).await {
+            Err(refusal) if refusal.is_permanent() => {
+                tracing::info!(
+                    message.id = %self.draft.id(),
+                    virtualServer = %self.sender.client.server.name,
+                    sender = %self.reverse_path,
+                    recipient = %path,
+                    rule = refusal.rule,
+                    detail = %refusal.detail,
+                    "refused; the sender gets a report"
+                );
+                self.add_failed(path, parameters, QueueName::Directory, refusal.failure());
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Adds a recipient for whom the message only goes to the dead-letter queue.
+    pub fn dead_recipient(&mut self, path: ForwardPath, why: Failure) {
+        self.add_failed(path, RcptParameters::default(), QueueName::DeadLetter, why);
+    }
+
+    fn add_failed(&mut self, path: ForwardPath, parameters: RcptParameters, queue: QueueName, why: Failure) {
+        if self.known.insert(path.clone()) {
+            self.recipients.push(Taken { path, parameters, queue, name: None, archived: None, failed: Some(why) });
+        }
     }
 
     /// The content begins: our trace field goes first (RFC 5321, 4.4).
@@ -273,7 +322,7 @@ impl Incoming {
             origin: Origin {
                 protocol: door.protocol(),
                 virtual_server: server.clone(),
-                client: Some(client.address),
+                client: door.has_client().then_some(client.address),
                 helo: door.helo().map(str::to_owned),
                 account: client.account.as_ref().map(|account| account.name.clone()),
                 api_key: door.api_key().map(str::to_owned),
@@ -293,15 +342,18 @@ impl Incoming {
         message.recipients = self
             .recipients
             .into_iter()
-            .map(|Taken { path, parameters, queue, name, archived }| Recipient {
-                forward_path: path,
-                parameters,
-                directory_name: name,
-                status: if archived.is_some() { RecipientStatus::Failed } else { RecipientStatus::Pending },
-                waits: Some(Waits { queue, due: if archived.is_some() { kept_until } else { due } }),
-                attempts: 0,
-                delay_notified: false,
-                last_failure: archived.map(|found| found.failure()),
+            .map(|Taken { path, parameters, queue, name, archived, failed }| {
+                let dead = queue == QueueName::DeadLetter;
+                Recipient {
+                    forward_path: path,
+                    parameters,
+                    directory_name: name,
+                    status: if dead { RecipientStatus::Failed } else { RecipientStatus::Pending },
+                    waits: Some(Waits { queue, due: if dead { kept_until } else { due } }),
+                    attempts: 0,
+                    delay_notified: false,
+                    last_failure: archived.map(|found| found.failure()).or(failed),
+                }
             })
             .collect();
         let message = assigned_by_size(&self.snapshot, intake, message, sent)?;
@@ -378,8 +430,8 @@ fn assigned_by_size(snapshot: &Snapshot, intake: &Intake, mut message: Message, 
     let mut refused = None;
     let mut taken = false;
     for recipient in &message.recipients {
-        // what a filter has archived stays where it is
-        if recipient.waits.as_ref().is_some_and(|waits| waits.queue == QueueName::DeadLetter) {
+        // what a filter has archived, or fails anyway, stays where it is
+        if recipient.last_failure.is_some() {
             taken = true;
             assigned.push(None);
             continue;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Client;
 use super::admission::Refusal;
 use crate::model::mail::Protocol;
-use crate::model::spec::account::SenderPattern;
+use crate::model::spec::account::{AccountQuotas, SenderPattern};
 use crate::smtp::address::ReversePath;
 use crate::smtp::parameters::MailParameters;
 use crate::smtp::reply::{EnhancedStatus, Reply};
@@ -34,6 +34,10 @@ pub enum Door {
         /// It speaks LMTP.
         lmtp: bool,
     },
+    /// A file in a pickup directory of the virtual server.
+    Pickup,
+    /// Brought in from an old mailroot.
+    Import,
     /// `POST /messages`.
     Rest {
         /// Whose key it is.
@@ -50,6 +54,8 @@ pub struct Submitter {
     pub api_key: String,
     /// What it may send as, beside the null reverse-path; `None`: anything.
     pub send_as: Option<Vec<SenderPattern>>,
+    /// How much it may send.
+    pub quotas: AccountQuotas,
 }
 
 impl Submitter {
@@ -67,16 +73,21 @@ impl Door {
     pub fn helo(&self) -> Option<&str> {
         match self {
             Door::Smtp { helo, .. } => Some(helo),
-            Door::Rest { .. } => None,
+            Door::Rest { .. } | Door::Pickup | Door::Import => None,
         }
     }
 
     /// The name of the API key, where there is one.
     pub fn api_key(&self) -> Option<&str> {
         match self {
-            Door::Smtp { .. } => None,
+            Door::Smtp { .. } | Door::Pickup | Door::Import => None,
             Door::Rest { by, .. } => Some(&by.api_key),
         }
+    }
+
+    /// Whether a client is behind it, and not a file.
+    pub(super) fn has_client(&self) -> bool {
+        !matches!(self, Door::Pickup | Door::Import)
     }
 
     /// What it is called in the message's origin.
@@ -86,6 +97,8 @@ impl Door {
             Door::Smtp { extended: true, .. } => Protocol::Esmtp,
             Door::Smtp { .. } => Protocol::Smtp,
             Door::Rest { .. } => Protocol::Rest,
+            Door::Pickup => Protocol::Pickup,
+            Door::Import => Protocol::Import,
         }
     }
 
@@ -107,9 +120,12 @@ impl Door {
 impl Sender {
     /// The word behind `with` in a trace field (RFC 3848, RFC 6531; HTTP has none that is registered).
     pub(super) fn with(&self, parameters: &MailParameters) -> String {
-        let Door::Smtp { extended, lmtp, .. } = &self.door else {
-            let encrypted = matches!(self.door, Door::Rest { encrypted: true, .. });
-            return if encrypted { "HTTPS" } else { "HTTP" }.to_owned();
+        let (extended, lmtp) = match &self.door {
+            Door::Smtp { extended, lmtp, .. } => (extended, lmtp),
+            Door::Rest { encrypted: true, .. } => return "HTTPS".to_owned(),
+            Door::Rest { encrypted: false, .. } => return "HTTP".to_owned(),
+            Door::Pickup => return "PICKUP".to_owned(),
+            Door::Import => return "IMPORT".to_owned(),
         };
         let word = match (lmtp, extended, parameters.smtputf8) {
             (true, _, true) => "UTF8LMTP",

@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 use super::admission::{Client, Refusal};
 use super::filters::{Fate, Filtering};
-use super::{Intake, staging, verify};
+use super::{Intake, limits, staging, verify};
 use crate::accounts::Account;
 use crate::config::{Snapshot, VirtualServer};
 use crate::directory::Distributor;
@@ -319,10 +319,8 @@ async fn at_the_door(
     told.judged(Stage::Mail, "tls", protocol_wants(server, question))?;
     told.judged(Stage::Mail, "maxSize", fits(server, *size))?;
     told.judged(Stage::Mail, "sendAs", client.check_sender(intake, snapshot, sender))?;
-    if let Some(account) = account {
-        let now = intake.clock.now();
-        let over = intake.quotas.is_used_up(account, now);
-        told.judged(Stage::Mail, "quotas", over.map_or(Ok(()), |over| Err(Refusal::of_quota(account, &over))))?;
+    if let Some(judged) = limits::judged(intake, snapshot, account.as_deref(), sender) {
+        told.judged(Stage::Mail, "quotas", judged)?;
     }
     let fate = told.judged(Stage::Mail, "senderFilter", client.filter_sender(intake, snapshot, sender))?;
     let now = Timestamp::from_millis(intake.clock.unix_millis());
@@ -347,6 +345,10 @@ async fn at_the_door(
     told.judged(Stage::Rcpt, "recipient", admitted)?;
     if let Some(last) = told.decisions.last_mut() {
         last.detail = why.to_owned();
+    }
+    if let Some(waits) = queue.as_ref().filter(|_| !intake.queue.suppressions().is_empty()) {
+        let allowed = limits::admit_unsuppressed(intake, recipient, queue::is_ours(waits));
+        told.judged(Stage::Rcpt, "suppression", allowed)?;
     }
     let verified = queue.filter(|queue| verify::wanted(snapshot, queue) != VerifyRecipients::None);
     let stays = matches!(staging::apply(server, recipient), Ok(None));

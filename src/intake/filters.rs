@@ -193,7 +193,8 @@ impl Match {
         };
         intake.metrics.filtered(action.word());
         let closes = action == FilterAction::Drop;
-        Err(Refusal { reply: Reply::new(code, status, text), rule: self.rule, detail: self.detail, closes })
+        let reply = Reply::new(code, status, text);
+        Err(Refusal { reply, rule: self.rule, detail: self.detail, closes, retry_after: None })
     }
 }
 

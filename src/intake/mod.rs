@@ -14,6 +14,7 @@ mod door;
 pub mod explain;
 mod filters;
 mod header;
+mod limits;
 pub mod raw;
 mod staging;
 pub mod submit;

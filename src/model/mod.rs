@@ -14,6 +14,7 @@ pub mod path;
 pub mod pattern;
 pub mod queue_name;
 pub mod rate;
+pub mod rates;
 pub mod recipient_ref;
 pub mod schedule;
 pub mod secret;

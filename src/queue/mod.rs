@@ -23,6 +23,7 @@
 //!   way again. [`transfer`]: the whole queue into a file and back. [`steer`]: all of that for people.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
+//! * `suppressed`: who must not be written to, and mail for him.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
 //! * `operate`: what a person sees and does; `bulk`: with many messages at once.
 //!
@@ -56,6 +57,7 @@ mod settings;
 pub mod sorting;
 pub mod steer;
 mod suspension;
+mod suppressed;
 mod tolerance;
 mod track;
 pub mod transfer;
@@ -71,6 +73,7 @@ use async_trait::async_trait;
 
 use crate::config::{Live, Snapshot};
 use crate::directory::Recipients;
+use crate::directory::suppressions::Suppressions;
 use crate::model::failure::Failure;
 use crate::model::mail::{Message, MessageId, Recipient};
 use crate::model::name::Name;
@@ -118,6 +121,7 @@ pub struct Queue {
     store: Arc<dyn Store>,
     live: Live,
     recipients: Arc<dyn Recipients>,
+    suppressions: Arc<Suppressions>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     links: Mutex<HashMap<QueueName, Arc<Link>>>,
@@ -160,7 +164,9 @@ impl Queue {
             .collect();
         let holds = holds::Holds::restore(store.all(holds::Holds::prefix()));
         let suspended = suspension::restore(store.all(suspension::KEY));
+        let suppressions = Arc::new(Suppressions::new(store.clone()));
         Arc::new(Queue {
+            suppressions,
             store,
             live,
             recipients,
@@ -315,6 +321,9 @@ impl Queue {
     fn offer(&self, link: &Arc<Link>, leased: Leased) {
         let carried = !matches!(link.name, QueueName::Unrouted | QueueName::Held | QueueName::DeadLetter);
         if !carried || self.stopping.load(Ordering::Acquire) {
+            return self.release_now(link, leased);
+        }
+        if self.is_suppressed(&link.name, &leased.message) {
             return self.release_now(link, leased);
         }
         self.note_deadline(&leased.message);

@@ -145,6 +145,7 @@ impl Queue {
         let Attempt { leased, results, next_hop, duration } = attempt;
         let now = self.now();
         let snapshot = self.live.current();
+        let unknown = self.unknown_elsewhere(&leased, &results);
         let some_went = results.iter().any(|(_, result)| matches!(result, AttemptResult::Relayed { .. }));
         let conclusions = results
             .into_iter()
@@ -167,8 +168,9 @@ impl Queue {
         let facts = Facts { next_hop: next_hop.as_deref(), duration: Some(duration), further: None };
         if let Err(error) = self.conclude(leased, conclusions, facts, Persistence::UntilItIsThere).await {
             // the leases died with the record: the message is due again, and may arrive twice
-            log_store_error("an outcome could not be recorded; the message will be tried again", &error);
+            return log_store_error("an outcome could not be recorded; the message will be tried again", &error);
         }
+        unknown.into_iter().for_each(|entry| self.suppressions.notice(entry));
     }
 
     /// Turns conclusions into states and reports, and records them in one step.

@@ -62,6 +62,7 @@ pub(super) async fn run(queue: &Arc<Queue>) {
         let sleep = until.since(queue.now()).clamp(Duration::from_millis(1), LONGEST_SLEEP);
         tokio::select! {
             () = queue.agenda.changed() => {}
+            () = queue.suppressions.added() => queue.take_back_suppressed(),
             _ = changes.changed() => {}
             () = tokio::time::sleep(sleep) => {}
         }
@@ -154,6 +155,10 @@ impl Queue {
     fn assign_again(&self, name: &QueueName, message: &Message) -> Vec<(u32, Conclusion)> {
         let snapshot = self.live.current();
         let now = self.now();
+        let suppressed = self.suppressed(name, message, now);
+        if !suppressed.is_empty() {
+            return suppressed;
+        }
         let terms = settings::terms(&snapshot, &message.origin.virtual_server, name);
         let expires = settings::ends(&snapshot, message, name).expires;
         // what is to be returned at a time is not tried behind it

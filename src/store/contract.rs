@@ -31,6 +31,7 @@ pub fn suite<E: Engine>(engine: impl Fn() -> E) {
     configuration_compares_and_sets(&engine());
     a_draft_is_committed_whole_however_large(&engine());
     controls_survive(&engine());
+    notes_survive_and_are_no_configuration(&engine());
     events_are_found(&engine());
 }
 
@@ -542,6 +543,29 @@ fn a_draft_is_committed_whole_however_large(engine: &impl Engine) {
     store.close();
     drop(store);
     check(&engine.open());
+}
+
+fn notes_survive_and_are_no_configuration(engine: &impl Engine) {
+    let store = engine.open();
+    let keys = |found: Vec<(String, Vec<u8>)>| found.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    run(async {
+        let many = (0..9_000).map(|n| (format!("many/{n:05}"), Some(vec![n as u8; n % 90]))).collect();
+        store.write_notes(many).await.unwrap();
+        store.write_notes(vec![("one".to_owned(), Some(vec![1])), ("two".to_owned(), Some(vec![2]))]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let writes = vec![("one".to_owned(), None), ("many/00003".to_owned(), None), ("two".to_owned(), Some(vec![3]))];
+        store.write_notes(writes).await.unwrap();
+        assert_eq!((store.revision(), store.get("two").unwrap(), store.all("two")), (0, None, Vec::new()));
+        let refused = store.write_notes(vec![("a".to_owned(), Some(vec![])), ("b".to_owned(), Some(vec![0; 4_097]))]);
+        assert!(refused.await.is_err() && store.note("a").unwrap().is_none(), "all or nothing");
+    });
+    store.close();
+    drop(store);
+    let store = engine.open();
+    assert_eq!((store.note("one").unwrap(), store.note("two").unwrap()), (None, Some(vec![3])));
+    assert_eq!(store.notes("many/", None, 10_000).unwrap().len(), 8_999);
+    assert_eq!(keys(store.notes("many/", Some("many/00002"), 2).unwrap()), ["many/00004", "many/00005"]);
+    assert_eq!(keys(store.notes("t", None, 10).unwrap()), ["two"]);
 }
 
 fn controls_survive(engine: &impl Engine) {

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, InMemoryDraft, Known, Lease,
-    Leased, PageKey, QueueCount, QueueStore, Receipt, Seen, Spool, Store, StoreError, TrackingStore,
+    Leased, NoteStore, PageKey, QueueCount, QueueStore, Receipt, Seen, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Idempotency, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -32,6 +32,7 @@ struct Inner {
     refusal: Option<StoreError>,
     controls: BTreeMap<String, Vec<u8>>,
     requests: HashMap<[u8; 32], Seen>,
+    notes: BTreeMap<String, Vec<u8>>,
     events: Vec<(MessageId, Vec<u8>)>,
 }
 
@@ -352,6 +353,33 @@ impl ControlStore for MemoryStore {
         let inner = self.lock();
         let found = inner.controls.iter().filter(|(key, _)| key.starts_with(prefix));
         found.map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+}
+
+#[async_trait]
+impl NoteStore for MemoryStore {
+    fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.lock().notes.get(key).cloned())
+    }
+
+    fn notes(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let inner = self.lock();
+        let behind =
+            inner.notes.range(prefix.to_owned()..).filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
+        let rows = behind.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
+        Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    async fn write_notes(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        super::check_notes(&writes)?;
+        let mut inner = self.lock();
+        for (key, value) in writes {
+            match value {
+                Some(value) => drop(inner.notes.insert(key, value)),
+                None => drop(inner.notes.remove(&key)),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,7 @@
 //! * [`QueueStore`]: messages in the queue, leased to workers, changed by outcomes.
 //! * [`ConfigStore`]: an ordered map of text keys with a revision; a commit compares and sets it, however large.
 //! * [`ControlStore`]: freezes and other running state that survives a restart.
+//! * [`NoteStore`]: many small values that are no configuration, such as the suppression list.
 //! * [`TrackingStore`]: what happened to each message.
 //!
 //! `250`, `202` and the answer to whatever a person asked for mean: **synced**. Plain delivery
@@ -386,6 +387,21 @@ pub trait ControlStore: Send + Sync {
     fn all(&self, prefix: &str) -> Vec<(String, Vec<u8>)>;
 }
 
+/// Many small values under text keys beside the configuration, without a revision: the suppression list, what quotas have
+/// counted, what was imported. Served from the database; memory does not grow with them.
+#[async_trait]
+pub trait NoteStore: Send + Sync {
+    /// One note. Reads the cache or the disk, never waits for a writer.
+    fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Up to `limit` notes (at most 10,000) whose key begins with `prefix` and is greater than `after`, in order. May block
+    /// for the disk.
+    fn notes(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+
+    /// Sets or removes notes (at most 10,000, each at most 4 KiB): all of them or none; durable when it returns.
+    async fn write_notes(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError>;
+}
+
 /// What happened to messages: one compact record per event, in order. May lose the last moments in a crash.
 #[async_trait]
 pub trait TrackingStore: Send + Sync {
@@ -395,6 +411,18 @@ pub trait TrackingStore: Send + Sync {
 
     /// The events of one message, oldest first, at most 1,000; searches a bounded amount of history.
     async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError>;
+}
+
+/// What every engine asks of notes before it writes them.
+fn check_notes(writes: &[(String, Option<Vec<u8>>)]) -> Result<(), StoreError> {
+    let too_long = |(key, value): &&(String, Option<Vec<u8>>)| {
+        key.len() > 1_024 || value.as_ref().is_some_and(|value| value.len() > 4_096)
+    };
+    match writes.iter().find(too_long) {
+        _ if writes.len() > 10_000 => Err(StoreError::Io("more than 10,000 notes at once".to_owned())),
+        Some((key, _)) => Err(StoreError::Io(format!("the note {key} is longer than 4 KiB"))),
+        None => Ok(()),
+    }
 }
 
 /// How the store is.
@@ -419,7 +447,7 @@ pub struct Health {
 }
 
 /// The whole store of a process.
-pub trait Store: Spool + QueueStore + ConfigStore + ControlStore + TrackingStore {
+pub trait Store: Spool + QueueStore + ConfigStore + ControlStore + NoteStore + TrackingStore {
     /// How it is.
     fn health(&self) -> Health;
 

@@ -14,8 +14,10 @@ use bridgehead::api::{
 };
 use bridgehead::config::VirtualServer;
 use bridgehead::config::{Configuration, FirstStart, OpenOptions, Snapshot};
+use bridgehead::directory::suppressions::Suppressions;
 use bridgehead::intake::explain::{Explain, Explanation, Question};
 use bridgehead::intake::submit::{Claimed, NotTaken, Submission, Submit, Submitting};
+use bridgehead::mailroot::import::{Import, ImportError, Importing, Wanted};
 use bridgehead::model::failure::{Failure, Scope};
 use bridgehead::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
 use bridgehead::model::name::Name;
@@ -29,7 +31,7 @@ use bridgehead::queue::operate::{
 use bridgehead::routing::Connector;
 use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe, TestResult};
 use bridgehead::status::{Running, Sessions};
-use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, PageKey, StoreError};
+use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, NoteStore, PageKey, StoreError};
 use bridgehead::tlsrpt::TlsReports;
 use bridgehead::tlsrpt::kept::Files;
 use serde_json::Value;
@@ -82,6 +84,17 @@ impl Explain for Silent {
 impl bridgehead::api::Exposition for Silent {
     async fn text(&self) -> String {
         "# EOF\n".to_owned()
+    }
+}
+
+#[async_trait]
+impl Importing for Silent {
+    async fn begin(&self, _: Wanted) -> Result<Import, ImportError> {
+        Err(ImportError::Running)
+    }
+
+    fn all(&self) -> Vec<Import> {
+        Vec::new()
     }
 }
 
@@ -181,6 +194,9 @@ impl House {
             explain: Arc::new(Silent),
             bulk: Arc::new(Silent),
             steer: queue.clone(),
+            suppressions: Arc::new(Suppressions::new(Arc::new(Notes::default()))),
+            imports: Arc::new(Silent),
+            quotas: Arc::default(),
             probe: Arc::new(Silent),
             tls_reports: tls_reports.clone(),
             submit: Arc::new(Silent),
@@ -348,6 +364,34 @@ impl ControlStore for Controls {
     fn all(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
         let controls = self.0.lock().unwrap();
         controls.iter().filter(|(key, _)| key.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+}
+
+/// Notes in memory.
+#[derive(Default)]
+struct Notes(Mutex<BTreeMap<String, Vec<u8>>>);
+
+#[async_trait]
+impl NoteStore for Notes {
+    fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.lock().unwrap().get(key).cloned())
+    }
+
+    fn notes(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let notes = self.0.lock().unwrap();
+        let rows = notes.iter().filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after));
+        Ok(rows.take(limit).map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+
+    async fn write_notes(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        let mut notes = self.0.lock().unwrap();
+        for (key, value) in writes {
+            match value {
+                Some(value) => drop(notes.insert(key, value)),
+                None => drop(notes.remove(&key)),
+            }
+        }
+        Ok(())
     }
 }
 

@@ -206,6 +206,20 @@ impl Appliance {
         assert_eq!(answer.status, 200, "{object}: {answer:?}");
     }
 
+    /// A request with a body of this media type; the head and the body of the answer, however that is framed.
+    pub fn raw(&self, method: &str, path: &str, media: &str, body: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(self.process().api).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {KEY}");
+        let length = body.len();
+        let request = format!("{head}\r\nContent-Type: {media}\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head.to_owned(), body.to_owned())
+    }
+
     /// Messages that wait, in all queues but that of dead letters.
     pub fn waiting(&self) -> u64 {
         let queues = self.get("/api/v1/queues");

@@ -17,7 +17,7 @@ const FLOORS: [&[&str]; 10] = [
     &["config"],
     &["queue", "status"],
     &["intake", "tlsrpt"],
-    &["inbound", "outbound", "local"],
+    &["inbound", "outbound", "local", "mailroot"],
     &["api", "console", "cli"],
     &["boot", "main", "lib"],
 ];

@@ -14,6 +14,7 @@ pub mod certificate;
 pub mod connector;
 pub mod filter;
 pub mod identity_provider;
+pub mod limits;
 pub mod mailbox_store;
 pub mod recipient;
 pub mod recipient_policy;

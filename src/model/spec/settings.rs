@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::limits::{SenderQuota, SuppressionSettings};
 use crate::model::duration::Duration;
 use crate::model::name::Name;
 use crate::model::size::Size;
@@ -38,6 +39,11 @@ pub struct SettingsSpec {
     pub subject_logging: bool,
     /// When new mail is refused for a while, because there is too much already.
     pub overload: Overload,
+    /// What fills the suppression list by itself.
+    pub suppression: SuppressionSettings,
+    /// How much may be sent from which domains, by whoever sends it and however he does.
+    #[schema(max_items = 100)]
+    pub sender_quotas: Vec<SenderQuota>,
     /// How long things are kept.
     pub retention: Retention,
     /// Reports to other domains about the TLS of their hosts (TLSRPT, RFC 8460).
@@ -54,6 +60,8 @@ impl Default for SettingsSpec {
             default_virtual_server: None,
             subject_logging: false,
             overload: Overload::default(),
+            suppression: SuppressionSettings::default(),
+            sender_quotas: Vec::new(),
             retention: Retention::default(),
             tls_reporting: TlsReporting::default(),
         }

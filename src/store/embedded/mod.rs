@@ -10,7 +10,7 @@
 //!   journal/     <number>.seg: append-only segments of records (journal::record, journal::segment);
 //!                spare-*: empty ones for reuse; quarantine-*: damaged ones, for a person to look at
 //!   large/       content above 256 KiB, one file per message, called by its id
-//!   config/      checkpoint and log of configuration and controls (config_log)
+//!   config/      checkpoint and log of configuration, controls and notes (config_log)
 //!   drafts/      large changes of configuration while they are made (draft); never believed after a start
 //!   db/          sled: the trees `mail` (database) and `config` (config); a view of the above, rebuilt when in doubt
 //!   tracking/    events as JSON lines (tracking)
@@ -61,7 +61,7 @@ use self::startup::{MailReport, StartError};
 use self::threads::Bell;
 use self::tracking::Tracking;
 use super::{
-    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Known, Lease, Leased,
+    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Known, Lease, Leased, NoteStore,
     PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Message, MessageId};
@@ -567,6 +567,25 @@ impl ControlStore for Embedded {
 
     fn all(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
         self.config.all(prefix)
+    }
+}
+
+#[async_trait]
+impl NoteStore for Embedded {
+    fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.config.note(key)
+    }
+
+    fn notes(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.config.notes(prefix, after, limit.min(10_000))
+    }
+
+    async fn write_notes(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        super::check_notes(&writes)?;
+        let config = self.config.clone();
+        blocking(move || config.write_notes(writes)).await??;
+        self.bell.ring();
+        Ok(())
     }
 }
 
