@@ -30,8 +30,8 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    bulk, connector_test, directory, docs, document, domains, explain, health, imports, messages, queues, quotas, running,
-    sessions, settings, suppressions,
+    bulk, connector_test, directory, docs, document, domains, explain, health, imports, messages, queues, quotas,
+    running, sessions, settings, suppressions,
 };
 use crate::accounts::{KeysStatus, Quotas};
 use crate::config::Configuration;

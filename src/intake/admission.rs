@@ -107,7 +107,6 @@ impl Refusal {
         };
         Refusal::new("reserve", reply, error.to_string())
     }
-
 }
 
 /// What a client asks for by ETRN.
