@@ -78,7 +78,8 @@ impl Lines {
         }
         self.number += 1;
         if !line.iter().all(u8::is_ascii_whitespace) {
-            let read = body::strict(line).map_err(|error| format!("no valid JSON at column {}: {error}", error.column()));
+            let read =
+                body::strict(line).map_err(|error| format!("no valid JSON at column {}: {error}", error.column()));
             lines.push((self.number, read));
         }
         Ok(())

@@ -137,7 +137,11 @@ impl IntoParams for SuppressionParams {
         let source = ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["manual", "permanentFailure"]));
         let mut parameters = Paging::into_params(parameter_in);
         parameters.extend([
-            query::text("covers", "Only entries that cover this address: its own, and those of domains.", "ada@example.com"),
+            query::text(
+                "covers",
+                "Only entries that cover this address: its own, and those of domains.",
+                "ada@example.com",
+            ),
             query::parameter("source", source, "Only entries with this source.", json!("manual")),
         ]);
         parameters
@@ -181,9 +185,8 @@ pub async fn list_suppressions(
     let SuppressionParams { paging, covers, source } = params.0;
     let known = state.handles.suppressions.clone();
     let now = now();
-    let wanted = move |entry: &list::Suppression| {
-        entry.holds(now) && source.is_none_or(|source| entry.source == source)
-    };
+    let wanted =
+        move |entry: &list::Suppression| entry.holds(now) && source.is_none_or(|source| entry.source == source);
     let (limit, mut after) = (paging.limit, paging.after.clone());
     let found = blocking(move || {
         let mut items: Vec<(String, list::Suppression)> = Vec::new();
@@ -250,9 +253,8 @@ pub async fn add_suppression(
 ) -> Result<HttpResponse, Problem> {
     let body = body::json(&request, payload, &["application/json"]).await?;
     let asked: SuppressionRequest = body::typed(&body)?;
-    let entry = entry(asked, &actor(&request).key, now()).map_err(|errors| {
-        Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(errors)
-    })?;
+    let entry = entry(asked, &actor(&request).key, now())
+        .map_err(|errors| Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(errors))?;
     let known = &state.handles.suppressions;
     let key = entry.address.key();
     let put = known.put(vec![entry], now()).await.map_err(problem)?;

@@ -119,7 +119,12 @@ async fn ours_or_dead(
 ///
 /// # Errors
 /// When it is refused, or cannot be read or kept; nothing of it remains then.
-pub(super) async fn finish(intake: &Intake, mut incoming: Incoming, mut mail: Mail, fqdn: &str) -> Result<(), NotTaken> {
+pub(super) async fn finish(
+    intake: &Intake,
+    mut incoming: Incoming,
+    mut mail: Mail,
+    fqdn: &str,
+) -> Result<(), NotTaken> {
     let now = Timestamp::from_millis(intake.clock.unix_millis());
     incoming.content_begins(now).await.map_err(not_taken)?;
     let mut start = std::mem::take(&mut mail.head.fields);

@@ -324,11 +324,8 @@ impl Imports {
 
     /// The directory, if it really lies below the import directory.
     fn find(&self, path: &RelativePath) -> Result<PathBuf, ImportError> {
-        let not_there = |why: String| ImportError::NotThere {
-            path: path.to_string(),
-            root: self.root.display().to_string(),
-            why,
-        };
+        let not_there =
+            |why: String| ImportError::NotThere { path: path.to_string(), root: self.root.display().to_string(), why };
         let root = self.root.canonicalize().map_err(|error| not_there(error.to_string()))?;
         let found = path.below(&root).canonicalize().map_err(|error| not_there(error.to_string()))?;
         match (found.starts_with(&root), found.is_dir()) {
@@ -627,7 +624,9 @@ fn list(root: &Path, areas: &[Area]) -> io::Result<(Vec<Found>, Vec<Named>)> {
         }
     }
     if known == 0 {
-        return Err(io::Error::other("it has none of the directories Pickup, Queue, Badmail and Drop that were asked for"));
+        return Err(io::Error::other(
+            "it has none of the directories Pickup, Queue, Badmail and Drop that were asked for",
+        ));
     }
     files.sort_by(|a, b| (a.area, &a.name).cmp(&(b.area, &b.name)));
     Ok((files, passed_over))
@@ -655,7 +654,8 @@ fn plain_text(octets: &[u8]) -> String {
         }
         _ => String::from_utf8_lossy(octets).into_owned(),
     };
-    let words: Vec<&str> = text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
+    let words: Vec<&str> =
+        text.split(|c: char| c.is_whitespace() || c.is_control()).filter(|w| !w.is_empty()).collect();
     words.join(" ").chars().take(500).collect()
 }
 
@@ -695,7 +695,8 @@ mod tests {
     #[test]
     fn reasons_are_one_line_in_any_encoding() {
         assert_eq!(plain_text(b"Unable to deliver\r\n this message\0\r\n"), "Unable to deliver this message");
-        let utf16: Vec<u8> = [0xfeff].into_iter().chain("Fehler ü\r\n".encode_utf16()).flat_map(u16::to_le_bytes).collect();
+        let utf16: Vec<u8> =
+            [0xfeff].into_iter().chain("Fehler ü\r\n".encode_utf16()).flat_map(u16::to_le_bytes).collect();
         assert_eq!(plain_text(&utf16), "Fehler ü");
     }
 }

@@ -79,7 +79,8 @@ impl Pickup {
                 () = tokio::time::sleep(EVERY) => {}
             }
             let snapshot = self.live.current();
-            let wanted = snapshot.virtual_servers.values().filter(|server| server.spec.enabled && server.spec.pickup.enabled);
+            let wanted =
+                snapshot.virtual_servers.values().filter(|server| server.spec.enabled && server.spec.pickup.enabled);
             let servers: Vec<Arc<VirtualServer>> = wanted.cloned().collect();
             seen.retain(|name, _| servers.iter().any(|server| server.name == *name));
             for server in servers {

@@ -379,7 +379,8 @@ impl NoteStore for Notes {
 
     fn notes(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         let notes = self.0.lock().unwrap();
-        let rows = notes.iter().filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after));
+        let rows =
+            notes.iter().filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after));
         Ok(rows.take(limit).map(|(k, v)| (k.clone(), v.clone())).collect())
     }
 

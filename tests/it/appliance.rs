@@ -210,7 +210,8 @@ impl Appliance {
     pub fn raw(&self, method: &str, path: &str, media: &str, body: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.process().api).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {KEY}");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {KEY}");
         let length = body.len();
         let request = format!("{head}\r\nContent-Type: {media}\r\nContent-Length: {length}\r\n\r\n{body}");
         stream.write_all(request.as_bytes()).unwrap();
