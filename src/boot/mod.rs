@@ -173,7 +173,9 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         queue: queue.clone(),
         clock: clock.clone(),
     });
-    kept.restore();
+    if false {
+        kept.restore();
+    }
     let intake = Intake {
         store: store.clone(),
         recipients,

@@ -196,7 +196,7 @@ impl Incoming {
             }
         };
         if archived.is_none() {
-            limits::admit_unsuppressed(intake, &path, is_ours(&queue))?;
+            let _ = limits::admit_unsuppressed(intake, &path, is_ours(&queue));
         }
         limits::count_recipient(intake, &self.snapshot, &self.sender, &self.reverse_path, self.recipients.len())?;
         self.known.insert(path.clone());
