@@ -13,6 +13,7 @@ fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Openapi) => boot::print_openapi(),
+        Some(Command::Healthcheck(asked)) => asked.run(),
         Some(Command::Serve(serve)) => boot::serve(*serve),
         None => boot::serve(cli.serve),
     }

@@ -3,6 +3,8 @@
 //! The few process settings are flags, and environment variables of the same name (`resources.md`); a secret can also
 //! come from a file (`…_FILE`). Everything else is configuration and comes by REST.
 
+pub mod healthcheck;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -27,6 +29,8 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Print the OpenAPI document of the REST API.
     Openapi,
+    /// Ask a running appliance how it is; exit status 0 when it is well, else 1.
+    Healthcheck(healthcheck::Healthcheck),
 }
 
 /// How the process runs.
@@ -59,6 +63,9 @@ pub struct Serve {
     /// Space on the disk that new mail must leave free, in bytes.
     #[arg(long, env = "BRIDGEHEAD_RESERVE", default_value_t = 256 * 1024 * 1024, value_name = "BYTES")]
     pub reserve: u64,
+    /// The copy that the store was restored from, by any name: what is queued in it is frozen before the first attempt, once.
+    #[arg(long, env = "BRIDGEHEAD_RESTORED_FROM", value_name = "NAME")]
+    pub restored_from: Option<String>,
     /// The storage engine.
     #[arg(long, env = "BRIDGEHEAD_STORE", default_value = "embedded")]
     pub store: Engine,
