@@ -43,8 +43,8 @@ RUN --mount=type=cache,id=bridgehead-registry,target=/usr/local/cargo/registry \
     cargo tree --locked --edges normal --prefix depth --format '|{p}|{l}' >/tmp/tree \
     && awk -f .ci/sbom.awk Cargo.lock /tmp/tree >/out/root/usr/share/bridgehead/sbom.cdx.json \
     && chmod 0755 /out/root/usr/local/bin/bridgehead && chmod 0644 /out/root/usr/share/bridgehead/* \
-    && mkdir -p /out/root/etc/bridgehead/config /out/root/etc/bridgehead/secrets /out/data \
-    && chmod 0700 /out/data \
+    && mkdir -p /out/root/etc/bridgehead/config /out/root/etc/bridgehead/secrets /out/data/bridgehead \
+    && chmod 0700 /out/data/bridgehead \
     && find /out -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
 # --- the image
@@ -60,7 +60,7 @@ LABEL org.opencontainers.image.title="Bridgehead" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.base.name="gcr.io/distroless/cc-debian12:nonroot"
 COPY --from=layout /out/root/ /
-COPY --from=layout --chown=65532:65532 /out/data/ /var/lib/bridgehead/
+COPY --from=layout --chown=65532:65532 /out/data/ /var/lib/
 ENV BRIDGEHEAD_DATA_DIR=/var/lib/bridgehead \
     BRIDGEHEAD_API_LISTEN=0.0.0.0:8025 \
     BRIDGEHEAD_HEALTH_LISTEN=0.0.0.0:8026 \
