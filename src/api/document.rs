@@ -38,7 +38,7 @@ the request in the appliance's log. A path that does not exist is 404, a method 
 
 **Keys.** `Authorization: Bearer <key>`. Each operation names the scope that it needs, also in `x-scope`.";
 
-const TAGS: [(&str, &str); 18] = [
+const TAGS: [(&str, &str); 19] = [
     ("virtual-servers", "SMTP virtual servers: where mail comes in, from whom, and how it is treated."),
     ("recipient-policies", "Which addresses recipients get, and so which domains are local."),
     ("recipients", "The directory: who has mail here."),
@@ -55,6 +55,7 @@ const TAGS: [(&str, &str); 18] = [
     ("messages", "Every message in the system, and what happened to it."),
     ("explain", "What would become of a message, and why."),
     ("sessions", "Who is connected by SMTP now."),
+    ("appliance", "The appliance itself."),
     ("health", "Probes and metrics."),
     ("documentation", "This document, for programs and for people."),
 ];

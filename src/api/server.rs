@@ -30,8 +30,8 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    bulk, connector_test, directory, docs, document, domains, explain, health, messages, queues, running, sessions,
-    settings,
+    bulk, connector_test, directory, docs, document, domains, drain, explain, health, messages, queues, running,
+    sessions, settings,
 };
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
@@ -40,7 +40,7 @@ use crate::model::name::Name;
 use crate::queue::bulk::Bulk;
 use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
-use crate::status::{Running, Sessions};
+use crate::status::{Drain, Running, Sessions};
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -71,6 +71,8 @@ pub struct Handles {
     pub sessions: Arc<Sessions>,
     /// What an operator has paused or stopped.
     pub running: Arc<Running>,
+    /// Whether mail is taken at all.
+    pub drain: Arc<Drain>,
     /// How it went to fetch the keys of identity providers.
     pub issuers: Arc<dyn Issuers>,
     /// How connectors stand with the tokens that they log in with.
@@ -335,7 +337,10 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(running::pause)
         .service(running::resume)
         .service(running::stop)
-        .service(running::start);
+        .service(running::start)
+        .service(drain::get_drain)
+        .service(drain::begin_drain)
+        .service(drain::end_drain);
 }
 
 /// Answers what no route answers: 405 when the path exists, else 404.

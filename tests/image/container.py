@@ -28,6 +28,7 @@ def engine(*arguments, check=True, timeout=120):
     return done
 
 
+@functools.lru_cache(None)
 def is_docker():
     return "docker" in subprocess.run([SCRIPT, "setup"], capture_output=True, text=True, check=True).stdout
 
@@ -61,13 +62,11 @@ def inspected():
     return json.loads(engine("image", "inspect", image()).stdout)[0]
 
 
-@functools.lru_cache(None)
-def files():
-    """The root of the image, unpacked from an export; owners and modes are those of `listing`."""
+def files(tag):
+    """The root of an image, as an archive."""
     name = f"bh-files-{uuid.uuid4().hex[:8]}"
-    root = workdir("image-files")
-    archive = os.path.join(root, "root.tar")
-    engine("create", "--name", name, image())
+    archive = os.path.join(workdir("image-files"), "root.tar")
+    engine("create", "--name", name, tag)
     engine("export", "-o", archive, name)
     engine("rm", "-f", name)
     return archive

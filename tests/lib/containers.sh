@@ -5,9 +5,11 @@
 #   tests/lib/containers.sh setup compile      also what compiling in the image needs (a large stand-in)
 #   tests/lib/containers.sh build ARGS… DIR    builds DIR/Dockerfile
 #   tests/lib/containers.sh engine ARGS…       run, exec, stop, rm, image, logs … of the engine
+#   tests/lib/containers.sh tidy               removes what building has left; where it is Podman
 #
 # Where Docker runs, it is Docker. Elsewhere (Debian, root) it is Podman, installed for this, with stand-ins for the base images
-# made of Debian's packages under the names of the real ones. CONTAINERS=docker or CONTAINERS=podman decides instead.
+# made of Debian's packages under the names of the real ones, all in a storage of its own. CONTAINERS=docker or CONTAINERS=podman
+# decides instead.
 #
 # What the stand-ins are not: the stand-in of Rust is a shell, awk and the Rust of this machine (a compiler for C only after
 # `setup compile`); of distroless it has the C library, certificates and time zones of the same Debian. Limits there: no
@@ -18,6 +20,8 @@ ca=/etc/ssl/certs/ca-certificates.crt
 rust_image=docker.io/library/rust:1.95-bookworm
 runtime_image=gcr.io/distroless/cc-debian12:nonroot
 export PATH="$PATH:/usr/sbin:/sbin"
+
+pod() { podman --root "$work/storage" --runroot "$work/run" "$@"; }
 
 which_engine() {
   case "${CONTAINERS:-}" in docker | podman) echo "$CONTAINERS"; return ;; esac
@@ -48,11 +52,11 @@ setup() {
   fi
   runtime >"$work/crun"
   chmod 0755 "$work/crun"
-  podman image exists "$runtime_image" || stand_in_runtime
+  pod image exists "$runtime_image" || stand_in_runtime
   if [ "${1:-}" = compile ]; then
-    podman image exists "$rust_image-compile" || stand_in_compiler
-    podman tag "$rust_image-compile" "$rust_image"
-  elif ! podman image exists "$rust_image"; then
+    pod image exists "$rust_image-compile" || stand_in_compiler
+    pod tag "$rust_image-compile" "$rust_image"
+  elif ! pod image exists "$rust_image"; then
     stand_in_rust
   fi
 }
@@ -77,7 +81,7 @@ image_of() { # directory, name, changes …
   local from=$1 name=$2 change=()
   shift 2
   while [ $# -gt 0 ]; do change+=(-c "$1"); shift; done
-  tar -C "$from" -c . | podman import -q "${change[@]}" - "$name" >/dev/null
+  tar -C "$from" -c . | pod import -q "${change[@]}" - "$name" >/dev/null
   rm -rf "$from"
 }
 
@@ -140,7 +144,7 @@ build() {
   if [ "$kind" = docker ]; then
     docker build "$@"
   else
-    podman build --isolation chroot --pull=never --format docker --layers \
+    pod build --isolation chroot --pull=never --format docker --layers \
       -v "$(dirname "$(dirname "$(rustup which rustc)")"):/usr/local/rust:ro" \
       -v "${CARGO_HOME:-$HOME/.cargo}/registry:/cargo/registry" -v "$ca:$ca:ro" "$@"
   fi
@@ -155,12 +159,17 @@ engine() {
     run | exec | start | restart | stop | kill | rm)
       if [ "$1" = run ]; then set -- run --cgroups=disabled "${@:2}"; fi
       exec unshare -m --propagation private bash -c \
-        'umount /sys/fs/cgroup/unified 2>/dev/null; runtime=$1; shift; exec podman --runtime "$runtime" "$@"' _ "$work/crun" "$@" ;;
-    *) exec podman "$@" ;;
+        'umount /sys/fs/cgroup/unified 2>/dev/null; runtime=$1; shift; exec podman --runtime "$runtime" "$@"' _ "$work/crun" \
+        --root "$work/storage" --runroot "$work/run" "$@" ;;
+    *) pod "$@" ;;
   esac
 }
 
+tidy() {
+  if [ "$kind" = podman ]; then pod image prune -f >/dev/null; fi
+}
+
 case "${1:-}" in
-  setup | build | engine) "$@" ;;
-  *) sed -n '2,17s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  setup | build | engine | tidy) "$@" ;;
+  *) sed -n '2,19s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
