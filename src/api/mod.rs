@@ -42,7 +42,7 @@ mod status;
 
 pub use auth::{AdminKey, FirstKey, Keys, Principal};
 pub use document::{openapi, openapi_json};
-pub use health::{Check, Health, Probe};
+pub use health::{Check, Exposition, Health, Probe};
 pub use logins::Logins;
 pub use server::{Api, Handles, Issuers, Listen, Listeners, Server, StartError};
 pub use shapes::{BoundAddress, Condition, ConditionStatus, ConditionType, VirtualServerState, VirtualServerStatus};

@@ -21,7 +21,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 use utoipa_actix_web::{AppExt, scope};
 
 use super::auth::{self, Failures, Keys, Principal};
-use super::health::Health;
+use super::health::{Exposition, Health};
 use super::kinds::{
     accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
     remote_domains, virtual_servers,
@@ -62,7 +62,7 @@ pub struct Handles {
     /// The probes.
     pub health: Arc<dyn Health>,
     /// All metrics in the OpenMetrics text format, with `# EOF`.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub metrics: Arc<dyn Exposition>,
     /// The keys that are valid.
     pub keys: Arc<dyn Keys>,
     /// What the listeners do.

@@ -5,6 +5,7 @@
 //! workers finish the message they are at, REST stops, the store writes down what is on its way. What does not end within
 //! the grace time is cut: nothing that was acknowledged depends on a clean end.
 
+mod exposition;
 mod logging;
 mod status;
 mod watch;
@@ -100,15 +101,15 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
 
-    let store = open_store(&options)?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let store = open_store(&options, &metrics)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let configuration = open_configuration(&options, &store, &clock).await?;
     let live = configuration.live().clone();
     let keys = status::Keys::new(&options, configuration.clone())?;
     let first_key = if keys.is_given() { None } else { configuration.make_first_key(false).await? };
 
-    let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry);
     let recipients = Arc::new(StoredRecipients(store.clone()));
     let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
     if let Some(copy) = options.restored_from.as_deref().filter(|copy| !copy.is_empty()) {
@@ -182,7 +183,17 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             running: running.clone(),
             drain: drain.clone(),
         }),
-        metrics: status::exposition(registry, queue.clone(), store.clone()),
+        metrics: Arc::new(exposition::Exposition {
+            registry,
+            operate: Arc::new(Operator(queue.clone())),
+            store: store.clone(),
+            live: live.clone(),
+            listeners: listeners.clone(),
+            sessions: sessions.clone(),
+            drain: drain.clone(),
+            clock: clock.clone(),
+            started: std::time::Instant::now(),
+        }),
         keys: Arc::new(keys),
         listeners: status::of_servers(live.clone(), listeners.clone(), running.clone(), masks),
         sessions: sessions.clone(),
@@ -241,8 +252,12 @@ fn logins(outbound: Arc<Outbound>) -> Arc<dyn Logins> {
     Arc::new(move |connector: &Connector| outbound.tokens_of(connector))
 }
 
-fn open_store(options: &Serve) -> anyhow::Result<Arc<Embedded>> {
-    let settings = Options { reserve: options.reserve, ..Options::new(&options.data_dir) };
+fn open_store(options: &Serve, metrics: &Metrics) -> anyhow::Result<Arc<Embedded>> {
+    let settings = Options {
+        reserve: options.reserve,
+        sync_seconds: metrics.sync_seconds.clone(),
+        ..Options::new(&options.data_dir)
+    };
     let (store, report) = Embedded::open(settings, Arc::new(RealDisk))
         .with_context(|| format!("the store in {} cannot be opened", options.data_dir.display()))?;
     tell(&report);

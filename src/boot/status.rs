@@ -1,14 +1,11 @@
-//! What the API shows of the running parts: probes, metrics, listeners, and who may call.
+//! What the API shows of the running parts: probes, listeners, and who may call.
 
-use std::collections::BTreeMap;
 use std::iter;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::Context;
-use prometheus_client::encoding::text::encode;
-use prometheus_client::registry::Registry;
 
 use crate::api::{
     self, AdminKey, BoundAddress, Check, Condition, ConditionStatus, ConditionType, Principal, Probe,
@@ -17,7 +14,6 @@ use crate::api::{
 use crate::cli::Serve;
 use crate::config::{Configuration, Live, VirtualServer};
 use crate::model::name::Name;
-use crate::queue::Queue;
 use crate::status::{Drain, Halt, Listeners, Masks, Running};
 use crate::store::Store;
 
@@ -167,51 +163,6 @@ impl Health {
 
 fn check(name: &str, passed: bool, detail: &str) -> Check {
     Check { name: name.to_owned(), passed, detail: detail.to_owned() }
-}
-
-/// Renders all metrics. Gauges of the queue and the store are read when they are asked for.
-pub(super) fn exposition(
-    registry: Registry,
-    queue: Arc<Queue>,
-    store: Arc<dyn Store>,
-) -> Arc<dyn Fn() -> String + Send + Sync> {
-    Arc::new(move || {
-        let mut text = String::new();
-        if encode(&mut text, &registry).is_err() {
-            text.clear();
-        }
-        let text = text.strip_suffix("# EOF\n").unwrap_or(&text).to_owned();
-        let health = store.health();
-        let mut kinds: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
-        for count in queue.store().queues() {
-            let kind = kinds.entry(count.queue.kind()).or_default();
-            kind.0 += count.messages;
-            kind.1 += count.bytes;
-        }
-        let mut out = text;
-        let mut family = |name: &str, help: &str, rows: Vec<(String, u64)>| {
-            out.push_str(&format!("# HELP bridgehead_{name} {help}.\n# TYPE bridgehead_{name} gauge\n"));
-            for (labels, value) in rows {
-                out.push_str(&format!("bridgehead_{name}{labels} {value}\n"));
-            }
-        };
-        let by_kind = |pick: fn(&(u64, u64)) -> u64| {
-            kinds.iter().map(|(kind, counts)| (format!("{{kind=\"{kind}\"}}"), pick(counts))).collect::<Vec<_>>()
-        };
-        family("queue_messages", "Messages that wait, by kind of queue", by_kind(|counts| counts.0));
-        family("queue_bytes", "Their content", by_kind(|counts| counts.1));
-        family(
-            "store_writable",
-            "1 when new mail can be taken",
-            vec![(String::new(), u64::from(health.writable.is_ok()))],
-        );
-        family("store_ready", "1 when the database has caught up", vec![(String::new(), u64::from(health.ready))]);
-        family("store_quarantined", "Damaged records that were set aside", vec![(String::new(), health.quarantined)]);
-        family("store_journal_bytes", "Journal on disk", vec![(String::new(), health.journal_bytes)]);
-        family("store_alive_bytes", "Content of what is queued", vec![(String::new(), health.alive_bytes)]);
-        out.push_str("# EOF\n");
-        out
-    })
 }
 
 /// What the listeners of a virtual server do.
