@@ -1,8 +1,8 @@
 # The image: the binary, its bill of materials, two empty directories for what is mounted, and the data directory. No
 # shell, no package manager, uid 65532; it runs with a read-only root, without capabilities and without /tmp.
 #
-#   docker build -t bridgehead .                                          compiles (cached between builds)
-#   docker build -t bridgehead --build-arg BINARY=prebuilt .              takes target/release/bridgehead as it is
+#   docker build -t bridgehead .                                 compiles (cached between builds)
+#   docker build -t bridgehead --target prebuilt .               takes target/release/bridgehead as it is
 #
 # Built again from the same sources, base images and SOURCE_DATE_EPOCH it has the same layers: with BuildKit
 # `--output type=image,rewrite-timestamp=true`, with Buildah and Podman `--timestamp "$SOURCE_DATE_EPOCH"`.
@@ -11,44 +11,37 @@
 
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
 ARG RUNTIME_IMAGE=gcr.io/distroless/cc-debian12:nonroot
-# `compiled` or `prebuilt`
-ARG BINARY=compiled
 
-# --- the binary, made here
-FROM ${RUST_IMAGE} AS compiled
+# --- the crates, anew only when Cargo.lock changes
+FROM ${RUST_IMAGE} AS crates
 WORKDIR /src
 COPY Cargo.toml Cargo.lock ./
+RUN cargo fetch --locked --target "$(rustc --print host-tuple)"
+
+# --- the binary
+FROM crates AS compiled
 COPY openapi openapi
 COPY src src
-RUN --mount=type=cache,id=bridgehead-registry,target=/usr/local/cargo/registry \
-    --mount=type=cache,id=bridgehead-target,target=/src/target,sharing=locked \
+ARG SOURCE_DATE_EPOCH=0
+RUN --mount=type=cache,id=bridgehead-target,target=/src/target,sharing=locked \
     CARGO_INCREMENTAL=0 cargo build --locked --release --bin bridgehead \
-    && install -m 0755 target/release/bridgehead /bridgehead
+    && install -m 0755 target/release/bridgehead /bridgehead \
+    && touch -d "@$SOURCE_DATE_EPOCH" /bridgehead
 
-# --- or the one that is there
-FROM scratch AS prebuilt
-COPY target/release/bridgehead /bridgehead
-
-FROM ${BINARY} AS binary
-
-# --- what goes into the image, with the owners and modes that it has there
-FROM ${RUST_IMAGE} AS layout
-WORKDIR /src
-COPY Cargo.toml Cargo.lock ./
+# --- what goes into the image beside it, with the owners and modes that it has there
+FROM crates AS layout
 COPY .ci/sbom.awk .ci/sbom.awk
 COPY LICENSE LICENSE-APACHE LICENSE-MIT /out/root/usr/share/bridgehead/
-COPY --from=binary /bridgehead /out/root/usr/local/bin/bridgehead
 ARG SOURCE_DATE_EPOCH=0
-RUN --mount=type=cache,id=bridgehead-registry,target=/usr/local/cargo/registry \
-    cargo tree --locked --edges normal --prefix depth --format '|{p}|{l}' >/tmp/tree \
+RUN cargo tree --locked --edges normal --prefix depth --format '|{p}|{l}' >/tmp/tree \
     && awk -f .ci/sbom.awk Cargo.lock /tmp/tree >/out/root/usr/share/bridgehead/sbom.cdx.json \
-    && chmod 0755 /out/root/usr/local/bin/bridgehead && chmod 0644 /out/root/usr/share/bridgehead/* \
-    && mkdir -p /out/root/etc/bridgehead/config /out/root/etc/bridgehead/secrets /out/data/bridgehead \
+    && chmod 0644 /out/root/usr/share/bridgehead/* \
+    && mkdir -p /out/root/usr/local/bin /out/root/etc/bridgehead/config /out/root/etc/bridgehead/secrets /out/data/bridgehead \
     && chmod 0700 /out/data/bridgehead \
     && find /out -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
-# --- the image
-FROM ${RUNTIME_IMAGE}
+# --- the image without the binary
+FROM ${RUNTIME_IMAGE} AS bare
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
@@ -75,3 +68,11 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=5m --retries=3 \
     CMD ["/usr/local/bin/bridgehead", "healthcheck"]
 ENTRYPOINT ["/usr/local/bin/bridgehead"]
+
+# --- with a binary that is there
+FROM bare AS prebuilt
+COPY target/release/bridgehead /usr/local/bin/bridgehead
+
+# --- with the one that was made here
+FROM bare
+COPY --from=compiled /bridgehead /usr/local/bin/bridgehead

@@ -42,7 +42,7 @@ def build(tag, *arguments):
     """Builds the Dockerfile as it is with the binary that is there; gives the id of the image."""
     environment = dict(os.environ, SOURCE_DATE_EPOCH=EPOCH)
     same = ["--build-arg", f"SOURCE_DATE_EPOCH={EPOCH}"] + ([] if is_docker() else ["--timestamp", EPOCH])
-    done = subprocess.run([SCRIPT, "build", *same, "--build-arg", "BINARY=prebuilt", "--build-arg", f"VERSION={version()}",
+    done = subprocess.run([SCRIPT, "build", *same, "--target", "prebuilt", "--build-arg", f"VERSION={version()}",
                            *arguments, "-t", tag, os.environ["IMAGE_CONTEXT"]],
                           capture_output=True, text=True, timeout=600, env=environment, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
