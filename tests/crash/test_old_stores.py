@@ -1,5 +1,5 @@
 """A store of an earlier release opens with all its mail. Each release leaves one in stores/: `python3 tests/crash/test_old_stores.py make`.
-The one of a release that is not out yet may be made anew; those of others never change.
+The one of a release that is not out yet may be made anew; those of others never change. `before-0.1.0` has format 2 of the journal.
 
 What is in a store is known beforehand: messages for a next hop by their ids and sizes, a frozen one and one larger than the
 journal keeps among them, in a frozen queue; one that was delivered; and the configuration. None of it expires before a release is forgotten.
