@@ -64,6 +64,10 @@
 //! session sees the new policy at its next MAIL, never inside a transaction; queued mail that belongs elsewhere now is moved
 //! (`queue::rerouting`).
 //!
+//! A whole document (`POST /config/apply`, the watched directory, `bridgehead check`) walks the same way: `config::document`
+//! reads it, `config::apply` says whose it is, and `config::plan`, where one change and a set of them meet, does the rest.
+//! `config::history` keeps what it takes to go back.
+//!
 //! `POST /explain` walks the first way without mail: `intake::explain` asks the same functions for every decision, and
 //! `outbound` for the next hops.
 //!
@@ -79,7 +83,7 @@
 //! | 3 | [`directory`], [`routing`], [`dsn`], [`accounts`] | tables built from `model`, and pure functions over them |
 //! | 4 | [`config`] | compiles those tables, publishes them |
 //! | 5 | [`queue`], [`status`] | what waits and moves; what is open now |
-//! | 6 | [`intake`] | who may, and taking it |
+//! | 6 | [`intake`], [`tlsrpt`] | who may, and taking it; what came of TLS, and telling those whose hosts it was with |
 //! | 7 | [`inbound`], [`outbound`], [`local`] | sockets in, sockets out, mailbox stores |
 //! | 8 | [`api`], [`cli`] | REST; the command line |
 //! | 9 | [`boot`] | the only place where parts are put together |
@@ -114,6 +118,7 @@ pub mod queue;
 pub mod status;
 
 pub mod intake;
+pub mod tlsrpt;
 
 pub mod inbound;
 pub mod local;

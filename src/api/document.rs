@@ -38,7 +38,7 @@ the request in the appliance's log. A path that does not exist is 404, a method 
 
 **Keys.** `Authorization: Bearer <key>`. Each operation names the scope that it needs, also in `x-scope`.";
 
-const TAGS: [(&str, &str); 19] = [
+const TAGS: [(&str, &str); 21] = [
     ("virtual-servers", "SMTP virtual servers: where mail comes in, from whom, and how it is treated."),
     ("recipient-policies", "Which addresses recipients get, and so which domains are local."),
     ("recipients", "The directory: who has mail here."),
@@ -50,12 +50,14 @@ const TAGS: [(&str, &str); 19] = [
     ("identity-providers", "Whose tokens accounts may log in with."),
     ("filters", "Whose mail is not taken: by sender, recipient or client."),
     ("settings", "What concerns the whole appliance."),
+    ("config", "The whole configuration as one document, and its revisions."),
     ("domains", "What follows from policies and connectors. Read only."),
     ("queues", "What waits, for which next hop."),
     ("messages", "Every message in the system, and what happened to it."),
     ("explain", "What would become of a message, and why."),
     ("sessions", "Who is connected by SMTP now."),
     ("appliance", "The appliance itself."),
+    ("tls-reports", "What came of TLS with the hosts of other domains, and the reports that they get about it."),
     ("health", "Probes and metrics."),
     ("documentation", "This document, for programs and for people."),
 ];

@@ -47,7 +47,12 @@ const RESPONSES: [(&str, ProblemKind, &str, &str); 13] = [
         "`If-Match` or `If-None-Match` does not hold. Read the object again, then decide.",
         "the object has generation 8, not 7",
     ),
-    ("TooLarge", ProblemKind::TooLarge, "The body is larger than 4 MiB.", "a body has at most 4194304 bytes"),
+    (
+        "TooLarge",
+        ProblemKind::TooLarge,
+        "The body is larger than 4 MiB; a document, than 32 MiB.",
+        "a body has at most 4194304 bytes",
+    ),
     (
         "UnsupportedMediaType",
         ProblemKind::UnsupportedMediaType,
@@ -189,6 +194,18 @@ group! {
 group! {
     /// Errors of an operation on a collection that reads a body.
     ImportErrors: 400 401 408 413 415 422 429 500 503 507
+}
+group! {
+    /// Errors of applying a document.
+    ApplyErrors: 400 401 408 409 412 413 415 422 429 500 503 507
+}
+group! {
+    /// Errors of exporting the configuration.
+    ExportErrors: 400 401 409 429 500 503
+}
+group! {
+    /// Errors of reading what may be kept no more.
+    RevisionErrors: 400 401 404 409 429 500 503
 }
 group! {
     /// Errors of an action on many messages.

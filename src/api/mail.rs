@@ -223,6 +223,8 @@ pub enum OriginProtocol {
     Pickup,
     /// Brought in from elsewhere.
     Import,
+    /// A TLS report that the appliance wrote itself.
+    TlsReport,
 }
 
 /// A recipient of a message, and what became of it.
@@ -408,6 +410,7 @@ impl From<&Message> for MessageResource {
                     Protocol::Rest => OriginProtocol::Rest,
                     Protocol::Pickup => OriginProtocol::Pickup,
                     Protocol::Import => OriginProtocol::Import,
+                    Protocol::TlsReport => OriginProtocol::TlsReport,
                 },
                 virtual_server: message.origin.virtual_server.to_string(),
                 client: message.origin.client.map(|address| address.to_string()),

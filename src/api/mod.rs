@@ -1,8 +1,8 @@
 //! The REST API: what an operator, a program and the command line see of the appliance.
 //!
 //! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
-//! share [`resources`]; [`settings`], [`domains`], [`logins`], [`queues`], [`messages`], [`bulk`], [`explain`], [`sessions`],
-//! [`running`], [`health`] and [`docs`] the
+//! share [`resources`]; [`config`] all of them as one document; [`settings`], [`domains`], [`logins`], [`queues`],
+//! [`messages`], [`bulk`], [`explain`], [`sessions`], [`running`], [`drain`], [`tls_reports`], [`health`] and [`docs`] the
 //! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
 //! caller with a key ([`auth`]); whatever is refused is a [`problem`].
@@ -15,6 +15,7 @@ pub mod auth;
 mod body;
 mod bulk;
 mod codes;
+mod config;
 mod connector_test;
 mod directory;
 mod docs;
@@ -39,6 +40,7 @@ mod sessions;
 mod settings;
 mod shapes;
 mod status;
+mod tls_reports;
 
 pub use auth::{AdminKey, FirstKey, Keys, Principal};
 pub use document::{openapi, openapi_json};

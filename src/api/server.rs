@@ -30,8 +30,8 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    bulk, connector_test, directory, docs, document, domains, drain, explain, health, messages, queues, running,
-    sessions, settings,
+    bulk, config, connector_test, directory, docs, document, domains, drain, explain, health, messages, queues,
+    running, sessions, settings, tls_reports,
 };
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
@@ -41,6 +41,7 @@ use crate::queue::bulk::Bulk;
 use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
 use crate::status::{Drain, Running, Sessions};
+use crate::tlsrpt::TlsReports;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -81,6 +82,8 @@ pub struct Handles {
     pub explain: Arc<dyn Explain>,
     /// Asks for next hops.
     pub probe: Arc<dyn Probe>,
+    /// What came of TLS with the hosts of other domains.
+    pub tls_reports: Arc<TlsReports>,
 }
 
 /// Tells how it went to fetch the keys of identity providers. Closures do.
@@ -308,6 +311,12 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(settings::get_settings)
         .service(settings::put_settings)
         .service(settings::patch_settings)
+        .service(config::export_config)
+        .service(config::apply_config)
+        .service(config::list_config_revisions)
+        .service(config::compare_config_revisions)
+        .service(config::get_config_revision)
+        .service(config::rollback_config)
         .service(directory::preview_addresses)
         .service(directory::import_recipients)
         .service(domains::list_domains)
@@ -340,7 +349,9 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(running::start)
         .service(drain::get_drain)
         .service(drain::begin_drain)
-        .service(drain::end_drain);
+        .service(drain::end_drain)
+        .service(tls_reports::list_tls_reports)
+        .service(tls_reports::send_tls_reports);
 }
 
 /// Answers what no route answers: 405 when the path exists, else 404.

@@ -47,7 +47,8 @@ pub enum ConditionType {
     OpenRelay,
     /// An operator has paused or stopped it. Only there when one has.
     Overridden,
-    /// Whether what is configured can be put to use. Only there when it cannot.
+    /// Whether what is configured can be put to use. Only there when it cannot; of the settings, whether what the watched
+    /// directory says is in force, when there is one.
     ConfigAccepted,
     /// Whether the other side answers.
     Reachable,

@@ -213,6 +213,27 @@ pub(super) fn object(_: &Object, _: &State) -> ObjectStatus {
     ObjectStatus { state: ObjectState::Active, conditions: Vec::new() }
 }
 
+/// The settings: whether what the watched directory says is in force.
+pub(super) fn settings(object: &Object, state: &State) -> ObjectStatus {
+    let mut status = self::object(object, state);
+    if let Some(files) = state.handles.configuration.files() {
+        let (status_of, reason) = match files.accepted {
+            Some(true) => (ConditionStatus::True, "applied"),
+            Some(false) => (ConditionStatus::False, "filesRefused"),
+            None => (ConditionStatus::Unknown, "notLookedAt"),
+        };
+        status.conditions.push(Condition {
+            kind: ConditionType::ConfigAccepted,
+            status: status_of,
+            reason: reason.to_owned(),
+            message: files.message,
+            last_transition_time: files.since,
+            observed_generation: Some(object.generation),
+        });
+    }
+    status
+}
+
 fn texts(list: &Value) -> impl Iterator<Item = &str> {
     list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }

@@ -13,12 +13,13 @@ use async_trait::async_trait;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
 
+use super::overload::resident_bytes;
 use crate::api;
-use crate::config::Live;
+use crate::config::{Configuration, Live};
 use crate::model::time::Timestamp;
 use crate::net::clock::Clock;
 use crate::queue::operate::{Operate, QueueView};
-use crate::status::{Drain, Listeners, Sessions};
+use crate::status::{Drain, Listeners, Overload, Sessions};
 use crate::store::Store;
 
 /// Renders all metrics.
@@ -27,9 +28,11 @@ pub(super) struct Exposition {
     pub(super) operate: Arc<dyn Operate>,
     pub(super) store: Arc<dyn Store>,
     pub(super) live: Live,
+    pub(super) configuration: Arc<Configuration>,
     pub(super) listeners: Arc<Listeners>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) drain: Arc<Drain>,
+    pub(super) overload: Arc<Overload>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) started: Instant,
 }
@@ -107,6 +110,11 @@ impl Exposition {
 
     fn of_configuration(&self, out: &mut Gauges) {
         let snapshot = self.live.current();
+        out.one("config_revision", "The revision in force", snapshot.revision as f64);
+        if let Some(files) = self.configuration.files() {
+            let accepted = if files.accepted == Some(true) { 1.0 } else { 0.0 };
+            out.one("config_accepted", "1 when what the watched directory says is in force", accepted);
+        }
         out.family("certificate_not_after_seconds", "When a certificate expires, in Unix time");
         for (name, certificate) in &snapshot.certificates {
             if let Some(identity) = &certificate.identity {
@@ -134,17 +142,12 @@ impl Exposition {
         out.one("sessions_open", "SMTP sessions that are open now", self.sessions.count() as f64);
         let draining = self.drain.is_on() || self.drain.is_closed();
         out.one("draining", "1 when no new mail is taken", if draining { 1.0 } else { 0.0 });
+        let overloaded = if self.overload.now().is_some() { 1.0 } else { 0.0 };
+        out.one("overloaded", "1 when new mail is refused because there is too much", overloaded);
         if let Some(bytes) = resident_bytes() {
             out.one("process_resident_memory_bytes", "Memory that the process has", bytes as f64);
         }
     }
-}
-
-/// Memory that the process has; Linux tells.
-fn resident_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
-    Some(pages * rustix::param::page_size() as u64)
 }
 
 /// Gauges as text.

@@ -7,6 +7,8 @@
 
 mod exposition;
 mod logging;
+mod overload;
+mod redact;
 mod status;
 mod watch;
 mod welcome;
@@ -22,6 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::accounts::{Authenticator, Quotas};
 use crate::api::{self, Api, Handles, Listen, Logins};
 use crate::cli::Serve;
+use crate::config::directory::Watcher;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use crate::inbound::{BindCheck, Inbound, ProtocolLogs, Receiver};
 use crate::intake::Intake;
@@ -38,10 +41,11 @@ use crate::outbound::{self, KeptPolicies, Outbound};
 use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
-use crate::status::{Drain, Listeners, Masks, Running, Sessions};
+use crate::status::{Drain, Listeners, Masks, Overload, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
+use crate::tlsrpt::{self, TlsReports};
 
 /// How long sessions and workers may take to end.
 const GRACE: Duration = Duration::from_secs(8);
@@ -61,7 +65,7 @@ pub fn print_openapi() -> anyhow::Result<()> {
 /// # Errors
 /// When something that it cannot do without is missing: the store, the API's address, a valid configuration.
 pub fn serve(options: Serve) -> anyhow::Result<()> {
-    let _logs = logging::start(&options.log, options.log_format)?;
+    let _logs = logging::start(&options.log, options.log_format, options.log_redact)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("bridgehead")
@@ -125,17 +129,20 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let masks = Arc::new(Masks::default());
     let running = Arc::new(Running::new(store.clone()));
     let drain = Arc::new(Drain::default());
+    let overload = Arc::new(Overload::default());
 
     let resolvers = Arc::new(match &options.dnssec_trust_anchors {
         Some(file) => Resolvers::with_anchor_file(file).context("--dnssec-trust-anchors")?,
         None => Resolvers::new(),
     });
+    let tls_reports = Arc::new(TlsReports::new(clock.clone(), Arc::new(tlsrpt::kept::Files::below(&options.data_dir))));
     let around = outbound::Surroundings {
         connect: Arc::new(TcpConnect),
         resolvers: resolvers.clone(),
         listeners: listeners.clone(),
         policies: Arc::new(KeptPolicies(store.clone())),
         tokens: Arc::new(Http::default()),
+        tls_reports: tls_reports.clone(),
     };
     let outbound = Outbound::new(queue.clone(), clock.clone(), metrics.clone(), around);
     let connect = Arc::new(TcpConnect);
@@ -145,14 +152,30 @@ async fn run(options: Serve) -> anyhow::Result<()> {
 
     configuration.register(Arc::new(BindCheck));
     configuration.tell_of_mail(queue.clone());
+    let mut watcher = options.config_dir.clone().map(|directory| Watcher::new(configuration.clone(), directory));
+    if let Some(watcher) = &mut watcher {
+        // before anything listens
+        watcher.look().await;
+    }
     let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
     let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
     let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
+    let reporting = tlsrpt::Sending {
+        reports: tls_reports.clone(),
+        queue: queue.clone(),
+        store: store.clone(),
+        recipients: recipients.clone(),
+        resolvers: resolvers.clone(),
+        post: Arc::new(Http::default()),
+        clock: clock.clone(),
+    };
+    let reporting = tokio::spawn(reporting.run(drain.watch()));
     let intake = Intake {
         store: store.clone(),
         recipients,
         queue: queue.clone(),
         quotas: Arc::new(Quotas::default()),
+        overload: overload.clone(),
         clock: clock.clone(),
         resolvers: resolvers.clone(),
         callout: outbound.clone(),
@@ -182,15 +205,19 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             listeners: listeners.clone(),
             running: running.clone(),
             drain: drain.clone(),
+            overload: overload.clone(),
+            configuration: configuration.clone(),
         }),
         metrics: Arc::new(exposition::Exposition {
             registry,
             operate: Arc::new(Operator(queue.clone())),
             store: store.clone(),
             live: live.clone(),
+            configuration: configuration.clone(),
             listeners: listeners.clone(),
             sessions: sessions.clone(),
             drain: drain.clone(),
+            overload: overload.clone(),
             clock: clock.clone(),
             started: std::time::Instant::now(),
         }),
@@ -203,6 +230,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         explain,
         logins: logins(outbound.clone()),
         probe: outbound.clone(),
+        tls_reports: tls_reports.clone(),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;
@@ -216,6 +244,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let requesting = tokio::spawn(outbound.request_mail(receiver, drain.watch()));
     let accepting = tokio::spawn(inbound.run());
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
+    let weighing = tokio::spawn(overload::watch(overload, store.clone(), live.clone(), drain.clone()));
+    let following = watcher.map(|watcher| tokio::spawn(watch::directory(watcher, drain.clone())));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
     tokio::select! {
@@ -229,6 +259,11 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         let _ = accepting.await;
         let _ = requesting.await;
         let _ = watching.await;
+        let _ = weighing.await;
+        let _ = reporting.await;
+        if let Some(following) = following {
+            let _ = following.await;
+        }
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
@@ -238,6 +273,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     }
     api.stop().await;
     tokio::task::spawn_blocking(move || {
+        // sessions have gone on for a while
+        tls_reports.write();
         protocol_logs.close();
         store.close();
     })
@@ -271,12 +308,17 @@ async fn open_configuration(
 ) -> anyhow::Result<Arc<Configuration>> {
     let clock = clock.clone();
     let now = Arc::new(move || Timestamp::from_millis(clock.unix_millis()));
-    let open = OpenOptions { host_name: welcome::host_name(), secrets_dir: options.secrets_dir.clone(), now };
+    let files = options.config_dir.is_some();
+    let open = OpenOptions { host_name: welcome::host_name(), secrets_dir: options.secrets_dir.clone(), files, now };
     let configuration =
         Configuration::open(store.clone(), open).await.context("the stored configuration cannot be used")?;
     if configuration.is_empty().context("the stored configuration cannot be read")? {
         let first = FirstStart { smtp_listen: options.smtp_listen };
-        configuration.first_start(&first).await.context("the first configuration could not be made")?;
+        let made = match files {
+            true => configuration.first_start_for_files().await,
+            false => configuration.first_start(&first).await,
+        };
+        made.context("the first configuration could not be made")?;
     }
     Ok(configuration)
 }

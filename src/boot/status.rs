@@ -14,7 +14,7 @@ use crate::api::{
 use crate::cli::Serve;
 use crate::config::{Configuration, Live, VirtualServer};
 use crate::model::name::Name;
-use crate::status::{Drain, Halt, Listeners, Masks, Running};
+use crate::status::{Drain, Halt, Listeners, Masks, Overload, Running};
 use crate::store::Store;
 
 /// Longest key file that is read.
@@ -107,6 +107,8 @@ pub(super) struct Health {
     pub(super) listeners: Arc<Listeners>,
     pub(super) running: Arc<Running>,
     pub(super) drain: Arc<Drain>,
+    pub(super) overload: Arc<Overload>,
+    pub(super) configuration: Arc<Configuration>,
 }
 
 impl api::Health for Health {
@@ -115,7 +117,17 @@ impl api::Health for Health {
             // that it answers is the proof
             Probe::Live => Vec::new(),
             Probe::Startup => vec![self.store_ready()],
-            Probe::Ready => vec![self.store_ready(), self.store_writes(), self.listening(), self.not_draining()],
+            Probe::Ready => {
+                let mut checks = vec![
+                    self.store_ready(),
+                    self.store_writes(),
+                    self.listening(),
+                    self.not_draining(),
+                    self.not_overloaded(),
+                ];
+                checks.extend(self.configured());
+                checks
+            }
         }
     }
 }
@@ -149,6 +161,19 @@ impl Health {
         let any = self.listeners.all().iter().any(|(_, bindings)| bindings.iter().any(|b| b.bound.is_ok()));
         let none_wanted = !snapshot.virtual_servers.values().any(|server| wanted(&server));
         check("listening", wrong.is_empty() || any || none_wanted, &wrong.join("; "))
+    }
+
+    fn not_overloaded(&self) -> Check {
+        let why = self.overload.now();
+        check("notOverloaded", why.is_none(), &why.map(|why| why.to_string()).unwrap_or_default())
+    }
+
+    /// With a watched directory: whether a set of its files was ever in force. A bad one on top of a good one does not
+    /// take the appliance out of service.
+    fn configured(&self) -> Option<Check> {
+        let files = self.configuration.files()?;
+        let any = files.accepted == Some(true) || !self.live.current().virtual_servers.is_empty();
+        Some(check("configured", any, &files.message))
     }
 
     fn not_draining(&self) -> Check {

@@ -9,6 +9,7 @@
 //! come from a file (`…_FILE`). Everything else is configuration and comes by REST.
 
 mod appliance;
+mod check;
 mod client;
 mod contexts;
 mod document;
@@ -24,6 +25,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+pub use check::{Check, check, print_schema};
 
 /// The SMTP relay that you configure by API, that tells you where your mail is, and that never loses it after 250.
 #[derive(Debug, Parser)]
@@ -46,6 +49,10 @@ pub enum Command {
     Openapi,
     /// Ask a running appliance how it is; exit status 0 when it is well, else 1.
     Healthcheck(healthcheck::Healthcheck),
+    /// Say what an appliance would say to a configuration, without one.
+    Check(Check),
+    /// Print the JSON schema of a configuration document.
+    Schema,
     /// What is asked of a running appliance.
     #[command(flatten)]
     Client(ClientCommand),
@@ -163,6 +170,9 @@ pub struct Serve {
     /// Where `{"file": …}` in the configuration may point.
     #[arg(long, env = "BRIDGEHEAD_SECRETS_DIR", default_value = "/etc/bridgehead/secrets", value_name = "DIR")]
     pub secrets_dir: PathBuf,
+    /// A directory of *.yaml, *.yml and *.json files that is watched: what stands in it is the configuration.
+    #[arg(long, env = "BRIDGEHEAD_CONFIG_DIR", value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
     /// File of DNSKEY records, as zone files have them, by which DNSSEC is validated instead of by the keys of the root.
     #[arg(long, env = "BRIDGEHEAD_DNSSEC_TRUST_ANCHORS", value_name = "FILE")]
     pub dnssec_trust_anchors: Option<PathBuf>,
@@ -181,6 +191,9 @@ pub struct Serve {
     /// How it is logged; json, but text on a terminal.
     #[arg(long, env = "BRIDGEHEAD_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// What is left out of log lines: with `addresses` the local part of every address.
+    #[arg(long, env = "BRIDGEHEAD_LOG_REDACT", default_value = "none", value_name = "WHAT")]
+    pub log_redact: LogRedact,
 }
 
 /// Storage engines.
@@ -188,6 +201,15 @@ pub struct Serve {
 pub enum Engine {
     /// Journal and sled, in the data directory.
     Embedded,
+}
+
+/// What is left out of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogRedact {
+    /// Nothing.
+    None,
+    /// Local parts of addresses.
+    Addresses,
 }
 
 /// Forms of a log line.

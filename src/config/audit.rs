@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::answer::{Actor, ChangeError};
-use super::change::Configuration;
+use super::configuration::Configuration;
 
 impl Configuration {
     /// Writes down that an operator does something to an object (`virtual-servers/default`). Durable when it returns; to

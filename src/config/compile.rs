@@ -115,6 +115,12 @@ impl Objects {
         self.secrets.get(&(collection, name.clone()))
     }
 
+    /// How many revisions are kept.
+    pub(super) fn kept_revisions(&self) -> usize {
+        let settings = self.settings.as_ref().map(|(_, spec)| spec.retention.revisions);
+        usize::from(settings.unwrap_or_else(|| SettingsSpec::default().retention.revisions)).max(1)
+    }
+
     /// True before anything was ever configured.
     pub fn is_empty(&self) -> bool {
         self.settings.is_none()

@@ -28,7 +28,7 @@ pub struct Object {
     pub name: Name,
     /// Its labels.
     pub labels: Labels,
-    /// Who wrote it: `system` or `api`.
+    /// Who wrote it: `system`, `api`, `file`, or whom an apply named.
     pub owner: String,
     /// Rises by one with each change of labels or spec; the ETag.
     pub generation: u64,
@@ -62,6 +62,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// One without addresses.
+    pub(super) fn new(labels: Labels, owner: &str, generation: u64, spec: Value, secrets: Kept) -> Self {
+        Record { v: 1, labels, owner: owner.to_owned(), generation, spec, addresses: Vec::new(), secrets }
+    }
+
     /// As the audit log has it: without the values of secrets.
     pub fn audited(&self) -> Record {
         Record { secrets: Kept::default(), ..self.clone() }

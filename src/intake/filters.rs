@@ -400,6 +400,7 @@ mod tests {
             let options = OpenOptions {
                 host_name: "mail.a.example".parse().unwrap(),
                 secrets_dir: "/nonexistent".into(),
+                files: false,
                 now: Arc::new(move || Timestamp::from_millis(wall.unix_millis())),
             };
             let configuration = Configuration::open(Arc::new(store.clone()), options).await.unwrap();
@@ -415,6 +416,7 @@ mod tests {
                 recipients,
                 queue,
                 quotas: Arc::default(),
+                overload: Arc::default(),
                 clock,
                 resolvers,
                 callout: Arc::new(crate::routing::callout::Unasked),

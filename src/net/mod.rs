@@ -8,6 +8,7 @@ pub mod dns_list;
 pub mod http;
 pub mod mta_sts;
 pub mod oauth;
+pub mod post;
 pub mod proxy_protocol;
 pub mod race;
 pub mod resolver;

@@ -4,6 +4,7 @@
 //! Running state, not configuration. Only what an operator did ([`Running`]) is stored, to hold over a restart.
 
 mod masks;
+mod overload;
 mod rates;
 mod running;
 mod sessions;
@@ -19,6 +20,7 @@ use crate::model::name::Name;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
 pub use masks::Masks;
+pub use overload::{Load, Measured, Overload, Overloaded};
 pub use running::{Halt, Halted, Running};
 pub use sessions::{
     Limits, Opening, Session, SessionFilter, SessionGuard, SessionId, SessionState, SessionView, Sessions, TooMany,

@@ -28,6 +28,7 @@ use crate::model::time::Timestamp;
 
 pub mod embedded;
 mod overlay;
+pub mod scratch;
 
 #[cfg(test)]
 mod contract;

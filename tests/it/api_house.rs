@@ -19,6 +19,7 @@ use bridgehead::model::mail::{Message, MessageId, Origin, Protocol, Recipient, R
 use bridgehead::model::name::Name;
 use bridgehead::model::queue_name::QueueName;
 use bridgehead::model::time::Timestamp;
+use bridgehead::net::clock::ManualClock;
 use bridgehead::queue::bulk::{Bulk, BulkAction, BulkError, Operation, Preview};
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
@@ -27,6 +28,8 @@ use bridgehead::routing::Connector;
 use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe, TestResult};
 use bridgehead::status::{Running, Sessions};
 use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, PageKey, StoreError};
+use bridgehead::tlsrpt::TlsReports;
+use bridgehead::tlsrpt::kept::Files;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,6 +46,10 @@ pub struct House {
     pub configuration: Arc<Configuration>,
     /// The secrets directory; it holds a pair `smtp/tls.crt` and `smtp/tls.key` for mail.example.com.
     pub secrets: tempfile::TempDir,
+    /// What time `tls_reports` has.
+    pub clock: Arc<ManualClock>,
+    /// What came of TLS.
+    pub tls_reports: Arc<TlsReports>,
 }
 
 /// A certificate for this host, signed by its own key, and the key: PEM.
@@ -66,6 +73,13 @@ impl Explain for Silent {
 
     fn taken(&self, _: &Snapshot, _: &Message, _: &Recipient) -> Explanation {
         Explanation::default()
+    }
+}
+
+#[async_trait]
+impl bridgehead::api::Exposition for Silent {
+    async fn text(&self) -> String {
+        "# EOF\n".to_owned()
     }
 }
 
@@ -116,6 +130,7 @@ impl House {
         let options = OpenOptions {
             host_name: "relay.example.com".parse().unwrap(),
             secrets_dir: secrets.path().to_owned(),
+            files: false,
             now: Arc::new(|| Timestamp::from_millis(1_795_000_000_000)),
         };
         let configuration = Configuration::open(Arc::new(Memory::default()), options).await.unwrap();
@@ -126,24 +141,29 @@ impl House {
         let sessions = Arc::new(Sessions::default());
         let keys: Vec<Box<dyn Keys>> =
             vec![Box::new(FirstKey::new(configuration.clone())), Box::new(AdminKey::new(KEY))];
+        let clock = Arc::new(ManualClock::new(1_795_000_000_000));
+        let files = Arc::new(Files::below(secrets.path()));
+        let tls_reports = Arc::new(TlsReports::new(clock.clone(), files));
         let handles = Handles {
             configuration: configuration.clone(),
             operate: queue.clone(),
             health: Arc::new(Probes(ready.clone())),
-            metrics: Arc::new(|| "# EOF\n".to_owned()),
+            metrics: Arc::new(Silent),
             keys: Arc::new(keys),
             listeners: Arc::new(|name: &Name| (name.as_str() == "default").then(listening)),
             sessions: sessions.clone(),
+            drain: Arc::default(),
             running: Arc::new(Running::new(Arc::new(Controls::default()))),
             issuers: Arc::new(|_: &Name| None),
             logins: Arc::new(|_: &Connector| None),
             explain: Arc::new(Silent),
             bulk: Arc::new(Silent),
             probe: Arc::new(Silent),
+            tls_reports: tls_reports.clone(),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;
-        Ok(House { server, queue, ready, sessions, first_key, configuration, secrets })
+        Ok(House { server, queue, ready, sessions, first_key, configuration, secrets, clock, tls_reports })
     }
 
     /// A request with the key.

@@ -50,6 +50,8 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub struct Appliance {
     data: TempDir,
     process: Option<Process>,
+    /// The directory of documents that it watches.
+    files: Option<PathBuf>,
 }
 
 struct Process {
@@ -61,7 +63,15 @@ struct Process {
 impl Appliance {
     /// On an empty directory, with the defaults of a first start.
     pub fn start() -> Appliance {
-        let mut appliance = Appliance { data: tempfile::tempdir().unwrap(), process: None };
+        let mut appliance = Appliance { data: tempfile::tempdir().unwrap(), process: None, files: None };
+        appliance.start_again();
+        appliance
+    }
+
+    /// On an empty directory, with the configuration that these files say.
+    pub fn start_watching(files: &Path) -> Appliance {
+        let files = Some(files.to_owned());
+        let mut appliance = Appliance { data: tempfile::tempdir().unwrap(), process: None, files };
         appliance.start_again();
         appliance
     }
@@ -69,14 +79,16 @@ impl Appliance {
     /// Runs the binary on the directory and waits until it listens.
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "it runs");
-        let (child, log) = spawn(self.data());
+        let (child, log) = spawn(self.data(), self.files.as_deref());
         // From here on `drop` ends the child, whatever fails.
         self.process = Some(Process { child, log, api: SocketAddr::from(([0, 0, 0, 0], 0)) });
         let api = self.wait_for_line("REST listens", |line| {
             (line["message"] == "listening" && line["listener"] == "api").then(|| address_of(line))
         });
         self.process.as_mut().unwrap().api = api;
-        self.smtp();
+        if self.files.is_none() {
+            self.smtp();
+        }
     }
 
     /// The data directory.
@@ -147,7 +159,7 @@ impl Appliance {
 
     /// A second process on the same directory: how it ended, and all it said.
     pub fn run_a_second(&self) -> (ExitStatus, String) {
-        let (mut child, log) = spawn(self.data());
+        let (mut child, log) = spawn(self.data(), self.files.as_deref());
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             match child.try_wait().unwrap() {
@@ -228,10 +240,13 @@ impl Drop for Appliance {
     }
 }
 
-fn spawn(data: &Path) -> (Child, Arc<Log>) {
+fn spawn(data: &Path, files: Option<&Path>) -> (Child, Arc<Log>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bridgehead"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BRIDGEHEAD_")) {
         command.env_remove(name);
+    }
+    if let Some(files) = files {
+        command.env("BRIDGEHEAD_CONFIG_DIR", files);
     }
     let mut child = command
         .env("BRIDGEHEAD_DATA_DIR", data)

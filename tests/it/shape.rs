@@ -16,7 +16,7 @@ const FLOORS: [&[&str]; 10] = [
     &["directory", "routing", "dsn", "authenticity", "accounts"],
     &["config"],
     &["queue", "status"],
-    &["intake"],
+    &["intake", "tlsrpt"],
     &["inbound", "outbound", "local"],
     &["api", "console", "cli"],
     &["boot", "main", "lib"],

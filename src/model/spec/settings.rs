@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::model::duration::Duration;
 use crate::model::name::Name;
+use crate::model::size::Size;
 use crate::smtp::address::Mailbox;
 
 /// Settings of the whole appliance.
@@ -35,8 +36,12 @@ pub struct SettingsSpec {
     /// Whether subjects of messages are kept, for listings and message tracking. Off by default, as in Exchange, whose
     /// setting *Enable subject logging and display* this is; holds for mail that comes from then on.
     pub subject_logging: bool,
+    /// When new mail is refused for a while, because there is too much already.
+    pub overload: Overload,
     /// How long things are kept.
     pub retention: Retention,
+    /// Reports to other domains about the TLS of their hosts (TLSRPT, RFC 8460).
+    pub tls_reporting: TlsReporting,
 }
 
 impl Default for SettingsSpec {
@@ -48,9 +53,45 @@ impl Default for SettingsSpec {
             plus_addressing: true,
             default_virtual_server: None,
             subject_logging: false,
+            overload: Overload::default(),
             retention: Retention::default(),
+            tls_reporting: TlsReporting::default(),
         }
     }
+}
+
+/// When new mail is refused for a while (452 over SMTP, 503 over REST), because there is too much already. Looked at once a
+/// second; it ends when a tenth is free again. What is queued goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Overload {
+    /// Messages that wait, in all queues. Default: as many as the disk holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, nullable = false)]
+    pub queued_messages: Option<u64>,
+    /// Their content. Default: as much as the disk holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub queued_bytes: Option<Size>,
+    /// Memory of the process. Default: nine tenths of what its control group (its container) may have, if that has a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub memory: Option<Size>,
+}
+
+/// Reports to other domains about the TLS of their hosts. What came of TLS is counted in any case: `GET /tls-reports`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TlsReporting {
+    /// Whether domains that ask for reports get one, once a day.
+    pub enabled: bool,
+    /// Whom the report names to be asked. Default: the postmaster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub contact: Option<Mailbox>,
+    /// Whether reports are also posted to addresses that are not public: domains, not operators, say where they go. For
+    /// systems that write to others within a network of their own.
+    pub allow_private_addresses: bool,
 }
 
 /// How long things are kept.
@@ -59,10 +100,13 @@ impl Default for SettingsSpec {
 pub struct Retention {
     /// How long mail stays in the dead-letter queue. At least 1m.
     pub dead_letter: Duration,
+    /// How many revisions of the configuration can be gone back to.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub revisions: u16,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { dead_letter: Duration::from_secs(14 * 86_400) }
+        Retention { dead_letter: Duration::from_secs(14 * 86_400), revisions: 100 }
     }
 }
