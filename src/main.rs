@@ -18,6 +18,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Some(Command::Schema) => return cli::print_schema(),
         Some(Command::Client(command)) => return Ok(command.run()),
         Some(Command::Openapi) => boot::print_openapi(),
+        Some(Command::Healthcheck(asked)) => asked.run(),
         Some(Command::Serve(serve)) => boot::serve(*serve),
         None => boot::serve(cli.serve),
     }?;

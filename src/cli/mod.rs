@@ -13,6 +13,7 @@ mod check;
 mod client;
 mod contexts;
 mod document;
+pub mod healthcheck;
 mod kinds;
 mod mail;
 mod objects;
@@ -46,6 +47,8 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Print the OpenAPI document of the REST API.
     Openapi,
+    /// Ask a running appliance how it is; exit status 0 when it is well, else 1.
+    Healthcheck(healthcheck::Healthcheck),
     /// Say what an appliance would say to a configuration, without one.
     Check(Check),
     /// Print the JSON schema of a configuration document.
@@ -179,6 +182,9 @@ pub struct Serve {
     /// Space on the disk that new mail must leave free, in bytes.
     #[arg(long, env = "BRIDGEHEAD_RESERVE", default_value_t = 256 * 1024 * 1024, value_name = "BYTES")]
     pub reserve: u64,
+    /// The copy that the store was restored from, by any name: what is queued in it is frozen before the first attempt, once.
+    #[arg(long, env = "BRIDGEHEAD_RESTORED_FROM", value_name = "NAME")]
+    pub restored_from: Option<String>,
     /// The storage engine.
     #[arg(long, env = "BRIDGEHEAD_STORE", default_value = "embedded")]
     pub store: Engine,
