@@ -80,7 +80,7 @@
 //! | 4 | [`config`] | compiles those tables, publishes them |
 //! | 5 | [`queue`], [`status`] | what waits and moves; what is open now |
 //! | 6 | [`intake`] | who may, and taking it |
-//! | 7 | [`inbound`], [`outbound`], [`local`] | sockets in, sockets out, mailbox stores |
+//! | 7 | [`inbound`], [`outbound`], [`local`], [`sinks`] | sockets in, sockets out, mailbox stores, who is told what happens |
 //! | 8 | [`api`], [`cli`] | REST; the command line |
 //! | 9 | [`boot`] | the only place where parts are put together |
 //!
@@ -118,6 +118,7 @@ pub mod intake;
 pub mod inbound;
 pub mod local;
 pub mod outbound;
+pub mod sinks;
 
 pub mod api;
 pub mod cli;

@@ -2,7 +2,7 @@
 //!
 //! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
 //! share [`resources`]; [`settings`], [`domains`], [`logins`], [`queues`], [`messages`], [`bulk`], [`explain`], [`sessions`],
-//! [`running`], [`health`] and [`docs`] the
+//! [`running`], [`tracking`], [`events`], [`event_sinks`], [`health`] and [`docs`] the
 //! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
 //! caller with a key ([`auth`]); whatever is refused is a [`problem`].
@@ -22,6 +22,8 @@ mod document;
 mod domains;
 mod errors;
 mod etag;
+mod event_sinks;
+mod events;
 mod explain;
 pub mod health;
 mod kinds;
@@ -38,6 +40,7 @@ mod sessions;
 mod settings;
 mod shapes;
 mod status;
+mod tracking;
 
 pub use auth::{AdminKey, FirstKey, Keys, Principal};
 pub use document::{openapi, openapi_json};

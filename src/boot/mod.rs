@@ -37,6 +37,7 @@ use crate::outbound::{self, KeptPolicies, Outbound};
 use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
+use crate::sinks::EventSinks;
 use crate::status::{Drain, Listeners, Masks, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
@@ -163,6 +164,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         drain: drain.clone(),
     });
 
+    let event_sinks = EventSinks::new(store.clone(), live.clone(), clock.clone());
     let handles = Handles {
         configuration: configuration.clone(),
         operate: Arc::new(Operator(queue.clone())),
@@ -183,6 +185,9 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         explain,
         logins: logins(outbound.clone()),
         probe: outbound.clone(),
+        history: queue.clone(),
+        sinks: Some(event_sinks.clone()),
+        draining: drain.watch(),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;
@@ -195,6 +200,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let receiver = Arc::new(Receiver(inbound.clone()));
     let requesting = tokio::spawn(outbound.request_mail(receiver, drain.watch()));
     let accepting = tokio::spawn(inbound.run());
+    let telling = tokio::spawn(event_sinks.run(drain.watch()));
+    let keeping = tokio::spawn(watch::retention(live.clone(), store.clone(), drain.watch()));
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
@@ -209,6 +216,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         let _ = accepting.await;
         let _ = requesting.await;
         let _ = watching.await;
+        let _ = telling.await;
+        let _ = keeping.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;

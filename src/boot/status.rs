@@ -205,6 +205,15 @@ pub(super) fn exposition(
         family("store_quarantined", "Damaged records that were set aside", vec![(String::new(), health.quarantined)]);
         family("store_journal_bytes", "Journal on disk", vec![(String::new(), health.journal_bytes)]);
         family("store_alive_bytes", "Content of what is queued", vec![(String::new(), health.alive_bytes)]);
+        let history = store.history();
+        for (name, help, value) in [
+            ("tracking_dropped", "Events that message tracking could not keep", history.dropped),
+            ("tracking_damaged", "Lines of message tracking that cannot be read", history.damaged),
+            ("tracking_files", "Files of message tracking", history.files),
+            ("tracking_bytes", "Their octets", history.bytes),
+        ] {
+            family(name, help, vec![(String::new(), value)]);
+        }
         out.push_str("# EOF\n");
         out
     })

@@ -21,7 +21,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::spec::filter::FilterAction;
 use crate::model::time::Timestamp;
 use crate::observe::metrics::ByName;
-use crate::queue::{Assignment, Sending, assign, is_ours, restriction_failure};
+use crate::queue::{Arrival, Assignment, Sending, assign, is_ours, restriction_failure};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::parameters::{MailParameters, RcptParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
@@ -68,6 +68,8 @@ pub struct Incoming {
     /// Octets of our own trace field.
     traced: u64,
     header: HeaderScanner,
+    /// The session that it comes in.
+    session: Option<String>,
 }
 
 impl Incoming {
@@ -105,7 +107,24 @@ impl Incoming {
             draft,
             traced: 0,
             header: HeaderScanner::default(),
+            session: None,
         })
+    }
+
+    /// Says in which session it comes, for message tracking.
+    pub fn in_session(mut self, session: impl Into<String>) -> Self {
+        self.session = Some(session.into());
+        self
+    }
+
+    /// What it will be called.
+    pub fn id(&self) -> MessageId {
+        self.draft.id()
+    }
+
+    /// The recipients that were accepted, as many as message tracking names.
+    pub fn named_recipients(&self) -> Vec<String> {
+        self.recipients.iter().take(50).map(|taken| taken.path.to_string()).collect()
     }
 
     /// The reverse-path.
@@ -315,7 +334,8 @@ impl Incoming {
             "accepted"
         );
         let reply = queued_as(message.id);
-        intake.queue.track_received(message);
+        let tls = client.tls.as_ref().map(|tls| tls.version);
+        intake.queue.track_arrival(message, Arrival { session: self.session.as_deref(), tls });
         intake.queue.enqueue(leased);
         Ok(reply)
     }

@@ -20,12 +20,15 @@ use bridgehead::model::name::Name;
 use bridgehead::model::queue_name::QueueName;
 use bridgehead::model::time::Timestamp;
 use bridgehead::queue::bulk::{Bulk, BulkAction, BulkError, Operation, Preview};
+use bridgehead::queue::history::{Counts, EventFilter, EventPage, GroupBy, History};
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
+use bridgehead::queue::whereabouts::{Inquiry, Whereabouts};
 use bridgehead::routing::Connector;
 use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe, TestResult};
 use bridgehead::status::{Running, Sessions};
+use bridgehead::store::history::{Chunk, Position};
 use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, PageKey, StoreError};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -66,6 +69,36 @@ impl Explain for Silent {
 
     fn taken(&self, _: &Snapshot, _: &Message, _: &Recipient) -> Explanation {
         Explanation::default()
+    }
+}
+
+/// Nothing has happened.
+#[async_trait]
+impl History for Silent {
+    async fn find_events(
+        &self,
+        _: &EventFilter,
+        _: bool,
+        _: Option<Position>,
+        _: usize,
+    ) -> Result<EventPage, ActionError> {
+        Ok(EventPage::default())
+    }
+
+    async fn count_events(&self, _: &EventFilter, _: GroupBy, _: Option<Position>) -> Result<Counts, ActionError> {
+        Ok(Counts::default())
+    }
+
+    async fn whereabouts(&self, _: &Inquiry) -> Result<Whereabouts, ActionError> {
+        Ok(Whereabouts::default())
+    }
+
+    async fn read_events(&self, from: Position, _: usize) -> Result<Chunk, ActionError> {
+        Ok(Chunk { next: from, ..Chunk::default() })
+    }
+
+    fn tail(&self) -> tokio::sync::watch::Receiver<Position> {
+        tokio::sync::watch::Sender::new(Position::START).subscribe()
     }
 }
 
@@ -140,6 +173,9 @@ impl House {
             explain: Arc::new(Silent),
             bulk: Arc::new(Silent),
             probe: Arc::new(Silent),
+            history: Arc::new(Silent),
+            sinks: None,
+            draining: tokio::sync::watch::Sender::new(None).subscribe(),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;

@@ -29,6 +29,7 @@ mod scripted_hop;
 mod secure_hops;
 mod shape;
 mod token_logins;
+mod tracking;
 mod verify_recipients;
 mod virtual_servers;
 mod way_of_a_message;

@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::model::duration::Duration;
 use crate::model::name::Name;
+use crate::model::size::Size;
 use crate::smtp::address::Mailbox;
 
 /// Settings of the whole appliance.
@@ -59,10 +60,19 @@ impl Default for SettingsSpec {
 pub struct Retention {
     /// How long mail stays in the dead-letter queue. At least 1m.
     pub dead_letter: Duration,
+    /// How long message tracking keeps events. At least 1h.
+    pub tracking: Duration,
+    /// How much disk message tracking may take; the oldest events go first. At least 64MiB. An event takes some 350 octets, a
+    /// message that is relayed at once three events.
+    pub tracking_size: Size,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { dead_letter: Duration::from_secs(14 * 86_400) }
+        Retention {
+            dead_letter: Duration::from_secs(14 * 86_400),
+            tracking: Duration::from_secs(30 * 86_400),
+            tracking_size: Size::from_bytes(1 << 30),
+        }
     }
 }
