@@ -85,7 +85,7 @@
 //! | 4 | [`config`] | compiles those tables, publishes them |
 //! | 5 | [`queue`], [`status`] | what waits and moves; what is open now |
 //! | 6 | [`intake`], [`tlsrpt`] | who may, and taking it; what came of TLS, and telling those whose hosts it was with |
-//! | 7 | [`inbound`], [`outbound`], [`local`], [`mailroot`] | sockets in, sockets out, mailbox stores, mail from files |
+//! | 7 | [`inbound`], [`outbound`], [`local`], [`mailroot`], [`sinks`] | sockets in, sockets out, mailbox stores, mail from files, who is told what happens |
 //! | 8 | [`api`], [`cli`] | REST; the command line |
 //! | 9 | [`boot`] | the only place where parts are put together |
 //!
@@ -125,6 +125,7 @@ pub mod inbound;
 pub mod local;
 pub mod mailroot;
 pub mod outbound;
+pub mod sinks;
 
 pub mod api;
 pub mod cli;

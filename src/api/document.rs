@@ -38,7 +38,7 @@ the request in the appliance's log. A path that does not exist is 404, a method 
 
 **Keys.** `Authorization: Bearer <key>`. Each operation names the scope that it needs, also in `x-scope`.";
 
-const TAGS: [(&str, &str); 21] = [
+const TAGS: [(&str, &str); 26] = [
     ("virtual-servers", "SMTP virtual servers: where mail comes in, from whom, and how it is treated."),
     ("recipient-policies", "Which addresses recipients get, and so which domains are local."),
     ("recipients", "The directory: who has mail here."),
@@ -57,6 +57,8 @@ const TAGS: [(&str, &str); 21] = [
     ("suppressions", "Who must not be written to."),
     ("quotas", "What is used up of how much may be sent."),
     ("imports", "Bringing in what an old server left behind."),
+    ("tracking", "What happened to mail: where it is, every event, and events as they come."),
+    ("event-sinks", "URLs that are told what happens to mail."),
     ("explain", "What would become of a message, and why."),
     ("sessions", "Who is connected by SMTP now."),
     ("appliance", "The appliance itself."),

@@ -2,8 +2,8 @@
 //!
 //! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
 //! share [`resources`]; [`config`] all of them as one document; [`settings`], [`domains`], [`logins`], [`queues`],
-//! [`messages`], [`submit`], [`bulk`], [`explain`], [`sessions`], [`running`], [`drain`], [`tls_reports`], [`health`] and
-//! [`docs`] the
+//! [`messages`], [`submit`], [`bulk`], [`explain`], [`sessions`], [`running`], [`drain`], [`tls_reports`], [`tracking`],
+//! [`events`], [`event_sinks`], [`health`] and [`docs`] the
 //! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
 //! caller with a key ([`auth`]); whatever is refused is a [`problem`].
@@ -25,6 +25,8 @@ mod domains;
 mod drain;
 mod errors;
 mod etag;
+mod event_sinks;
+mod events;
 mod explain;
 pub mod health;
 mod holds;
@@ -51,6 +53,7 @@ mod steering;
 mod submit;
 mod suppressions;
 mod tls_reports;
+mod tracking;
 mod transfer;
 
 pub use auth::{AdminKey, FirstKey, Keys, Principal};

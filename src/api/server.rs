@@ -16,6 +16,7 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, Error, HttpMessage, HttpRequest, HttpResponse, HttpServer, web};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use utoipa_actix_web::service_config::ServiceConfig;
 use utoipa_actix_web::{AppExt, scope};
@@ -23,16 +24,17 @@ use utoipa_actix_web::{AppExt, scope};
 use super::auth::{self, Failures, Keys, Principal};
 use super::health::{Exposition, Health};
 use super::kinds::{
-    accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
-    remote_domains, virtual_servers,
+    accounts, certificates, connectors, event_sinks, filters, identity_providers, mailbox_stores, recipient_policies,
+    recipients, remote_domains, virtual_servers,
 };
 use super::large_body::Bodies;
 use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    bulk, config, connector_test, directory, docs, document, domains, drain, explain, health, holds, imports, messages,
-    queues, quotas, running, sessions, settings, steering, submit, suppressions, tls_reports, transfer,
+    bulk, config, connector_test, directory, docs, document, domains, drain, event_sinks as sink_operations, events,
+    explain, health, holds, imports, messages, queues, quotas, running, sessions, settings, steering, submit, suppressions,
+    tls_reports, tracking, transfer,
 };
 use crate::accounts::{KeysStatus, Quotas};
 use crate::config::Configuration;
@@ -43,8 +45,11 @@ use crate::mailroot::import::Importing;
 use crate::model::name::Name;
 use crate::queue::Steer;
 use crate::queue::bulk::Bulk;
+use crate::queue::history::History;
 use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
+use crate::sinks::EventSinks;
+use crate::smtp::reply::Reply;
 use crate::status::{Drain, Running, Sessions};
 use crate::tlsrpt::TlsReports;
 
@@ -99,6 +104,12 @@ pub struct Handles {
     pub tls_reports: Arc<TlsReports>,
     /// Takes mail.
     pub submit: Arc<dyn Submit>,
+    /// Looks into message tracking.
+    pub history: Arc<dyn History>,
+    /// Who is told what happens; `None` where nobody is.
+    pub sinks: Option<Arc<EventSinks>>,
+    /// Says that the process stops: streams end then.
+    pub draining: watch::Receiver<Option<Reply>>,
 }
 
 /// Tells how it went to fetch the keys of identity providers. Closures do.
@@ -324,7 +335,7 @@ fn v1(config: &mut ServiceConfig<'_>) {
         };
     }
     kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors);
-    kinds!(certificates accounts identity_providers filters remote_domains);
+    kinds!(certificates accounts identity_providers filters remote_domains event_sinks);
     config
         .service(settings::get_settings)
         .service(settings::put_settings)
@@ -381,6 +392,12 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(bulk::get_operation)
         .service(bulk::cancel_operation)
         .service(connector_test::test_connector)
+        .service(tracking::search_tracking)
+        .service(tracking::summarize_tracking)
+        .service(tracking::whereabouts)
+        .service(events::stream_events)
+        .service(sink_operations::list_deliveries)
+        .service(sink_operations::replay)
         .service(sessions::list_sessions)
         .service(sessions::end_sessions)
         .service(sessions::end_session)

@@ -227,6 +227,11 @@ pub(super) fn identity_provider(object: &Object, state: &State) -> ObjectStatus 
     ObjectStatus { state: ObjectState::Active, conditions: vec![condition] }
 }
 
+/// An event sink; whether it takes what it is told.
+pub(super) fn event_sink(object: &Object, state: &State) -> ObjectStatus {
+    super::event_sinks::status(object, state)
+}
+
 /// Anything that just is.
 pub(super) fn object(_: &Object, _: &State) -> ObjectStatus {
     ObjectStatus { state: ObjectState::Active, conditions: Vec::new() }

@@ -45,6 +45,7 @@ use crate::outbound::{self, KeptPolicies, Outbound};
 use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
+use crate::sinks::EventSinks;
 use crate::status::{Drain, Listeners, Masks, Overload, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
@@ -213,6 +214,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         drain: drain.clone(),
     });
 
+    let event_sinks = EventSinks::new(store.clone(), live.clone(), clock.clone());
     let handles = Handles {
         configuration: configuration.clone(),
         operate: Arc::new(Operator(queue.clone())),
@@ -254,6 +256,9 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         probe: outbound.clone(),
         tls_reports: tls_reports.clone(),
         submit,
+        history: queue.clone(),
+        sinks: Some(event_sinks.clone()),
+        draining: drain.watch(),
     };
     let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
     let api = Api::start(handles, &listen)?;
@@ -268,6 +273,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let accepting = tokio::spawn(inbound.run());
     let picking_up = tokio::spawn(pickup.run(drain.clone()));
     let keeping = tokio::spawn(kept.clone().run(drain.clone()));
+    let telling = tokio::spawn(event_sinks.run(drain.watch()));
+    let remembering = tokio::spawn(watch::retention(live.clone(), store.clone(), drain.watch()));
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     let weighing = tokio::spawn(overload::watch(overload, store.clone(), live.clone(), drain.clone()));
     let following = watcher.map(|watcher| tokio::spawn(watch::directory(watcher, drain.clone())));
@@ -291,6 +298,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         }
         let _ = keeping.await;
         let _ = picking_up.await;
+        let _ = telling.await;
+        let _ = remembering.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;

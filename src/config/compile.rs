@@ -5,6 +5,7 @@
 
 mod access;
 mod accounts;
+mod event_sinks;
 mod fetching;
 mod filters;
 mod hosts;
@@ -36,7 +37,7 @@ use crate::model::size::Size;
 use crate::model::spec::account::AccountPassword;
 use crate::model::spec::recipient_policy::Filter;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, FilterSpec, IdentityProviderSpec,
+    AccountSpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, EventSinkSpec, FilterSpec, IdentityProviderSpec,
     MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 use crate::model::time::Timestamp;
@@ -54,6 +55,7 @@ pub struct Objects {
     identity_providers: BTreeMap<Name, (u64, Arc<IdentityProviderSpec>)>,
     filters: BTreeMap<Name, (u64, Arc<FilterSpec>)>,
     remote_domains: BTreeMap<Name, (u64, Arc<RemoteDomainSpec>)>,
+    event_sinks: BTreeMap<Name, (u64, Arc<EventSinkSpec>)>,
     settings: Option<(u64, Arc<SettingsSpec>)>,
     /// The values of their secrets, of objects that have any.
     secrets: BTreeMap<(Collection, Name), Kept>,
@@ -87,6 +89,7 @@ impl Objects {
             Spec::IdentityProvider(spec) => drop(self.identity_providers.insert(name, (generation, spec))),
             Spec::Filter(spec) => drop(self.filters.insert(name, (generation, spec))),
             Spec::RemoteDomain(spec) => drop(self.remote_domains.insert(name, (generation, spec))),
+            Spec::EventSink(spec) => drop(self.event_sinks.insert(name, (generation, spec))),
             Spec::Settings(spec) => self.settings = Some((generation, spec)),
             Spec::Recipient(_) => {}
         }
@@ -105,6 +108,7 @@ impl Objects {
             Collection::IdentityProviders => drop(self.identity_providers.remove(name)),
             Collection::Filters => drop(self.filters.remove(name)),
             Collection::RemoteDomains => drop(self.remote_domains.remove(name)),
+            Collection::EventSinks => drop(self.event_sinks.remove(name)),
             Collection::Settings => self.settings = None,
             Collection::Recipients => {}
         }
@@ -195,6 +199,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     let identity_providers = accounts::identity_providers(objects, previous, &mut found);
     filters::check(objects, &mut found);
     remote_domains::check(objects, &mut found);
+    event_sinks::check(objects, &mut found);
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
     check_settings(objects, &settings, &mut found);
     let domains = policies(objects, default_store, &settings, &mut found);
@@ -216,6 +221,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
         certificates,
         filters: filters::build(objects, previous),
         remote_domains: remote_domains::build(objects, previous),
+        event_sinks: event_sinks::build(objects, previous, around.vault),
         stores: build_stores(objects, previous, around.vault),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),
         postmaster: postmaster(&settings, &domains),
@@ -431,6 +437,10 @@ fn check_settings(objects: &Objects, settings: &SettingsSpec, found: &mut Findin
         }
     }
     found.at_least(of, "/spec/retention/deadLetter", settings.retention.dead_letter, Duration::from_secs(60));
+    found.at_least(of, "/spec/retention/tracking", settings.retention.tracking, Duration::from_secs(3_600));
+    if settings.retention.tracking_size < Size::from_bytes(64 << 20) {
+        found.wrong(of, "/spec/retention/trackingSize", ViolationCode::OutOfRange, "at least 64MiB is needed");
+    }
 }
 
 fn policies(

@@ -78,5 +78,5 @@ pub use queued_mail::{MailMove, QueuedMail, QueuedMailEffects};
 pub use read::Page;
 pub use recipients::StoredRecipients;
 pub use secrets::{Kept, Vault};
-pub use snapshot::{MailboxStore, Snapshot, VirtualServer, dequeue_connector};
+pub use snapshot::{EventSink, MailboxStore, Snapshot, VirtualServer, dequeue_connector};
 pub use violation::{Violation, ViolationCode, Warning, WarningCode};

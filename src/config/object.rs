@@ -15,8 +15,8 @@ use crate::model::spec::account::AccountPassword;
 use crate::model::spec::connector::Authentication;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
-    RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
+    AccountSpec, CertificateSpec, Collection, ConnectorSpec, EventSinkSpec, FilterSpec, IdentityProviderSpec,
+    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// An object of the configuration, as it is shown.
@@ -102,6 +102,8 @@ pub enum Spec {
     Filter(Arc<FilterSpec>),
     /// Of a remote domain.
     RemoteDomain(Arc<RemoteDomainSpec>),
+    /// Of an event sink.
+    EventSink(Arc<EventSinkSpec>),
     /// The settings.
     Settings(Arc<SettingsSpec>),
 }
@@ -123,6 +125,7 @@ impl Spec {
             Collection::IdentityProviders => from_value(spec).map(Spec::IdentityProvider),
             Collection::Filters => from_value(spec).map(Spec::Filter),
             Collection::RemoteDomains => from_value(spec).map(Spec::RemoteDomain),
+            Collection::EventSinks => from_value(spec).map(Spec::EventSink),
             Collection::Settings => from_value(spec).map(Spec::Settings),
         }
     }
@@ -140,6 +143,7 @@ impl Spec {
             Spec::IdentityProvider(_) => Collection::IdentityProviders,
             Spec::Filter(_) => Collection::Filters,
             Spec::RemoteDomain(_) => Collection::RemoteDomains,
+            Spec::EventSink(_) => Collection::EventSinks,
             Spec::Settings(_) => Collection::Settings,
         }
     }
@@ -157,6 +161,7 @@ impl Spec {
                 MailboxStoreSpec::Webhook(hook) => vec![("/secret".to_owned(), &mut hook.secret)],
                 MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Drop(_) => Vec::new(),
             },
+            Spec::EventSink(spec) => vec![("/secret".to_owned(), &mut Arc::make_mut(spec).secret)],
             Spec::Connector(spec) => {
                 let ConnectorSpec { authentication, request_dequeue, .. } = Arc::make_mut(spec);
                 let asks = request_dequeue.as_mut();
@@ -187,6 +192,7 @@ impl Spec {
             Spec::IdentityProvider(spec) => to_value(spec),
             Spec::Filter(spec) => to_value(spec),
             Spec::RemoteDomain(spec) => to_value(spec),
+            Spec::EventSink(spec) => to_value(spec),
             Spec::Settings(spec) => to_value(spec),
         }
     }

@@ -19,7 +19,7 @@ use super::violation::{Violation, ViolationCode};
 use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
+    AccountSpec, CertificateSpec, ConnectorSpec, EventSinkSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
     RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 
@@ -109,6 +109,7 @@ pub fn schema(collection: Collection) -> Value {
         Collection::IdentityProviders => collect::<IdentityProviderSpec>(&mut schemas),
         Collection::Filters => collect::<FilterSpec>(&mut schemas),
         Collection::RemoteDomains => collect::<RemoteDomainSpec>(&mut schemas),
+        Collection::EventSinks => collect::<EventSinkSpec>(&mut schemas),
         Collection::Settings => collect::<SettingsSpec>(&mut schemas),
     };
     let schemas: serde_json::Map<String, Value> = schemas.into_iter().collect();
@@ -473,6 +474,10 @@ mod tests {
             ),
             (Collection::Filters, json!({"kind": "recipient"})),
             (Collection::RemoteDomains, json!({"pattern": "*.partner.example", "tls": "dane"})),
+            (
+                Collection::EventSinks,
+                json!({"url": "https://app.example/", "secret": {"env": "BRIDGEHEAD_SECRET_X"}, "events": ["failed"]}),
+            ),
             (Collection::Filters, json!({"kind": "connection", "dnsbl": [{"zone": "bl.example"}]})),
             (
                 Collection::Connectors,

@@ -22,7 +22,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::spec::filter::FilterAction;
 use crate::model::time::Timestamp;
 use crate::observe::metrics::ByName;
-use crate::queue::{Assignment, Sending, assign, is_ours, restriction_failure};
+use crate::queue::{Arrival, Assignment, Sending, assign, is_ours, restriction_failure};
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::parameters::{Body, MailParameters, RcptParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
@@ -58,6 +58,8 @@ pub struct Incoming {
     /// Octets of our own trace field.
     traced: u64,
     header: HeaderScanner,
+    /// The session that it comes in.
+    session: Option<String>,
 }
 
 impl Incoming {
@@ -98,12 +100,24 @@ impl Incoming {
             draft,
             traced: 0,
             header: HeaderScanner::default(),
+            session: None,
         })
+    }
+
+    /// Says in which session it comes, for message tracking.
+    pub fn in_session(mut self, session: impl Into<String>) -> Self {
+        self.session = Some(session.into());
+        self
     }
 
     /// The id that the message will have.
     pub fn id(&self) -> MessageId {
         self.draft.id()
+    }
+
+    /// The recipients that were accepted, as many as message tracking names.
+    pub fn named_recipients(&self) -> Vec<String> {
+        self.recipients.iter().take(50).map(|taken| taken.path.to_string()).collect()
     }
 
     /// The reverse-path.
@@ -375,7 +389,8 @@ impl Incoming {
             header.message_id = message.message_id_header.as_deref(),
             "accepted"
         );
-        intake.queue.track_received(&message);
+        let tls = client.tls.as_ref().map(|tls| tls.version);
+        intake.queue.track_arrival(&message, Arrival { session: self.session.as_deref(), tls });
         intake.queue.enqueue(leased);
         Ok(Some(message))
     }

@@ -2,6 +2,7 @@
 
 pub mod dns_list;
 pub mod duration;
+pub mod event_kind;
 pub mod failure;
 pub mod host;
 pub mod http_url;

@@ -13,6 +13,7 @@ pub mod proxy_protocol;
 pub mod race;
 pub mod resolver;
 pub mod server_driver;
+pub mod signature;
 pub mod stream;
 pub mod tls;
 pub mod transcript;

@@ -24,7 +24,7 @@ use crate::net::connect::Stream;
 use crate::queue::carrier::{Carrier, IDLE, Left, Session, Taken};
 use crate::queue::next_hosts::{HostKey, Turn};
 use crate::queue::outgoing::SenderRules;
-use crate::queue::{Attempt, AttemptResult, Hand, PassedOn, Take};
+use crate::queue::{Attempt, AttemptResult, Hand, HopTls, PassedOn, Take};
 use crate::routing::Connector;
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::Leased;
@@ -140,7 +140,7 @@ async fn settle_all(outbound: &Outbound, hand: &Hand, leased: Leased, failure: &
             (index, AttemptResult::Failed(said.unwrap_or(failure).clone()))
         })
         .collect();
-    let attempt = Attempt { leased, results, next_hop: None, duration: Duration::ZERO };
+    let attempt = Attempt { leased, results, next_hop: None, tls: None, duration: Duration::ZERO };
     outbound.queue.settle(attempt).await;
 }
 
@@ -187,6 +187,7 @@ async fn carry(
             holds: &holds,
             only_from,
             next_hop: hop.clone(),
+            tls: connection.agreed().map(|tls| HopTls { version: tls.version, verified: tls.verified }),
             turn,
             taken: Taken::Relayed(PassedOn { dsn: peer.dsn, deliver_by: peer.deliver_by.is_some() }),
             senders: SenderRules {

@@ -39,6 +39,7 @@ mod deadlines;
 mod dequeue;
 mod distribution;
 mod health;
+pub mod history;
 pub mod holds;
 mod hours;
 mod link;
@@ -63,6 +64,7 @@ mod tolerance;
 mod track;
 pub mod transfer;
 pub mod turn;
+pub mod whereabouts;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,12 +78,11 @@ use crate::config::{Live, Snapshot};
 use crate::directory::Recipients;
 use crate::directory::suppressions::Suppressions;
 use crate::model::failure::Failure;
-use crate::model::mail::{Message, MessageId, Recipient};
+use crate::model::mail::Message;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::Clock;
-use crate::observe::EventKind;
 use crate::observe::metrics::Metrics;
 use crate::store::{Lease, Leased, Store, StoreError};
 use agenda::Agenda;
@@ -98,11 +99,12 @@ pub use operate::{
     ActionError, AddressFilter, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
 pub use operator::Operator;
-pub use outcome::{Attempt, AttemptResult, PassedOn};
+pub use outcome::{Attempt, AttemptResult, HopTls, PassedOn};
 pub use pace::Take;
 pub use settings::{Effective, effective};
 pub use steer::Steer;
 pub use suspension::Suspended;
+pub use track::{Arrival, Rejection};
 
 /// Who does the work of a link queue: `outbound` and `local` implement it, `boot` wires them.
 #[async_trait]
@@ -145,6 +147,8 @@ pub struct Queue {
     requested: Mutex<HashMap<Name, Requested>>,
     agenda: Arc<Agenda>,
     deadlines: Deadlines,
+    /// How many refusals may be tracked.
+    refusals: Mutex<track::Allowance>,
     workforce: OnceLock<Arc<dyn Workforce>>,
     stopping: AtomicBool,
 }
@@ -186,6 +190,7 @@ impl Queue {
             requested: Mutex::default(),
             agenda: Arc::default(),
             deadlines: Deadlines::default(),
+            refusals: Mutex::default(),
             workforce: OnceLock::new(),
             stopping: AtomicBool::new(false),
         })
@@ -374,52 +379,6 @@ impl Queue {
 
     fn max_workers(&self, queue: &QueueName) -> usize {
         settings::max_sessions(&self.live.current(), queue)
-    }
-
-    fn track(
-        &self,
-        event: EventKind,
-        message: &Message,
-        recipients: impl ExactSizeIterator<Item = String>,
-        detail: track::Detail<'_>,
-    ) {
-        track::track(&*self.store, self.now(), event, message.id, recipients, detail);
-    }
-
-    /// Writes the first events of a message: who brought it, for whom; and which recipients go no further, because a filter
-    /// archived them.
-    pub fn track_received(&self, message: &Message) {
-        self.track_first(message, None);
-    }
-
-    /// The same for one that goes on to others.
-    fn track_further(&self, of: MessageId, message: &Message) {
-        self.track_first(message, Some(of));
-    }
-
-    fn track_first(&self, message: &Message, related: Option<MessageId>) {
-        self.track(
-            EventKind::Received,
-            message,
-            message.recipients.iter().map(|recipient| recipient.forward_path.to_string()),
-            track::Detail {
-                sender: Some(message.reverse_path.to_string()),
-                message_id: message.message_id_header.as_deref(),
-                size: Some(message.size),
-                client: message.origin.client,
-                virtual_server: Some(message.origin.virtual_server.as_str()),
-                related,
-                next_attempt: message.parameters.hold.map(|_| message.released_at()),
-                ..track::Detail::default()
-            },
-        );
-        let archived =
-            |recipient: &&Recipient| recipient.waits.as_ref().is_some_and(|w| w.queue == QueueName::DeadLetter);
-        for recipient in message.recipients.iter().filter(archived) {
-            self.metrics.outcome("deadLettered", 1);
-            let detail = track::Detail { failure: recipient.last_failure.as_ref(), ..track::Detail::default() };
-            self.track(EventKind::DeadLettered, message, std::iter::once(recipient.forward_path.to_string()), detail);
-        }
     }
 }
 

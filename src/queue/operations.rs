@@ -15,10 +15,10 @@ use super::scheduler::waiting_here;
 use super::{Assignment, FROZEN_KEY, Queue, assign_again, settings, track};
 use crate::config::Snapshot;
 use crate::model::duration::Duration;
+use crate::model::event_kind::EventKind;
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
-use crate::observe::EventKind;
 use crate::store::{Leased, PageKey, QueueCount, StoreError};
 
 /// Most rows that one listing looks at (`resources.md`).

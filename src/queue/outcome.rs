@@ -20,12 +20,12 @@ use super::distribution::Expansion;
 use super::scheduler::aged;
 use super::{Queue, log_store_error, settings, track};
 use crate::config::Snapshot;
+use crate::model::event_kind::EventKind;
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Change, Message, MessageId, Recipient, RecipientState, RecipientStatus, Waits};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
-use crate::observe::EventKind;
 use crate::observe::metrics::ByAttempt;
 use crate::smtp::parameters::Hold;
 use crate::smtp::reply::EnhancedStatus;
@@ -74,8 +74,19 @@ pub struct Attempt {
     pub results: Vec<(u32, AttemptResult)>,
     /// The host that was spoken to.
     pub next_hop: Option<String>,
+    /// How it was encrypted, if it was.
+    pub tls: Option<HopTls>,
     /// How long it took.
     pub duration: Duration,
+}
+
+/// How a session with a next hop was encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HopTls {
+    /// `TLSv1.3`, as RFC 8314, 4.3 writes it.
+    pub version: &'static str,
+    /// The certificate was found good for the name.
+    pub verified: bool,
 }
 
 /// What is concluded about one recipient.
@@ -134,6 +145,7 @@ pub(super) enum Persistence {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Facts<'a> {
     pub next_hop: Option<&'a str>,
+    pub tls: Option<HopTls>,
     pub duration: Option<Duration>,
     /// The first of the messages that go on to others.
     pub further: Option<MessageId>,
@@ -142,7 +154,7 @@ pub(super) struct Facts<'a> {
 impl Queue {
     /// Records what became of an attempt.
     pub async fn settle(&self, attempt: Attempt) {
-        let Attempt { leased, results, next_hop, duration } = attempt;
+        let Attempt { leased, results, next_hop, tls, duration } = attempt;
         let now = self.now();
         let snapshot = self.live.current();
         let unknown = self.unknown_elsewhere(&leased, &results);
@@ -165,7 +177,7 @@ impl Queue {
                 Some((index, conclusion))
             })
             .collect();
-        let facts = Facts { next_hop: next_hop.as_deref(), duration: Some(duration), further: None };
+        let facts = Facts { next_hop: next_hop.as_deref(), tls, duration: Some(duration), further: None };
         if let Err(error) = self.conclude(leased, conclusions, facts, Persistence::UntilItIsThere).await {
             // the leases died with the record: the message is due again, and may arrive twice
             return log_store_error("an outcome could not be recorded; the message will be tried again", &error);
@@ -314,7 +326,7 @@ impl Queue {
         }
         let caused = recorded?;
         self.count_attempt(&after, &conclusions, held.first(), facts.duration, now);
-        self.tell(&after, &conclusions, facts, &caused_ids, now);
+        self.tell(&message, &after, &conclusions, facts, &caused_ids);
         for leased in caused {
             if caused_ids.contains(&leased.message.id) {
                 self.metrics.notifications.inc();
@@ -391,11 +403,11 @@ impl Queue {
     /// Tracking, logs and counters: after the record, so that they only tell what holds.
     fn tell(
         &self,
+        before: &Message,
         after: &Message,
         conclusions: &[(u32, Conclusion)],
         facts: Facts<'_>,
         caused: &[MessageId],
-        now: Timestamp,
     ) {
         for (index, conclusion) in conclusions {
             let Some(recipient) = after.recipients.get(*index as usize) else { continue };
@@ -407,9 +419,14 @@ impl Queue {
                 link.note_failure(failure);
             }
             self.metrics.outcome(word, 1);
+            let was_in = before.recipients.get(*index as usize).and_then(|recipient| recipient.waits.as_ref());
             let detail = track::Detail {
                 queue: recipient.waits.as_ref().map(|waits| &waits.queue),
+                connector: was_in.filter(|_| conclusion.is_of_attempt()).and_then(|waits| waits.queue.connector()),
                 next_hop: facts.next_hop,
+                tls: facts.tls.map(|tls| tls.version),
+                tls_verified: facts.tls.is_some_and(|tls| tls.verified),
+                attempts: Some(recipient.attempts).filter(|_| matches!(conclusion, Conclusion::Deferred { .. })),
                 reply: conclusion.reply(),
                 failure: recipient.last_failure.as_ref().filter(|_| conclusion.tells_failure()),
                 next_attempt: recipient.waits.as_ref().filter(|_| !dead).map(|waits| waits.due),
@@ -429,7 +446,7 @@ impl Queue {
         }
         for id in caused {
             let detail = track::Detail { related: Some(*id), ..track::Detail::default() };
-            track::track(&*self.store, now, EventKind::Dsn, after.id, std::iter::empty(), detail);
+            self.track(EventKind::Dsn, after, std::iter::empty(), detail);
         }
     }
 }
@@ -546,6 +563,11 @@ impl Conclusion {
     /// Ends the recipient without delivery, and the sender should know.
     pub(super) fn is_failure(&self) -> bool {
         matches!(self, Conclusion::Failed(_) | Conclusion::Expired(_) | Conclusion::Removed { report: true })
+    }
+
+    /// What came of an attempt by the queue in which the recipient was.
+    fn is_of_attempt(&self) -> bool {
+        !matches!(self, Conclusion::Moved(..) | Conclusion::Removed { .. } | Conclusion::Delayed)
     }
 
     fn event(&self) -> (EventKind, &'static str) {

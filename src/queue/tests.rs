@@ -118,7 +118,7 @@ impl Workforce for Scripted {
                 };
                 queue.session_opened(&hand);
                 let duration = Duration::from_millis(5);
-                queue.settle(Attempt { leased, results, next_hop: Some("mx".into()), duration }).await;
+                queue.settle(Attempt { leased, results, next_hop: Some("mx".into()), tls: None, duration }).await;
                 queue.session_closed(&hand, true);
             }
         });

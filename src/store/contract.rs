@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::history::Key;
 use super::*;
 use crate::model::mail::{
     Change, Message, MessageId, Origin, Protocol, Recipient, RecipientState, RecipientStatus, Waits,
@@ -587,11 +588,26 @@ fn controls_survive(engine: &impl Engine) {
 fn events_are_found(engine: &impl Engine) {
     let id = MessageId::generate();
     let store = engine.open();
-    TrackingStore::append(&store, id, b"{\"n\":1}".to_vec());
+    let event =
+        |n: u32, id: MessageId| format!("{{\"message\":\"{id}\",\"event\":\"received\",\"n\":{n}}}").into_bytes();
+    TrackingStore::append(&store, event(1, id));
+    TrackingStore::append(&store, event(1, MessageId::generate()));
     store.close();
     drop(store);
     let store = engine.open();
-    TrackingStore::append(&store, id, b"{\"n\":2}".to_vec());
+    TrackingStore::append(&store, event(2, id));
     let events = run(store.events(id)).unwrap();
-    assert_eq!(events, [b"{\"n\":1}".to_vec(), b"{\"n\":2}".to_vec()]);
+    assert_eq!(events, [event(1, id), event(2, id)]);
+    let seek =
+        Seek { keys: vec![vec![Key::message(id)]], newest_first: true, limit: 1, octets: 1 << 20, ..Seek::default() };
+    let mine = || -> Wanted { Box::new(move |view, _| view.message == Some(id)) };
+    let found = run(store.search_events(seek.clone(), mine())).unwrap();
+    assert_eq!(found.events.len(), 1);
+    assert_eq!(found.events[0].1, event(2, id));
+    let found = run(store.search_events(Seek { after: found.next, ..seek }, mine())).unwrap();
+    assert_eq!(found.events[0].1, event(1, id), "the cursor leads on");
+    let position = found.events[0].0;
+    let chunk = run(store.read_events(position, 1 << 20)).unwrap();
+    assert_eq!(chunk.events[0], (position, event(1, id)), "a position is where an event stands");
+    assert!(chunk.events.len() >= 2, "and what is behind it");
 }

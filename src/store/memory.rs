@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use tokio::sync::watch;
 
+use super::history::{Chunk, EventView, Found, HistoryHealth, Position, Seek, Wanted};
 use super::{
     Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, InMemoryDraft, Known, Lease,
     Leased, NoteStore, PageKey, QueueCount, QueueStore, Receipt, Seen, Spool, Store, StoreError, TrackingStore,
@@ -33,7 +35,8 @@ struct Inner {
     controls: BTreeMap<String, Vec<u8>>,
     requests: HashMap<[u8; 32], Seen>,
     notes: BTreeMap<String, Vec<u8>>,
-    events: Vec<(MessageId, Vec<u8>)>,
+    events: Vec<Vec<u8>>,
+    tail: watch::Sender<Position>,
 }
 
 impl MemoryStore {
@@ -356,6 +359,7 @@ impl ControlStore for MemoryStore {
     }
 }
 
+/// All in one file, an event an octet.
 #[async_trait]
 impl NoteStore for MemoryStore {
     fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
@@ -385,12 +389,64 @@ impl NoteStore for MemoryStore {
 
 #[async_trait]
 impl TrackingStore for MemoryStore {
-    fn append(&self, id: MessageId, event: Vec<u8>) {
-        self.lock().events.push((id, event));
+    fn append(&self, event: Vec<u8>) {
+        let mut inner = self.lock();
+        inner.events.push(event);
+        let tail = Position { file: 1, offset: inner.events.len() as u64 };
+        inner.tail.send_replace(tail);
     }
 
     async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError> {
-        Ok(self.lock().events.iter().filter(|(of, _)| *of == id).map(|(_, event)| event.clone()).collect())
+        let of = |event: &&Vec<u8>| EventView::of(event).is_some_and(|view| view.message == Some(id));
+        Ok(self.lock().events.iter().filter(of).cloned().collect())
+    }
+
+    async fn search_events(&self, seek: Seek, mut wanted: Wanted) -> Result<Found, StoreError> {
+        let events = self.lock().events.clone();
+        let mut all: Vec<(Position, Vec<u8>)> =
+            (0..).zip(events).map(|(offset, event)| (Position { file: 1, offset }, event)).collect();
+        if seek.newest_first {
+            all.reverse();
+        }
+        let mut found = Found::default();
+        for (position, event) in all {
+            let behind =
+                seek.after.is_none_or(|from| if seek.newest_first { position < from } else { position >= from });
+            let Some(view) = EventView::of(&event).filter(|_| behind) else { continue };
+            let mut keys = Vec::new();
+            view.keys(&mut keys);
+            let has_keys = seek.keys.iter().all(|one_of| one_of.iter().any(|key| keys.contains(key)));
+            let since = seek.since.is_none_or(|since| view.at.is_some_and(|at| at >= since));
+            let until = seek.until.is_none_or(|until| view.at.is_some_and(|at| at < until));
+            if has_keys && since && until && wanted(&view, &event) {
+                found.scanned += 1;
+                found.events.push((position, event));
+            }
+            if found.events.len() >= seek.limit {
+                let offset = if seek.newest_first { position.offset } else { position.offset + 1 };
+                found.next = Some(Position { offset, ..position });
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn read_events(&self, from: Position, _: usize) -> Result<Chunk, StoreError> {
+        let inner = self.lock();
+        let skip = usize::try_from(from.offset).unwrap_or_default();
+        let events = (0..).zip(&inner.events).skip(skip);
+        let events = events.map(|(offset, event)| (Position { file: 1, offset }, event.clone())).collect();
+        Ok(Chunk { events, next: Position { file: 1, offset: inner.events.len() as u64 }, gap: false })
+    }
+
+    fn tail(&self) -> watch::Receiver<Position> {
+        self.lock().tail.subscribe()
+    }
+
+    fn keep_events(&self, _: std::time::Duration, _: u64) {}
+
+    fn history(&self) -> HistoryHealth {
+        HistoryHealth { files: 1, ..HistoryHealth::default() }
     }
 }
 

@@ -23,12 +23,15 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::model::mail::{Change, Message, MessageId, Recipient};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
+use history::{Chunk, Found, HistoryHealth, Position, Seek, Wanted};
 
 pub mod embedded;
+pub mod history;
 mod overlay;
 pub mod scratch;
 
@@ -405,12 +408,29 @@ pub trait NoteStore: Send + Sync {
 /// What happened to messages: one compact record per event, in order. May lose the last moments in a crash.
 #[async_trait]
 pub trait TrackingStore: Send + Sync {
-    /// Appends a JSON object without line ends (at most 8 KiB). Never waits: when the writer cannot follow,
-    /// the event is dropped and counted.
-    fn append(&self, id: MessageId, event: Vec<u8>);
+    /// Appends an event: a JSON object without line ends (at most 8 KiB) with the fields of [`history::EventView`]. Never
+    /// waits: when the writer cannot follow, the event is dropped and counted.
+    fn append(&self, event: Vec<u8>);
 
     /// The events of one message, oldest first, at most 1,000; searches a bounded amount of history.
     async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError>;
+
+    /// Events that are looked for, with everything that was appended before. What a search may cost it says itself.
+    async fn search_events(&self, seek: Seek, wanted: Wanted) -> Result<Found, StoreError>;
+
+    /// The events from a position on, as they were written; at most so many octets (but one event at least), and none when
+    /// there is nothing yet.
+    async fn read_events(&self, from: Position, octets: usize) -> Result<Chunk, StoreError>;
+
+    /// Where the next event will stand, and word of every change of that. An event appears there some 50 ms after it was
+    /// appended.
+    fn tail(&self) -> watch::Receiver<Position>;
+
+    /// How long events are kept, and how many octets of them.
+    fn keep_events(&self, keep: std::time::Duration, octets: u64);
+
+    /// How the history is.
+    fn history(&self) -> HistoryHealth;
 }
 
 /// What every engine asks of notes before it writes them.

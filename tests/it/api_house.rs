@@ -25,12 +25,15 @@ use bridgehead::model::queue_name::QueueName;
 use bridgehead::model::time::Timestamp;
 use bridgehead::net::clock::ManualClock;
 use bridgehead::queue::bulk::{Bulk, BulkError, Operation, Order, Preview};
+use bridgehead::queue::history::{Counts, EventFilter, EventPage, GroupBy, History};
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
+use bridgehead::queue::whereabouts::{Inquiry, Whereabouts};
 use bridgehead::routing::Connector;
 use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe, TestResult};
 use bridgehead::status::{Running, Sessions};
+use bridgehead::store::history::{Chunk, Position};
 use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, NoteStore, PageKey, StoreError};
 use bridgehead::tlsrpt::TlsReports;
 use bridgehead::tlsrpt::kept::Files;
@@ -95,6 +98,36 @@ impl Importing for Silent {
 
     fn all(&self) -> Vec<Import> {
         Vec::new()
+    }
+}
+
+/// Nothing has happened.
+#[async_trait]
+impl History for Silent {
+    async fn find_events(
+        &self,
+        _: &EventFilter,
+        _: bool,
+        _: Option<Position>,
+        _: usize,
+    ) -> Result<EventPage, ActionError> {
+        Ok(EventPage::default())
+    }
+
+    async fn count_events(&self, _: &EventFilter, _: GroupBy, _: Option<Position>) -> Result<Counts, ActionError> {
+        Ok(Counts::default())
+    }
+
+    async fn whereabouts(&self, _: &Inquiry) -> Result<Whereabouts, ActionError> {
+        Ok(Whereabouts::default())
+    }
+
+    async fn read_events(&self, from: Position, _: usize) -> Result<Chunk, ActionError> {
+        Ok(Chunk { next: from, ..Chunk::default() })
+    }
+
+    fn tail(&self) -> tokio::sync::watch::Receiver<Position> {
+        tokio::sync::watch::Sender::new(Position::START).subscribe()
     }
 }
 
@@ -200,6 +233,9 @@ impl House {
             probe: Arc::new(Silent),
             tls_reports: tls_reports.clone(),
             submit: Arc::new(Silent),
+            history: Arc::new(Silent),
+            sinks: None,
+            draining: tokio::sync::watch::Sender::new(None).subscribe(),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;

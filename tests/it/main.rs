@@ -38,6 +38,7 @@ mod steering;
 mod submission;
 mod tls_reports;
 mod token_logins;
+mod tracking;
 mod verify_recipients;
 mod virtual_servers;
 mod way_of_a_message;

@@ -12,6 +12,7 @@
 pub mod account;
 pub mod certificate;
 pub mod connector;
+pub mod event_sink;
 pub mod filter;
 pub mod identity_provider;
 pub mod limits;
@@ -26,6 +27,7 @@ pub mod virtual_server;
 pub use account::AccountSpec;
 pub use certificate::CertificateSpec;
 pub use connector::ConnectorSpec;
+pub use event_sink::EventSinkSpec;
 pub use filter::FilterSpec;
 pub use identity_provider::IdentityProviderSpec;
 pub use mailbox_store::MailboxStoreSpec;
@@ -60,13 +62,15 @@ pub enum Collection {
     Filters,
     /// `remote-domains`
     RemoteDomains,
+    /// `event-sinks`
+    EventSinks,
     /// `settings`: one object, of that name.
     Settings,
 }
 
 impl Collection {
     /// All of them, in the order in which a document is read aloud.
-    pub const ALL: [Collection; 11] = [
+    pub const ALL: [Collection; 12] = [
         Collection::Settings,
         Collection::VirtualServers,
         Collection::RecipientPolicies,
@@ -78,6 +82,7 @@ impl Collection {
         Collection::Accounts,
         Collection::IdentityProviders,
         Collection::Filters,
+        Collection::EventSinks,
     ];
 
     /// Its name in a path of the REST API, and in the keys of the store.
@@ -93,6 +98,7 @@ impl Collection {
             Collection::IdentityProviders => "identity-providers",
             Collection::Filters => "filters",
             Collection::RemoteDomains => "remote-domains",
+            Collection::EventSinks => "event-sinks",
             Collection::Settings => "settings",
         }
     }
@@ -110,6 +116,7 @@ impl Collection {
             Collection::IdentityProviders => "identityProviders",
             Collection::Filters => "filters",
             Collection::RemoteDomains => "remoteDomains",
+            Collection::EventSinks => "eventSinks",
             Collection::Settings => "settings",
         }
     }
@@ -127,6 +134,7 @@ impl Collection {
             Collection::IdentityProviders => "identity provider",
             Collection::Filters => "filter",
             Collection::RemoteDomains => "remote domain",
+            Collection::EventSinks => "event sink",
             Collection::Settings => "settings",
         }
     }
@@ -140,7 +148,11 @@ impl Collection {
     pub fn may_hold_secrets(self) -> bool {
         matches!(
             self,
-            Collection::Certificates | Collection::Accounts | Collection::MailboxStores | Collection::Connectors
+            Collection::Certificates
+                | Collection::Accounts
+                | Collection::MailboxStores
+                | Collection::Connectors
+                | Collection::EventSinks
         )
     }
 

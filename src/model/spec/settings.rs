@@ -111,10 +111,20 @@ pub struct Retention {
     /// How many revisions of the configuration can be gone back to.
     #[schema(minimum = 1, maximum = 1000)]
     pub revisions: u16,
+    /// How long message tracking keeps events. At least 1h.
+    pub tracking: Duration,
+    /// How much disk message tracking may take; the oldest events go first. At least 64MiB. An event takes some 350 octets, a
+    /// message that is relayed at once three events.
+    pub tracking_size: Size,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { dead_letter: Duration::from_secs(14 * 86_400), revisions: 100 }
+        Retention {
+            dead_letter: Duration::from_secs(14 * 86_400),
+            revisions: 100,
+            tracking: Duration::from_secs(30 * 86_400),
+            tracking_size: Size::from_bytes(1 << 30),
+        }
     }
 }

@@ -49,6 +49,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus_client::metrics::histogram::Histogram;
+use tokio::sync::watch;
 
 use self::config::Config;
 use self::config_log::{ConfigLog, ConfigLogError};
@@ -60,6 +61,7 @@ use self::journal::JournalOptions;
 use self::startup::{MailReport, StartError};
 use self::threads::Bell;
 use self::tracking::Tracking;
+use super::history::{Chunk, Found, HistoryHealth, Position, Seek, Wanted};
 use super::{
     Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Known, Lease, Leased, NoteStore,
     PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
@@ -345,11 +347,6 @@ impl Embedded {
         Ok((store, report))
     }
 
-    /// Tracking events that were dropped because the writer could not follow.
-    pub fn tracking_dropped(&self) -> u64 {
-        self.tracking.dropped()
-    }
-
     /// Free space, looked at at most ten times a second.
     fn free_space(&self) -> u64 {
         let now = self.born.elapsed().as_millis() as u64 + 1_000;
@@ -591,17 +588,40 @@ impl NoteStore for Embedded {
 
 #[async_trait]
 impl TrackingStore for Embedded {
-    fn append(&self, id: MessageId, event: Vec<u8>) {
-        self.tracking.append(id, event);
+    fn append(&self, event: Vec<u8>) {
+        self.tracking.append(event);
     }
 
     async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError> {
-        if let Some(events) = self.tracking.recent(id) {
-            return Ok(events);
-        }
         let tracking = self.tracking.clone();
-        blocking(move || tracking.search(id)).await?
+        blocking(move || tracking.events(id)).await?.map_err(unreadable_history)
     }
+
+    async fn search_events(&self, seek: Seek, wanted: Wanted) -> Result<Found, StoreError> {
+        let tracking = self.tracking.clone();
+        blocking(move || tracking.search(&seek, wanted)).await?.map_err(unreadable_history)
+    }
+
+    async fn read_events(&self, from: Position, octets: usize) -> Result<Chunk, StoreError> {
+        let tracking = self.tracking.clone();
+        blocking(move || tracking.read(from, octets)).await?.map_err(unreadable_history)
+    }
+
+    fn tail(&self) -> watch::Receiver<Position> {
+        self.tracking.tail()
+    }
+
+    fn keep_events(&self, keep: Duration, octets: u64) {
+        self.tracking.set_retention(keep, octets);
+    }
+
+    fn history(&self) -> HistoryHealth {
+        self.tracking.health()
+    }
+}
+
+fn unreadable_history(error: io::Error) -> StoreError {
+    StoreError::Io(format!("reading tracking/: {error}"))
 }
 
 impl Store for Embedded {
