@@ -49,19 +49,33 @@ fn waits_for(appliance: &Appliance, id: &str, count: u64) {
     eventually(&format!("{count} in {id}"), || (in_queue(appliance, id) == count).then_some(()));
 }
 
-/// Head and body of an answer that may have no length (HTTP/1.0 ends it with the connection).
+/// Head and body of an answer that may have no length.
 fn raw(appliance: &Appliance, method: &str, path: &str, media: &str, body: &[u8]) -> (String, Vec<u8>) {
     let mut stream = TcpStream::connect(appliance.api()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let length = body.len();
     let head = format!(
-        "{method} /api/v1/{path} HTTP/1.0\r\nAuthorization: Bearer {KEY}\r\nContent-Type: {media}\r\nContent-Length: {length}\r\n\r\n"
+        "{method} /api/v1/{path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {KEY}\r\nContent-Type: {media}\r\nContent-Length: {length}\r\n\r\n"
     );
     stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap();
-    (String::from_utf8(answer[..end].to_vec()).unwrap(), answer[end + 4..].to_vec())
+    let head = String::from_utf8(answer[..end].to_vec()).unwrap();
+    let mut rest = &answer[end + 4..];
+    if !head.to_lowercase().contains("transfer-encoding: chunked") {
+        return (head, rest.to_vec());
+    }
+    let mut body = Vec::new();
+    loop {
+        let line = rest.windows(2).position(|two| two == b"\r\n").expect("a size");
+        let size = usize::from_str_radix(std::str::from_utf8(&rest[..line]).unwrap(), 16).unwrap();
+        body.extend_from_slice(&rest[line + 2..line + 2 + size]);
+        rest = &rest[line + 2 + size + 2..];
+        if size == 0 {
+            return (head, body);
+        }
+    }
 }
 
 #[test]
@@ -209,7 +223,7 @@ fn a_queue_moves_to_another_machine() {
     let big = [b"Subject: big\r\n\r\n".as_slice(), "0123456789abcdef\r\n".repeat(40_000).as_bytes()].concat();
     Smtp::open(from.smtp()).mail("a@src.example", &["big@dst.example"], &big);
     let (head, file) = raw(&from, "GET", "queue-export", "text/plain", b"");
-    assert!(head.starts_with("HTTP/1.0 200") && head.contains("application/x-ndjson"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("application/x-ndjson"), "{head}");
     let ids = |appliance: &Appliance| {
         let list = appliance.get("/api/v1/messages?limit=100");
         list["items"].as_array().unwrap().iter().map(|message| message["id"].clone()).collect::<Vec<_>>()
@@ -217,7 +231,7 @@ fn a_queue_moves_to_another_machine() {
     let to = appliance();
     let import = |query: &str, file: &[u8]| {
         let (head, body) = raw(&to, "POST", &format!("queue-import{query}"), "application/x-ndjson", file);
-        assert!(head.starts_with("HTTP/1.0 200"), "{head}");
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         serde_json::from_slice::<Value>(&body).unwrap()
     };
     let dry = import("?dryRun=true", &file);
@@ -236,7 +250,7 @@ fn a_queue_moves_to_another_machine() {
     let taken = sink.wait(26);
     assert!(taken.iter().any(|taken| taken.content.ends_with(&big)), "the large one came whole");
     let (head, _) = raw(&to, "POST", "queue-import", "application/json", b"{}");
-    assert!(head.starts_with("HTTP/1.0 415"), "{head}");
+    assert!(head.starts_with("HTTP/1.1 415"), "{head}");
 }
 
 #[test]

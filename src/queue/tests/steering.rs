@@ -214,7 +214,7 @@ async fn held_mail_does_not_age_and_has_its_time_anew_when_it_is_let_go() {
 
 #[tokio::test(start_paused = true)]
 async fn mail_that_comes_while_a_hold_is_made_is_held_or_was_under_way() {
-    for round in 0..40 {
+    for round in 0..12 {
         let f = Arc::new(Fixture::new(NextHop::Takes).await);
         let sending = {
             let f = f.clone();
@@ -227,7 +227,7 @@ async fn mail_that_comes_while_a_hold_is_made_is_held_or_was_under_way() {
                 }
             })
         };
-        for _ in 0..round * 3 {
+        for _ in 0..round * 10 {
             tokio::task::yield_now().await;
         }
         f.hold(json!({"outbound": true})).await;
