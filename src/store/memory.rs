@@ -460,7 +460,6 @@ impl Store for MemoryStore {
             alive_bytes: 0,
             free_bytes: u64::MAX,
             reserve_bytes: 0,
-            tracking_dropped: 0,
         }
     }
 

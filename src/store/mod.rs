@@ -462,8 +462,6 @@ pub struct Health {
     pub free_bytes: u64,
     /// Bytes that new mail must leave.
     pub reserve_bytes: u64,
-    /// Tracking events that were dropped since the start.
-    pub tracking_dropped: u64,
 }
 
 /// The whole store of a process.

@@ -63,8 +63,8 @@ use self::threads::Bell;
 use self::tracking::Tracking;
 use super::history::{Chunk, Found, HistoryHealth, Position, Seek, Wanted};
 use super::{
-    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Known, Lease, Leased, NoteStore,
-    PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
+    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Known, Lease, Leased,
+    NoteStore, PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -638,7 +638,6 @@ impl Store for Embedded {
             alive_bytes,
             free_bytes: self.free_space(),
             reserve_bytes: self.options.reserve,
-            tracking_dropped: self.tracking.dropped(),
         }
     }
 
