@@ -15,6 +15,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     match cli.command {
         Some(Command::Openapi) => boot::print_openapi().map(|()| ExitCode::SUCCESS),
+        Some(Command::Healthcheck(asked)) => asked.run().map(|()| ExitCode::SUCCESS),
         Some(Command::Serve(serve)) => boot::serve(*serve).map(|()| ExitCode::SUCCESS),
         Some(Command::Client(command)) => Ok(command.run()),
         None => boot::serve(cli.serve).map(|()| ExitCode::SUCCESS),

@@ -115,6 +115,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
 
     let recipients = Arc::new(StoredRecipients(store.clone()));
     let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
+    if let Some(copy) = options.restored_from.as_deref().filter(|copy| !copy.is_empty()) {
+        let held = tokio::select! {
+            held = queue.hold_restored(copy) => held.context("the mail of the restored store could not be frozen")?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        tracing::info!(copy, held, "restored: what was queued in the copy is frozen, until somebody lets go of it");
+    }
     let listeners = Arc::new(Listeners::default());
     let sessions = Arc::new(Sessions::default());
     let masks = Arc::new(Masks::default());

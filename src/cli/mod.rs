@@ -12,6 +12,7 @@ mod appliance;
 mod client;
 mod contexts;
 mod document;
+pub mod healthcheck;
 mod kinds;
 mod mail;
 mod objects;
@@ -43,6 +44,8 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Print the OpenAPI document of the REST API.
     Openapi,
+    /// Ask a running appliance how it is; exit status 0 when it is well, else 1.
+    Healthcheck(healthcheck::Healthcheck),
     /// What is asked of a running appliance.
     #[command(flatten)]
     Client(ClientCommand),
@@ -166,6 +169,9 @@ pub struct Serve {
     /// Space on the disk that new mail must leave free, in bytes.
     #[arg(long, env = "BRIDGEHEAD_RESERVE", default_value_t = 256 * 1024 * 1024, value_name = "BYTES")]
     pub reserve: u64,
+    /// The copy that the store was restored from, by any name: what is queued in it is frozen before the first attempt, once.
+    #[arg(long, env = "BRIDGEHEAD_RESTORED_FROM", value_name = "NAME")]
+    pub restored_from: Option<String>,
     /// The storage engine.
     #[arg(long, env = "BRIDGEHEAD_STORE", default_value = "embedded")]
     pub store: Engine,

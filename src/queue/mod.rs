@@ -22,7 +22,7 @@
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
-//! * `operate`: what a person sees and does; `bulk`: with many messages at once.
+//! * `operate`: what a person sees and does; `bulk`: with many messages at once. `restored`: a copy's mail is frozen first.
 //!
 //! **What happens on failure.** After a crash every message is due as before. A failure of the host puts the link queue to rest, not its messages; a failure of a message defers
 //! that message. An outcome that the store cannot record is kept in hand, with its lease, until it can: mail that was delivered
@@ -47,6 +47,7 @@ pub mod outgoing;
 mod pace;
 mod report;
 mod rerouting;
+mod restored;
 mod scheduler;
 mod settings;
 mod tolerance;
