@@ -208,6 +208,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             live: live.clone(),
             listeners: listeners.clone(),
             sessions: sessions.clone(),
+            running: running.clone(),
             drain: drain.clone(),
             overload: overload.clone(),
             clock: clock.clone(),
