@@ -15,11 +15,11 @@ use prometheus_client::registry::Registry;
 
 use super::overload::resident_bytes;
 use crate::api;
-use crate::config::{Configuration, Live};
+use crate::config::{Configuration, Live, VirtualServer};
 use crate::model::time::Timestamp;
 use crate::net::clock::Clock;
 use crate::queue::operate::{Operate, QueueView};
-use crate::status::{Drain, Listeners, Overload, Sessions};
+use crate::status::{Drain, Listeners, Overload, Running, Sessions};
 use crate::store::Store;
 
 /// Renders all metrics.
@@ -31,6 +31,7 @@ pub(super) struct Exposition {
     pub(super) configuration: Arc<Configuration>,
     pub(super) listeners: Arc<Listeners>,
     pub(super) sessions: Arc<Sessions>,
+    pub(super) running: Arc<Running>,
     pub(super) drain: Arc<Drain>,
     pub(super) overload: Arc<Overload>,
     pub(super) clock: Arc<dyn Clock>,
@@ -135,8 +136,10 @@ impl Exposition {
             let fault = if certificate.fault.is_some() { 1.0 } else { 0.0 };
             out.row("certificate_fault", &[("certificate", name.as_str())], fault);
         }
-        out.family("smtp_listening", "1 when every binding of the virtual server is open");
-        for (name, server) in &snapshot.virtual_servers {
+        out.family("smtp_listening", "1 when every binding of a virtual server that shall listen is open");
+        // one that is not enabled, or that an operator has stopped, is as it shall be
+        let wanted = |server: &VirtualServer| server.spec.enabled && self.running.listens(&server.name);
+        for (name, server) in snapshot.virtual_servers.iter().filter(|(_, server)| wanted(server)) {
             let bindings = self.listeners.of(name.as_str());
             let all = bindings.len() >= server.spec.bindings.len() && bindings.iter().all(|one| one.bound.is_ok());
             out.row("smtp_listening", &[("name", name.as_str())], if all { 1.0 } else { 0.0 });

@@ -237,6 +237,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             configuration: configuration.clone(),
             listeners: listeners.clone(),
             sessions: sessions.clone(),
+            running: running.clone(),
             drain: drain.clone(),
             overload: overload.clone(),
             clock: clock.clone(),

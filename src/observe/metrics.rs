@@ -114,6 +114,10 @@ impl Metrics {
             commands: Family::default(),
             sync_seconds: sync_seconds(),
         };
+        // there from the start: of a counter that begins with its first event, no rate sees that event
+        for outcome in ["delivered", "relayed", "deferred", "failed", "expired", "deadLettered"] {
+            drop(metrics.outcomes.get_or_create(&ByOutcome { outcome }));
+        }
         let r = registry.sub_registry_with_prefix("bridgehead");
         r.register("smtp_connections", "SMTP connections taken", metrics.connections.clone());
         r.register("smtp_connections_refused", "SMTP connections refused at once", metrics.connections_refused.clone());

@@ -99,6 +99,7 @@ impl Bench {
         let options = OpenOptions {
             host_name: "mail.us.example".parse().unwrap(),
             secrets_dir: "/nonexistent".into(),
+            files: false,
             now: Arc::new(move || Timestamp::from_millis(wall.unix_millis())),
         };
         let configuration = Configuration::open(Arc::new(store.clone()), options).await.unwrap();

@@ -17,7 +17,7 @@ import charts
 
 VERSIONS = ("1.30", "1.31", "1.33", "1.35", "1.37")
 # kinds that Kubernetes itself does not have
-FOREIGN = {"Certificate", "ServiceMonitor", "TCPRoute"}
+FOREIGN = {"Certificate", "PrometheusRule", "ServiceMonitor", "TCPRoute"}
 
 
 class Rendering(unittest.TestCase):
@@ -227,6 +227,17 @@ class Promises(unittest.TestCase):
         self.assertEqual(ports, [[2525], [8025], [8026], [9000]])
         self.assertTrue(all(rule["from"] for rule in rules))
 
+    def test_alerts_and_dashboard_are_the_files_that_tests_ops_tries(self):
+        with open(os.path.join(charts.CHART, "files/alerts.yaml")) as f:
+            rules = yaml.safe_load(f)["groups"][0]["rules"]
+        groups = charts.one("watched", "PrometheusRule")["spec"]["groups"]
+        self.assertEqual(groups[0]["rules"], [r for r in rules if r["alert"] != "BridgeheadDraining"])
+        self.assertEqual([r["alert"] for r in groups[1]["rules"]], ["BridgeheadManyDeadLetters"])
+        board = charts.one("watched", "ConfigMap", "-dashboard")
+        self.assertEqual(board["metadata"]["labels"]["grafana_dashboard"], "1")
+        with open(os.path.join(charts.CHART, "files/dashboard.json")) as f:
+            self.assertEqual(json.loads(board["data"]["bridgehead.json"]), json.load(f))
+
     def test_the_notes_say_what_to_do_next(self):
         # Helm 3 shows notes with a cluster only; `template` has rendered them too
         for name, words in {"defaults": ["bridgehead token", "relays for nobody", "port-forward", "mail-bridgehead-smtp.mail.svc:25"],
@@ -273,6 +284,7 @@ class Refusals(unittest.TestCase):
         (['image.digest="latest"'], "digest"),
         (['adminKey.existingSecrt="x"'], "existingSecrt"),
         (['store="postgres"'], "store"),
+        (['metrics.prometheusRule.enabled=true', 'metrics.prometheusRule.without=["BridgeheadDrain"]'], "there is no alert"),
     ]
 
     def test_each_is_refused_by_both_helms(self):

@@ -19,6 +19,8 @@ wanted=(
   /usr/sbin/nsd:nsd
   ldns-signzone:ldnsutils
   strace:strace
+  prometheus:prometheus
+  promtool:prometheus
   python3:python3
   curl:curl
   mkfs.ext4:e2fsprogs
