@@ -182,9 +182,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         queue: queue.clone(),
         clock: clock.clone(),
     });
-    if false {
-        kept.restore();
-    }
+    kept.restore();
     let intake = Intake {
         store: store.clone(),
         recipients,

@@ -205,7 +205,7 @@ impl Incoming {
             }
         };
         if archived.is_none() {
-            let _ = limits::admit_unsuppressed(intake, &path, is_ours(&queue));
+            limits::admit_unsuppressed(intake, &path, is_ours(&queue))?;
         }
         limits::count_recipient(intake, &self.snapshot, &self.sender, &self.reverse_path, self.recipients.len())?;
         self.known.insert(path.clone());

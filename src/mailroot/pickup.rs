@@ -155,7 +155,6 @@ impl Pickup {
         if let Err(error) = rename(&path, &known).await {
             return Done::Later(path, error.to_string());
         }
-        let _ = tokio::fs::remove_file(&known).await;
         match hand_in::finish(&self.intake, incoming, mail, server.fqdn.as_str()).await {
             Ok(()) => {
                 tracing::info!(message.id = %id, virtualServer = %server.name, file = name, "taken from the pickup directory");
