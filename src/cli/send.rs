@@ -132,11 +132,11 @@ impl Send {
         let mut message = Map::new();
         let mut put = |name: &str, value: Value| drop(message.insert(name.to_owned(), value));
         if let Some(from) = &self.from {
-            put("from", json!(from));
+            put("from", person(from));
         }
         for (name, list) in [("to", &self.to), ("cc", &self.cc), ("bcc", &self.bcc)] {
             if !list.is_empty() {
-                put(name, json!(list));
+                put(name, list.iter().map(|one| person(one)).collect());
             }
         }
         if let Some(subject) = &self.subject {
@@ -168,12 +168,23 @@ impl Send {
         for file in &self.attach {
             let name = file.file_name().map(|name| name.to_string_lossy().into_owned());
             let name = name.with_context(|| format!("{} is no file", file.display()))?;
-            attachments.push(json!({"filename": name, "content": STANDARD.encode(whole(file)?)}));
+            attachments.push(json!({"fileName": name, "content": STANDARD.encode(whole(file)?)}));
         }
         if !attachments.is_empty() {
             put("attachments", Value::Array(attachments));
         }
         Ok(Value::Object(message))
+    }
+}
+
+/// `Ada <ada@example.com>` as the API has it; everything else as it is.
+fn person(text: &str) -> Value {
+    match text.trim().strip_suffix('>').and_then(|text| text.rsplit_once('<')) {
+        Some((name, address)) if !name.trim().is_empty() => {
+            json!({"name": name.trim().trim_matches('"'), "address": address})
+        }
+        Some((_, address)) => json!(address),
+        None => json!(text),
     }
 }
 
@@ -339,6 +350,13 @@ impl Explain {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_person_has_a_name_and_an_address() {
+        assert_eq!(person("Ada L. <ada@x.example>"), json!({"name": "Ada L.", "address": "ada@x.example"}));
+        assert_eq!(person("<ada@x.example>"), json!("ada@x.example"));
+        assert_eq!(person("ada@x.example"), json!("ada@x.example"));
+    }
 
     #[test]
     fn events_are_read_however_the_stream_is_cut() {

@@ -60,7 +60,8 @@ fn example_path(path: &str, operation: &Value) -> String {
     let parameters = operation["parameters"].as_array().into_iter().flatten();
     parameters.filter(|parameter| parameter["in"] == "path").fold(path.to_owned(), |path, parameter| {
         let name = format!("{{{}}}", parameter["name"].as_str().unwrap());
-        path.replace(&name, parameter["example"].as_str().unwrap())
+        let example = &parameter["example"];
+        path.replace(&name, &example.as_str().map_or_else(|| example.to_string(), str::to_owned))
     })
 }
 
