@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::audit::audited;
 use super::body;
 use super::errors::{ActionErrors, BulkErrors, ListErrors, ReadErrors};
 use super::problem::{Problem, ProblemKind};
@@ -136,7 +137,10 @@ pub async fn bulk_action(
         return Ok(HttpResponse::Ok().json(BulkPreview { count, complete, sample }));
     }
     let by = actor(&request).key;
-    let begun = bulk.begin(asked.action, asked.parameters.ndr, asked.selector, by).await.map_err(problem)?;
+    let word = serde_json::to_value(asked.action).ok().and_then(|word| word.as_str().map(str::to_owned));
+    let word = word.unwrap_or_else(|| "bulk".to_owned());
+    let deed = async { bulk.begin(asked.action, asked.parameters.ndr, asked.selector, by).await.map_err(problem) };
+    let begun = audited(&request, &state, "messages", &word, body.clone(), deed).await?;
     Ok(HttpResponse::Accepted().json(Operation::from(begun)))
 }
 
@@ -201,11 +205,14 @@ pub async fn get_operation(
 )]
 #[post("/operations/{id}/cancel")]
 pub async fn cancel_operation(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    let cancelled = state.handles.bulk.cancel(operation_id(&id)?).await.map_err(problem)?;
+    let id = operation_id(&id)?;
+    let deed = async { state.handles.bulk.cancel(id).await.map_err(problem) };
+    let cancelled = audited(&request, &state, &format!("operations/{id}"), "cancel", Value::Null, deed).await?;
     Ok(HttpResponse::Ok().json(Operation::from(cancelled)))
 }
 

@@ -36,9 +36,11 @@ lists everything that is wrong at once, each with a JSON pointer. `requestId`, a
 the request in the appliance's log. A path that does not exist is 404, a method that a path does not have 405 with \
 `Allow`.
 
-**Keys.** `Authorization: Bearer <key>`. Each operation names the scope that it needs, also in `x-scope`.";
+**Keys.** `Authorization: Bearer <key>`, an API key or a token of an identity provider that is for this API. Each operation \
+names the scope that it needs, also in `x-scope`; without it the answer is 403, which names the scope. The roles `viewer`, \
+`operator`, `administrator` and `owner` stand for scopes; `GET /api/v1/whoami` tells which the caller has.";
 
-const TAGS: [(&str, &str); 18] = [
+const TAGS: [(&str, &str); 20] = [
     ("virtual-servers", "SMTP virtual servers: where mail comes in, from whom, and how it is treated."),
     ("recipient-policies", "Which addresses recipients get, and so which domains are local."),
     ("recipients", "The directory: who has mail here."),
@@ -49,12 +51,14 @@ const TAGS: [(&str, &str); 18] = [
     ("accounts", "Who may authenticate over SMTP."),
     ("identity-providers", "Whose tokens accounts may log in with."),
     ("filters", "Whose mail is not taken: by sender, recipient or client."),
+    ("api-keys", "Who may call this API, and for what."),
     ("settings", "What concerns the whole appliance."),
     ("domains", "What follows from policies and connectors. Read only."),
     ("queues", "What waits, for which next hop."),
     ("messages", "Every message in the system, and what happened to it."),
     ("explain", "What would become of a message, and why."),
     ("sessions", "Who is connected by SMTP now."),
+    ("audit-log", "Who did what."),
     ("health", "Probes and metrics."),
     ("documentation", "This document, for programs and for people."),
 ];
@@ -106,7 +110,10 @@ fn frame() -> OpenApi {
         .build();
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("An API key: the one that the first start printed, or `BRIDGEHEAD_ADMIN_KEY`."))
+        .description(Some(
+            "An API key: one of `/api/v1/api-keys`, the one that the first start made, or `BRIDGEHEAD_ADMIN_KEY`; or a \
+             signed token (JWT) of an identity provider whose `use` has `api`.",
+        ))
         .build();
     let components = ComponentsBuilder::new()
         .security_scheme("key", SecurityScheme::Http(key))

@@ -9,11 +9,13 @@ use actix_web::{HttpRequest, HttpResponse, get, web};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::access;
 use super::auth;
 use super::errors::{MetricsErrors, ProbeErrors};
 use super::problem::{Problem, ProblemKind};
 use super::query::{NoParams, Params};
 use super::server::State;
+use crate::model::access::Scope;
 
 /// Answers the probes.
 pub trait Health: Send + Sync {
@@ -90,7 +92,7 @@ pub async fn livez(
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    answer(&state, Probe::Live, auth::principal(&request)?.is_some())
+    answer(&state, Probe::Live, auth::has(&request, Scope::ConfigRead).await?)
 }
 
 /// Readiness
@@ -117,7 +119,7 @@ pub async fn readyz(
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    answer(&state, Probe::Ready, auth::principal(&request)?.is_some())
+    answer(&state, Probe::Ready, auth::has(&request, Scope::ConfigRead).await?)
 }
 
 /// Start
@@ -141,7 +143,7 @@ pub async fn startupz(
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    answer(&state, Probe::Startup, auth::principal(&request)?.is_some())
+    answer(&state, Probe::Startup, auth::has(&request, Scope::ConfigRead).await?)
 }
 
 /// Metrics
@@ -166,8 +168,8 @@ pub async fn metrics(
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    match auth::principal(&request)? {
-        Some(_) => Ok(metrics_text(&state)),
+    match auth::principal(&request).await? {
+        Some(principal) => access::require(&principal, Scope::MetricsRead).map(|()| metrics_text(&state)),
         None => Err(auth::unauthorized("metrics need a key here, and none on the health listener")),
     }
 }

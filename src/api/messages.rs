@@ -1,11 +1,12 @@
 //! `messages`: every message in the system, what happened to it, and what an operator does about it.
 
-use actix_web::{HttpResponse, delete, get, post, web};
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
 use serde_json::{Value, json};
 use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
+use super::audit::audited;
 use super::codes::RequestCode;
 use super::errors::{ActionErrors, ListErrors, ReadErrors};
 use super::mail::{self, MessageEvent, MessageEventList, MessageList, MessageResource};
@@ -185,12 +186,14 @@ pub async fn list_message_events(
 )]
 #[post("/messages/{id}/freeze")]
 pub async fn freeze_message(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    state.handles.operate.freeze(id).await.map_err(|error| named(error, id))?;
+    let deed = async { state.handles.operate.freeze(id).await.map_err(|error| named(error, id)) };
+    audited(&request, &state, &format!("messages/{id}"), "freeze", Value::Null, deed).await?;
     show(id, &state).await
 }
 
@@ -210,12 +213,14 @@ pub async fn freeze_message(
 )]
 #[post("/messages/{id}/thaw")]
 pub async fn thaw_message(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    state.handles.operate.thaw(id).await.map_err(|error| named(error, id))?;
+    let deed = async { state.handles.operate.thaw(id).await.map_err(|error| named(error, id)) };
+    audited(&request, &state, &format!("messages/{id}"), "thaw", Value::Null, deed).await?;
     show(id, &state).await
 }
 
@@ -237,12 +242,14 @@ pub async fn thaw_message(
 )]
 #[post("/messages/{id}/reroute")]
 pub async fn reroute_message(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    state.handles.operate.reroute(id).await.map_err(|error| named(error, id))?;
+    let deed = async { state.handles.operate.reroute(id).await.map_err(|error| named(error, id)) };
+    audited(&request, &state, &format!("messages/{id}"), "reroute", Value::Null, deed).await?;
     gone_or_shown(id, &state).await
 }
 
@@ -271,12 +278,14 @@ async fn gone_or_shown(id: MessageId, state: &State) -> Result<HttpResponse, Pro
 )]
 #[post("/messages/{id}/retry")]
 pub async fn retry_message(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    state.handles.operate.retry(id).await.map_err(|error| named(error, id))?;
+    let deed = async { state.handles.operate.retry(id).await.map_err(|error| named(error, id)) };
+    audited(&request, &state, &format!("messages/{id}"), "retry", Value::Null, deed).await?;
     gone_or_shown(id, &state).await
 }
 
@@ -318,12 +327,15 @@ impl FromQuery for DeleteParams {
 )]
 #[delete("/messages/{id}")]
 pub async fn delete_message(
+    request: HttpRequest,
     id: web::Path<String>,
     params: Params<DeleteParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    state.handles.operate.delete(id, params.0.ndr).await.map_err(|error| named(error, id))?;
+    let ndr = params.0.ndr;
+    let deed = async { state.handles.operate.delete(id, ndr).await.map_err(|error| named(error, id)) };
+    audited(&request, &state, &format!("messages/{id}"), "delete", json!({"ndr": ndr}), deed).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -1,12 +1,13 @@
 //! The HTTP server: routes, the layers around all of them, limits, start and stop.
 //!
-//! One worker thread serves the API, and another the health listener, so that a probe is answered while somebody reads a
-//! long listing. Heads must arrive within 10 seconds, bodies within 30 ([`super::body`]), idle connections are closed
+//! One worker thread serves the API, one the socket of this machine, and another the health listener, so that a probe is answered
+//! while somebody reads a long listing. TLS is rustls with the process's own cryptography; its handshake has the time of a head. Heads must arrive within 10 seconds, bodies within 30 ([`super::body`]), idle connections are closed
 //! after 30. Every answer carries `X-Request-Id`; every error is a problem, also the ones that actix makes.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +21,10 @@ use tokio::task::JoinHandle;
 use utoipa_actix_web::service_config::ServiceConfig;
 use utoipa_actix_web::{AppExt, scope};
 
-use super::auth::{self, Failures, Keys, Principal};
+use super::access::Operations;
+use super::auth::{self, Failures, LocalOwner, Principal};
 use super::health::Health;
+use super::keys::Keys;
 use super::kinds::{
     accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
     remote_domains, virtual_servers,
@@ -30,8 +33,8 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    bulk, connector_test, directory, docs, document, domains, explain, health, messages, queues, running, sessions,
-    settings,
+    api_keys, audit, bulk, connector_test, directory, docs, document, domains, explain, health, messages, queues,
+    running, sessions, settings, whoami,
 };
 use crate::accounts::KeysStatus;
 use crate::config::Configuration;
@@ -40,7 +43,7 @@ use crate::model::name::Name;
 use crate::queue::bulk::Bulk;
 use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
-use crate::status::{Running, Sessions};
+use crate::status::{KeyUse, Running, Sessions};
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -65,6 +68,8 @@ pub struct Handles {
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// The keys that are valid.
     pub keys: Arc<dyn Keys>,
+    /// When API keys were used.
+    pub key_use: Arc<KeyUse>,
     /// What the listeners do.
     pub listeners: Arc<dyn Listeners>,
     /// Who is connected.
@@ -112,6 +117,10 @@ pub struct Listen {
     pub api: Vec<SocketAddr>,
     /// Probes and metrics without keys; none by default.
     pub health: Vec<SocketAddr>,
+    /// With TLS on the API's addresses; HTTP/2 and HTTP/1.1 are agreed there.
+    pub tls: Option<rustls::ServerConfig>,
+    /// A socket of this machine that only its owner can open: who comes by it is owner.
+    pub socket: Option<Arc<UnixListener>>,
 }
 
 /// Why the API does not start.
@@ -127,6 +136,9 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// The socket of this machine cannot be served.
+    #[error("the socket of this machine cannot be served: {0}")]
+    Socket(io::Error),
 }
 
 /// The limits of a listener (a macro, as the types in `HttpServer` are private to actix).
@@ -139,6 +151,7 @@ macro_rules! limited {
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(HEAD_TIMEOUT)
             .client_disconnect_timeout(CLOSE_TIMEOUT)
+            .tls_handshake_timeout(HEAD_TIMEOUT)
             .shutdown_timeout(STOP_TIMEOUT.as_secs())
     };
 }
@@ -156,8 +169,21 @@ impl Api {
         let rest = state.clone();
         let rest = limited!(HttpServer::new(move || app(rest.clone())));
         let rest = listen.api.iter().try_fold(rest, |server, address| {
-            server.bind(address).map_err(|error| StartError::Bind { address: *address, what: "the REST API", error })
+            let bound = match &listen.tls {
+                Some(tls) => server.bind_rustls_0_23(address, tls.clone()),
+                None => server.bind(address),
+            };
+            bound.map_err(|error| StartError::Bind { address: *address, what: "the REST API", error })
         })?;
+        let local = listen.socket.as_ref().map(|socket| {
+            let state = state.clone();
+            let server = limited!(HttpServer::new(move || app(state.clone())));
+            let server = server.on_connect(|_, connection| {
+                connection.insert(LocalOwner);
+            });
+            server.listen_uds(socket.try_clone()?)
+        });
+        let local = local.transpose().map_err(StartError::Socket)?;
         let plain = limited!(HttpServer::new(move || health_app(state.clone())));
         let plain = listen.health.iter().try_fold(plain, |server, address| {
             server.bind(address).map_err(|error| StartError::Bind { address: *address, what: "the probes", error })
@@ -171,6 +197,10 @@ impl Api {
         if !server.health_addresses.is_empty() {
             let plain = plain.run();
             server.running.push((plain.handle(), tokio::spawn(plain)));
+        }
+        if let Some(local) = local {
+            let local = local.run();
+            server.running.push((local.handle(), tokio::spawn(local)));
         }
         Ok(server)
     }
@@ -213,16 +243,20 @@ pub(super) struct State {
     pub(super) failures: Failures,
     /// The OpenAPI document.
     pub(super) document: String,
+    /// What each operation needs.
+    pub(super) operations: Operations,
     methods: BTreeMap<String, Vec<&'static str>>,
 }
 
 impl State {
     fn new(handles: Handles) -> Self {
+        let document = document::openapi();
         State {
             handles,
             failures: Failures::default(),
             document: document::openapi_json(),
-            methods: document::methods(&document::openapi()),
+            operations: Operations::of(&document),
+            methods: document::methods(&document),
         }
     }
 
@@ -335,21 +369,34 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(running::pause)
         .service(running::resume)
         .service(running::stop)
-        .service(running::start);
+        .service(running::start)
+        .service(api_keys::list_api_keys)
+        .service(api_keys::get_api_key)
+        .service(api_keys::put_api_key)
+        .service(api_keys::patch_api_key)
+        .service(api_keys::delete_api_key)
+        .service(api_keys::rotate_api_key)
+        .service(audit::list_audit_log)
+        .service(whoami::who_am_i);
 }
 
 /// Answers what no route answers: 405 when the path exists, else 404.
 async fn nothing_here(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
+    nothing_fits(&request, &state).response()
+}
+
+/// That no operation fits the request.
+pub(super) fn nothing_fits(request: &HttpRequest, state: &State) -> Problem {
     let path = request.path();
     let Some(methods) = state.methods(path) else {
         let detail = format!("no operation has the path {path:?}; /openapi.json lists them all");
-        return Problem::new(ProblemKind::NotFound, detail).response();
+        return Problem::new(ProblemKind::NotFound, detail);
     };
     let mut detail = format!("{} cannot be used here; {} can", request.method(), methods.join(", "));
     if path.starts_with("/api/v1/domains") {
         detail.push_str(". Domains follow from recipient policies: write a recipient policy to add or remove one");
     }
-    Problem::new(ProblemKind::MethodNotAllowed, detail).with_header(header::ALLOW, methods.join(", ")).response()
+    Problem::new(ProblemKind::MethodNotAllowed, detail).with_header(header::ALLOW, methods.join(", "))
 }
 
 /// The outermost layer: request ids, HEAD, problems for everything that failed, headers that all answers have, a log line.

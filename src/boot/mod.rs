@@ -5,11 +5,14 @@
 //! workers finish the message they are at, REST stops, the store writes down what is on its way. What does not end within
 //! the grace time is cut: nothing that was acknowledged depends on a clean end.
 
+mod api_tls;
+mod keys;
 mod logging;
 mod status;
 mod watch;
 mod welcome;
 
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,19 +34,23 @@ use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
 use crate::net::connect::TcpConnect;
 use crate::net::http::Http;
+use crate::net::local_socket;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::{self, KeptPolicies, Outbound};
 use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
-use crate::status::{Drain, Listeners, Masks, Running, Sessions};
+use crate::status::{Drain, KeyUse, Listeners, Masks, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
 
 /// How long sessions and workers may take to end.
 const GRACE: Duration = Duration::from_secs(8);
+
+/// The socket in the data directory by which the machine's owner gets in without a key.
+const ADMIN_SOCKET: &str = "admin.sock";
 
 /// Prints the OpenAPI document.
 ///
@@ -104,17 +111,19 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let configuration = open_configuration(&options, &store, &clock).await?;
     let live = configuration.live().clone();
-    let keys = status::Keys::new(&options, configuration.clone())?;
-    let first_key = if keys.is_given() { None } else { configuration.make_first_key(false).await? };
+    let given = keys::Given::new(&options)?;
+    let first_key = if given.is_given() { None } else { configuration.make_first_key(false).await? };
 
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
+    let api_tls = api_tls::ApiTls::new(&options, &mut registry)?;
     let recipients = Arc::new(StoredRecipients(store.clone()));
     let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
     let listeners = Arc::new(Listeners::default());
     let sessions = Arc::new(Sessions::default());
     let masks = Arc::new(Masks::default());
     let running = Arc::new(Running::new(store.clone()));
+    let key_use = Arc::new(KeyUse::new(store.clone()));
     let drain = Arc::new(Drain::default());
 
     let resolvers = Arc::new(match &options.dnssec_trust_anchors {
@@ -175,7 +184,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             drain: drain.clone(),
         }),
         metrics: status::exposition(registry, queue.clone(), store.clone()),
-        keys: Arc::new(keys),
+        keys: keys::all(given, &configuration, &key_use, &authenticator),
+        key_use,
         listeners: status::of_servers(live.clone(), listeners.clone(), running.clone(), masks),
         sessions: sessions.clone(),
         running,
@@ -184,10 +194,23 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         logins: logins(outbound.clone()),
         probe: outbound.clone(),
     };
-    let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
+    let (api_tls, tls) = api_tls.unzip();
+    let listen = Listen {
+        api: vec![options.api_listen],
+        health: options.health_listen.into_iter().collect(),
+        tls,
+        socket: admin_socket(&options),
+    };
     let api = Api::start(handles, &listen)?;
     for address in api.addresses() {
-        tracing::info!(listener = "api", address = %address, "listening");
+        let tls = listen.tls.is_some();
+        tracing::info!(listener = "api", address = %address, tls, "listening");
+        if !tls && !address.ip().is_loopback() {
+            tracing::warn!(
+                listener = "api", address = %address,
+                "REST is served without TLS beyond this machine: keys and secrets can be read on the way; give it                  BRIDGEHEAD_API_TLS_CERT and BRIDGEHEAD_API_TLS_KEY, or a proxy that encrypts"
+            );
+        }
     }
     for address in api.health_addresses() {
         tracing::info!(listener = "health", address = %address, "listening");
@@ -196,6 +219,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let requesting = tokio::spawn(outbound.request_mail(receiver, drain.watch()));
     let accepting = tokio::spawn(inbound.run());
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
+    let watching_tls = api_tls.map(|tls| tokio::spawn(tls.watch(drain.clone())));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
     tokio::select! {
@@ -209,6 +233,9 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         let _ = accepting.await;
         let _ = requesting.await;
         let _ = watching.await;
+        if let Some(watching) = watching_tls {
+            let _ = watching.await;
+        }
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
@@ -217,6 +244,9 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         tracing::warn!(sessions = sessions.count(), "the grace time is over; what is left is cut");
     }
     api.stop().await;
+    if listen.socket.is_some() {
+        let _ = std::fs::remove_file(options.data_dir.join(ADMIN_SOCKET));
+    }
     tokio::task::spawn_blocking(move || {
         protocol_logs.close();
         store.close();
@@ -230,6 +260,18 @@ async fn run(options: Serve) -> anyhow::Result<()> {
 /// How connectors stand with the tokens that they log in with.
 fn logins(outbound: Arc<Outbound>) -> Arc<dyn Logins> {
     Arc::new(move |connector: &Connector| outbound.tokens_of(connector))
+}
+
+/// Opens `admin.sock`. The store is locked by then, so whatever lies there is of a dead process. Without it the appliance works,
+/// only commands on the machine need a key.
+fn admin_socket(options: &Serve) -> Option<Arc<UnixListener>> {
+    match local_socket::listen(&options.data_dir, ADMIN_SOCKET) {
+        Ok(socket) => Some(Arc::new(socket)),
+        Err(error) => {
+            tracing::warn!(%error, "admin.sock cannot be opened; commands on this machine need a key");
+            None
+        }
+    }
 }
 
 fn open_store(options: &Serve) -> anyhow::Result<Arc<Embedded>> {

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::OwnedMutexGuard;
 
 use super::answer::{Actor, ChangeError, ChangeKind, Outcome, Precondition, Reference};
+use super::audit::Actions;
 use super::compile::{Objects, Surroundings, compile};
 use super::effects::Effects;
 use super::object::{Object, Record, Spec};
@@ -74,6 +75,7 @@ pub struct Configuration {
     state: Arc<tokio::sync::Mutex<State>>,
     preflights: Mutex<Vec<Arc<dyn Preflight>>>,
     queued_mail: OnceLock<Arc<dyn QueuedMail>>,
+    pub(super) actions: Actions,
 }
 
 /// What is committed, as the writer sees it.
@@ -125,6 +127,7 @@ impl Configuration {
             state,
             preflights: Mutex::default(),
             queued_mail: OnceLock::new(),
+            actions: Actions::default(),
         }))
     }
 
@@ -216,7 +219,9 @@ impl Configuration {
         let mut state = self.state.clone().lock_owned().await;
         let mut tries = 1;
         loop {
+            self.permit(actor, collection, &name)?;
             let plan = self.plan(&state, collection, &name, &request, precondition).await?;
+            self.permit_result(actor, &plan.object)?;
             let Plan { object, change, warnings, mut effects, draft, audit, next } = plan;
             if let (true, Some((_, candidate)), Some(mail)) = (dry_run, &next, self.queued_mail.get()) {
                 effects.queued_mail = Some(mail.moves(candidate).await);

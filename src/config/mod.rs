@@ -12,6 +12,7 @@
 //! | `object/<collection>/<name>` | an object ([`object::Record`]) |
 //! | `address/<mailbox key>` | which recipient has the address, and its mailbox store |
 //! | `audit/<revision>` | who changed what, when, from what to what; the last 10,000 |
+//! | `action/<number>` | who did what else, when; the last 10,000 ([`audit`]) |
 //! | `secret/first-key` | the SHA-256 of the first owner key |
 //! | `secret/fingerprint-key` | the key under which secrets have their fingerprints ([`secrets`]) |
 //!
@@ -20,7 +21,8 @@
 //! (`stamping`), however many there are; a dry run tells which ([`Effects`]).
 
 pub mod answer;
-mod audit;
+pub mod audit;
+mod authority;
 pub mod certificates;
 pub mod change;
 mod client_list;
@@ -48,6 +50,8 @@ mod stamping;
 pub mod violation;
 
 pub use answer::{Actor, ChangeError, ChangeKind, IfMatch, Outcome, Precondition, Reference};
+pub use audit::{ActionId, AuditFilter, AuditPage, AuditPosition};
+pub use authority::Authority;
 pub use certificates::{Certificate, Fault};
 pub use change::{Configuration, OpenError, OpenOptions, Preflight};
 pub use client_list::{ClientList, Peer};

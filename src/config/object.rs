@@ -12,11 +12,12 @@ use crate::model::labels::Labels;
 use crate::model::name::Name;
 use crate::model::secret::Secret;
 use crate::model::spec::account::AccountPassword;
+use crate::model::spec::api_key::ApiKeySecret;
 use crate::model::spec::connector::Authentication;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
-    RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
+    AccountSpec, ApiKeySpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec,
+    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// An object of the configuration, as it is shown.
@@ -97,6 +98,8 @@ pub enum Spec {
     Filter(Arc<FilterSpec>),
     /// Of a remote domain.
     RemoteDomain(Arc<RemoteDomainSpec>),
+    /// Of an API key.
+    ApiKey(Arc<ApiKeySpec>),
     /// The settings.
     Settings(Arc<SettingsSpec>),
 }
@@ -118,6 +121,7 @@ impl Spec {
             Collection::IdentityProviders => from_value(spec).map(Spec::IdentityProvider),
             Collection::Filters => from_value(spec).map(Spec::Filter),
             Collection::RemoteDomains => from_value(spec).map(Spec::RemoteDomain),
+            Collection::ApiKeys => from_value(spec).map(Spec::ApiKey),
             Collection::Settings => from_value(spec).map(Spec::Settings),
         }
     }
@@ -135,6 +139,7 @@ impl Spec {
             Spec::IdentityProvider(_) => Collection::IdentityProviders,
             Spec::Filter(_) => Collection::Filters,
             Spec::RemoteDomain(_) => Collection::RemoteDomains,
+            Spec::ApiKey(_) => Collection::ApiKeys,
             Spec::Settings(_) => Collection::Settings,
         }
     }
@@ -147,6 +152,10 @@ impl Spec {
             Spec::Account(spec) => match &mut Arc::make_mut(spec).password {
                 Some(AccountPassword::Secret(secret)) => vec![("/password".to_owned(), secret)],
                 Some(AccountPassword::Hash(_)) | None => Vec::new(),
+            },
+            Spec::ApiKey(spec) => match &mut Arc::make_mut(spec).key {
+                Some(ApiKeySecret::Secret(secret)) => vec![("/key".to_owned(), secret)],
+                Some(ApiKeySecret::Hash { .. }) | None => Vec::new(),
             },
             Spec::MailboxStore(spec) => match Arc::make_mut(spec) {
                 MailboxStoreSpec::Webhook(hook) => vec![("/secret".to_owned(), &mut hook.secret)],
@@ -182,6 +191,7 @@ impl Spec {
             Spec::IdentityProvider(spec) => to_value(spec),
             Spec::Filter(spec) => to_value(spec),
             Spec::RemoteDomain(spec) => to_value(spec),
+            Spec::ApiKey(spec) => to_value(spec),
             Spec::Settings(spec) => to_value(spec),
         }
     }

@@ -19,7 +19,7 @@ use super::violation::{Violation, ViolationCode};
 use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
+    AccountSpec, ApiKeySpec, CertificateSpec, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
     RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 
@@ -109,6 +109,7 @@ pub fn schema(collection: Collection) -> Value {
         Collection::IdentityProviders => collect::<IdentityProviderSpec>(&mut schemas),
         Collection::Filters => collect::<FilterSpec>(&mut schemas),
         Collection::RemoteDomains => collect::<RemoteDomainSpec>(&mut schemas),
+        Collection::ApiKeys => collect::<ApiKeySpec>(&mut schemas),
         Collection::Settings => collect::<SettingsSpec>(&mut schemas),
     };
     let schemas: serde_json::Map<String, Value> = schemas.into_iter().collect();
@@ -167,6 +168,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-host-name", parse::<crate::model::host::HostName>),
     ("bridgehead-http-url", parse::<crate::model::http_url::HttpUrl>),
     ("bridgehead-ip-address", parse::<crate::model::host::IpAddress>),
+    ("bridgehead-key-digest", parse::<crate::model::key_digest::KeyDigest>),
     ("bridgehead-label-selector", parse::<crate::model::labels::LabelSelector>),
     ("bridgehead-mailbox", parse::<crate::smtp::address::Mailbox>),
     ("bridgehead-mailbox-pattern", parse::<crate::model::mailbox_pattern::MailboxPattern>),
@@ -452,8 +454,8 @@ mod tests {
             [("/spec/quota/files".to_owned(), UnknownField), ("/spec/quota/size".to_owned(), InvalidValue)]
         );
         assert_eq!(
-            wrong(Collection::Settings, json!({"spec": {"retention": {"audit": "1d"}}})),
-            only("/spec/retention/audit", UnknownField)
+            wrong(Collection::Settings, json!({"spec": {"retention": {"nothing": "1d"}}})),
+            only("/spec/retention/nothing", UnknownField)
         );
     }
 

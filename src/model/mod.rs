@@ -1,10 +1,12 @@
 //! Configuration and mail as valid values, and nothing else: no IO, no clock, no policy.
 
+pub mod access;
 pub mod dns_list;
 pub mod duration;
 pub mod failure;
 pub mod host;
 pub mod http_url;
+pub mod key_digest;
 pub mod labels;
 pub mod mail;
 pub mod mailbox_pattern;

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bridgehead::api::{
-    AdminKey, Api, BoundAddress, Check, Condition, ConditionStatus, ConditionType, FirstKey, Handles, Health, Keys,
-    Listen, Probe, Server, StartError, VirtualServerState, VirtualServerStatus,
+    AdminKey, Api, ApiKeySource, BoundAddress, Check, Condition, ConditionStatus, ConditionType, FirstKey, Handles,
+    Health, Keys, Listen, Probe, Server, StartError, VirtualServerState, VirtualServerStatus,
 };
 use bridgehead::config::{Configuration, FirstStart, OpenOptions, Snapshot};
 use bridgehead::intake::explain::{Explain, Explanation, Question};
@@ -25,7 +25,7 @@ use bridgehead::queue::operate::{
 };
 use bridgehead::routing::Connector;
 use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe, TestResult};
-use bridgehead::status::{Running, Sessions};
+use bridgehead::status::{KeyUse, Running, Sessions};
 use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, PageKey, StoreError};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -124,14 +124,19 @@ impl House {
         let queue = Arc::new(Queue::default());
         let ready = Arc::new(AtomicBool::new(true));
         let sessions = Arc::new(Sessions::default());
-        let keys: Vec<Box<dyn Keys>> =
-            vec![Box::new(FirstKey::new(configuration.clone())), Box::new(AdminKey::new(KEY))];
+        let key_use = Arc::new(KeyUse::new(Arc::new(Controls::default())));
+        let keys: Vec<Box<dyn Keys>> = vec![
+            Box::new(FirstKey::new(configuration.clone())),
+            Box::new(AdminKey::new(KEY)),
+            Box::new(ApiKeySource::new(configuration.clone(), key_use.clone())),
+        ];
         let handles = Handles {
             configuration: configuration.clone(),
             operate: queue.clone(),
             health: Arc::new(Probes(ready.clone())),
             metrics: Arc::new(|| "# EOF\n".to_owned()),
             keys: Arc::new(keys),
+            key_use,
             listeners: Arc::new(|name: &Name| (name.as_str() == "default").then(listening)),
             sessions: sessions.clone(),
             running: Arc::new(Running::new(Arc::new(Controls::default()))),
@@ -142,7 +147,7 @@ impl House {
             probe: Arc::new(Silent),
         };
         let any = "127.0.0.1:0".parse().unwrap();
-        let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;
+        let server = Api::start(handles, &Listen { api: vec![address], health: vec![any], ..Listen::default() })?;
         Ok(House { server, queue, ready, sessions, first_key, configuration, secrets })
     }
 
@@ -154,6 +159,11 @@ impl House {
     /// A PUT of JSON with the key.
     pub async fn put(&self, path: &str, body: &Value) -> Answer {
         self.write("PUT", path, "application/json", &[], body.to_string().as_bytes()).await
+    }
+
+    /// A POST of JSON with the key.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.write("POST", path, "application/json", &[], body.to_string().as_bytes()).await
     }
 
     /// A merge patch with the key.
@@ -341,6 +351,17 @@ impl ConfigStore for Memory {
         }
         state.0 += 1;
         Ok(state.0)
+    }
+
+    async fn note(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        let mut state = self.0.lock().unwrap();
+        for (key, value) in writes {
+            match value {
+                Some(value) => state.1.insert(key, value),
+                None => state.1.remove(&key),
+            };
+        }
+        Ok(())
     }
 
     fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft> {

@@ -10,6 +10,7 @@
 //! enforces yet does not exist.
 
 pub mod account;
+pub mod api_key;
 pub mod certificate;
 pub mod connector;
 pub mod filter;
@@ -23,6 +24,7 @@ pub mod settings;
 pub mod virtual_server;
 
 pub use account::AccountSpec;
+pub use api_key::ApiKeySpec;
 pub use certificate::CertificateSpec;
 pub use connector::ConnectorSpec;
 pub use filter::FilterSpec;
@@ -59,13 +61,15 @@ pub enum Collection {
     Filters,
     /// `remote-domains`
     RemoteDomains,
+    /// `api-keys`
+    ApiKeys,
     /// `settings`: one object, of that name.
     Settings,
 }
 
 impl Collection {
     /// All of them, in the order in which a document is read aloud.
-    pub const ALL: [Collection; 11] = [
+    pub const ALL: [Collection; 12] = [
         Collection::Settings,
         Collection::VirtualServers,
         Collection::RecipientPolicies,
@@ -77,6 +81,7 @@ impl Collection {
         Collection::Accounts,
         Collection::IdentityProviders,
         Collection::Filters,
+        Collection::ApiKeys,
     ];
 
     /// Its name in a path of the REST API, and in the keys of the store.
@@ -92,6 +97,7 @@ impl Collection {
             Collection::IdentityProviders => "identity-providers",
             Collection::Filters => "filters",
             Collection::RemoteDomains => "remote-domains",
+            Collection::ApiKeys => "api-keys",
             Collection::Settings => "settings",
         }
     }
@@ -109,6 +115,7 @@ impl Collection {
             Collection::IdentityProviders => "identityProviders",
             Collection::Filters => "filters",
             Collection::RemoteDomains => "remoteDomains",
+            Collection::ApiKeys => "apiKeys",
             Collection::Settings => "settings",
         }
     }
@@ -126,6 +133,7 @@ impl Collection {
             Collection::IdentityProviders => "identity provider",
             Collection::Filters => "filter",
             Collection::RemoteDomains => "remote domain",
+            Collection::ApiKeys => "API key",
             Collection::Settings => "settings",
         }
     }
@@ -139,7 +147,11 @@ impl Collection {
     pub fn may_hold_secrets(self) -> bool {
         matches!(
             self,
-            Collection::Certificates | Collection::Accounts | Collection::MailboxStores | Collection::Connectors
+            Collection::Certificates
+                | Collection::Accounts
+                | Collection::MailboxStores
+                | Collection::Connectors
+                | Collection::ApiKeys
         )
     }
 

@@ -55,10 +55,12 @@ impl Default for SettingsSpec {
 pub struct Retention {
     /// How long mail stays in the dead-letter queue. At least 1m.
     pub dead_letter: Duration,
+    /// How long the audit log goes back; of changes and of actions 10,000 each are kept at most. At least 1d.
+    pub audit: Duration,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { dead_letter: Duration::from_secs(14 * 86_400) }
+        Retention { dead_letter: Duration::from_secs(14 * 86_400), audit: Duration::from_secs(365 * 86_400) }
     }
 }
