@@ -121,6 +121,14 @@ pub struct MessageResource {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     message_id: Option<String>,
+    /// The Subject field, where `settings.subjectLogging` was on when it came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    subject: Option<String>,
+    /// The connector that an operator has chosen for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    connector: Option<String>,
     /// Its priority, -9 to 9 (MT-PRIORITY); 0 when nobody said.
     #[schema(minimum = -9, maximum = 9)]
     priority: i8,
@@ -191,6 +199,10 @@ pub struct MessageOrigin {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     account: Option<String>,
+    /// The API key by which it was submitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    api_key: Option<String>,
 }
 
 /// The door that a message came in by.
@@ -205,6 +217,12 @@ pub enum OriginProtocol {
     Lmtp,
     /// A notification that the appliance wrote itself.
     Dsn,
+    /// `POST /messages`.
+    Rest,
+    /// A file in a pickup directory.
+    Pickup,
+    /// Brought in from elsewhere.
+    Import,
 }
 
 /// A recipient of a message, and what became of it.
@@ -387,15 +405,21 @@ impl From<&Message> for MessageResource {
                     Protocol::Esmtp => OriginProtocol::Esmtp,
                     Protocol::Lmtp => OriginProtocol::Lmtp,
                     Protocol::Dsn => OriginProtocol::Dsn,
+                    Protocol::Rest => OriginProtocol::Rest,
+                    Protocol::Pickup => OriginProtocol::Pickup,
+                    Protocol::Import => OriginProtocol::Import,
                 },
                 virtual_server: message.origin.virtual_server.to_string(),
                 client: message.origin.client.map(|address| address.to_string()),
                 helo: message.origin.helo.clone(),
                 account: message.origin.account.as_ref().map(ToString::to_string),
+                api_key: message.origin.api_key.clone(),
             },
             sender: message.reverse_path.mailbox().map(ToString::to_string).unwrap_or_default(),
             size: message.size,
             message_id: message.message_id_header.clone(),
+            subject: message.subject.clone(),
+            connector: message.connector.as_ref().map(ToString::to_string),
             priority: message.priority(),
             hold_until: message.parameters.hold.map(|_| message.released_at().to_string()),
             deliver_by: message.deliver_by().map(|(time, mode)| DeliverBy {

@@ -23,6 +23,7 @@ mod directory;
 mod docs;
 mod document;
 mod domains;
+mod drain;
 mod errors;
 mod etag;
 mod explain;

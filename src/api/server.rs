@@ -33,7 +33,7 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    api_keys, audit, bulk, connector_test, directory, docs, document, domains, explain, health, messages, queues,
+    api_keys, audit, bulk, connector_test, directory, docs, document, domains, drain, explain, health, messages, queues,
     running, sessions, settings, whoami,
 };
 use crate::accounts::KeysStatus;
@@ -43,7 +43,7 @@ use crate::model::name::Name;
 use crate::queue::bulk::Bulk;
 use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
-use crate::status::{KeyUse, Running, Sessions};
+use crate::status::{Drain, KeyUse, Running, Sessions};
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -76,6 +76,8 @@ pub struct Handles {
     pub sessions: Arc<Sessions>,
     /// What an operator has paused or stopped.
     pub running: Arc<Running>,
+    /// Whether mail is taken at all.
+    pub drain: Arc<Drain>,
     /// How it went to fetch the keys of identity providers.
     pub issuers: Arc<dyn Issuers>,
     /// How connectors stand with the tokens that they log in with.
@@ -377,7 +379,10 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(api_keys::delete_api_key)
         .service(api_keys::rotate_api_key)
         .service(audit::list_audit_log)
-        .service(whoami::who_am_i);
+        .service(whoami::who_am_i)
+        .service(drain::get_drain)
+        .service(drain::begin_drain)
+        .service(drain::end_drain);
 }
 
 /// Answers what no route answers: 405 when the path exists, else 404.

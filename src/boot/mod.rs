@@ -189,6 +189,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         listeners: status::of_servers(live.clone(), listeners.clone(), running.clone(), masks),
         sessions: sessions.clone(),
         running,
+        drain: drain.clone(),
         issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
         explain,
         logins: logins(outbound.clone()),

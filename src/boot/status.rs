@@ -69,8 +69,12 @@ impl Health {
     }
 
     fn not_draining(&self) -> Check {
-        let on = self.drain.is_on();
-        check("notDraining", !on, if on { "the process is stopping" } else { "" })
+        let why = match (self.drain.is_on(), self.drain.is_closed()) {
+            (true, _) => "the process is stopping",
+            (false, true) => "an operator drains it",
+            (false, false) => "",
+        };
+        check("notDraining", why.is_empty(), why)
     }
 }
 

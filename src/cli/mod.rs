@@ -1,12 +1,28 @@
-//! The command line: `serve` (also without a word), and what needs no running appliance.
+//! The command line: `serve` (also without a word), what needs no running appliance, and the client of one that runs.
+//!
+//! A client is nothing but REST: what it can do, everybody can do with `curl`. [`client`] has which appliance is meant and what
+//! its refusals say, [`output`] what is printed; [`objects`], [`document`], [`mail`], [`send`] and [`appliance`] have the
+//! commands. Exit status: 0 done; 1 refused, or for `diff` that something is different; 2 a wrong command line, or a `diff`
+//! that could not be made.
 //!
 //! The few process settings are flags, and environment variables of the same name (`resources.md`); a secret can also
 //! come from a file (`…_FILE`). Everything else is configuration and comes by REST.
 
+mod appliance;
+mod client;
+mod contexts;
+mod document;
+mod kinds;
+mod mail;
+mod objects;
+mod output;
+mod send;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// The SMTP relay that you configure by API, that tells you where your mail is, and that never loses it after 250.
 #[derive(Debug, Parser)]
@@ -27,6 +43,97 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Print the OpenAPI document of the REST API.
     Openapi,
+    /// What is asked of a running appliance.
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// What is asked of a running appliance.
+#[derive(Debug, Subcommand)]
+pub enum ClientCommand {
+    /// Apply a document: files, or a directory of them.
+    Apply(document::Apply),
+    /// Show what applying a document would change; exit status 1 when something.
+    Diff(document::Diff),
+    /// Export the configuration, look at its revisions, go back to one.
+    Config(document::Config),
+    /// List things, or show some by name.
+    Get(objects::Get),
+    /// Show a thing with its conditions and what belongs to it.
+    Describe(objects::Describe),
+    /// Delete things.
+    Delete(objects::Delete),
+    /// Say what would become of a message, and why.
+    Explain(send::Explain),
+    /// Queues: list, freeze, thaw, retry, export, import.
+    Queue(mail::Queue),
+    /// Messages: list, content, freeze, thaw, retry, reroute, resubmit, delete; one, or all that fit.
+    Message(mail::Message),
+    /// Actions on many messages: list, wait, cancel.
+    Operation(mail::Operation),
+    /// Hand a message in.
+    Send(send::Send),
+    /// Show what happens, as it happens.
+    Tail(send::Tail),
+    /// Tell where mail is.
+    Where(appliance::Where),
+    /// Make an API key and print it; on the appliance's own machine without having one.
+    Token(appliance::Token),
+    /// Show who the key is, and what it may.
+    Whoami(appliance::Whoami),
+    /// Take no new mail; what is queued goes on.
+    Drain(appliance::Drain),
+    /// The appliances that you work with.
+    Context(contexts::ContextArgs),
+    /// Print a script that completes these commands in a shell.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+impl ClientCommand {
+    /// Runs it. What goes wrong is printed.
+    pub fn run(self) -> ExitCode {
+        let diff = matches!(self, ClientCommand::Diff(_));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let result = match runtime {
+            Ok(runtime) => runtime.block_on(self.done()),
+            Err(error) => Err(error.into()),
+        };
+        result.unwrap_or_else(|error| {
+            output::say(&format!("bridgehead: {error:#}"));
+            ExitCode::from(if diff { 2 } else { 1 })
+        })
+    }
+
+    async fn done(self) -> anyhow::Result<ExitCode> {
+        match self {
+            ClientCommand::Diff(diff) => return diff.run().await,
+            ClientCommand::Apply(apply) => apply.run().await,
+            ClientCommand::Config(config) => config.run().await,
+            ClientCommand::Get(get) => get.run().await,
+            ClientCommand::Describe(describe) => describe.run().await,
+            ClientCommand::Delete(delete) => delete.run().await,
+            ClientCommand::Explain(explain) => explain.run().await,
+            ClientCommand::Queue(queue) => queue.run().await,
+            ClientCommand::Message(message) => message.run().await,
+            ClientCommand::Operation(operation) => operation.run().await,
+            ClientCommand::Send(send) => send.run().await,
+            ClientCommand::Tail(tail) => tail.run().await,
+            ClientCommand::Where(of) => of.run().await,
+            ClientCommand::Token(token) => token.run().await,
+            ClientCommand::Whoami(whoami) => whoami.run().await,
+            ClientCommand::Drain(drain) => drain.run().await,
+            ClientCommand::Context(context) => contexts::run(context),
+            ClientCommand::Completion { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Cli::command(), "bridgehead", &mut script);
+                output::print_octets(&script)
+            }
+        }
+        .map(|()| ExitCode::SUCCESS)
+    }
 }
 
 /// How the process runs.
@@ -95,7 +202,6 @@ pub enum LogFormat {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -172,7 +172,7 @@ impl Inbound {
             return;
         }
         let label = ByName { name: name.as_str().to_owned() };
-        if !self.running.takes_sessions(name) {
+        if !self.running.takes_sessions(name) || self.drain.is_closed() {
             self.intake.metrics.connections_refused.get_or_create(&label).inc();
             let _ = stream.try_write(b"421 4.3.2 Service is paused, try again later\r\n");
             return;

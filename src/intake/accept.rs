@@ -268,12 +268,16 @@ impl Incoming {
                 client: Some(client.address),
                 helo: Some(helo),
                 account: client.account.as_ref().map(|account| account.name.clone()),
+                api_key: None,
             },
             reverse_path: self.reverse_path,
             parameters: self.parameters,
             size: self.draft.size(),
+            subject: self.snapshot.settings.subject_logging.then(|| self.header.subject()).flatten(),
             message_id_header: self.header.into_message_id(),
             frozen: false,
+            connector: None,
+            idempotency: None,
             recipients: Vec::new(),
         };
         let due = message.due_at_once(received_at);

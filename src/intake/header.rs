@@ -1,4 +1,4 @@
-//! Looks at the header section of a message while it streams in: counts Received fields, remembers the Message-ID.
+//! Looks at the header section of a message while it streams in: counts Received fields, remembers Message-ID and Subject.
 //!
 //! It never changes a byte and never keeps more than one line's beginning. The section has a limit: a header of a
 //! gibibyte is refused, not read to its end in hope.
@@ -18,6 +18,10 @@ pub struct HeaderScanner {
     expects_id: bool,
     received: u32,
     message_id: Option<String>,
+    /// The line before belongs to the Subject.
+    in_subject: bool,
+    /// The field as it came, folded lines and all.
+    subject: Option<Vec<u8>>,
 }
 
 impl HeaderScanner {
@@ -48,6 +52,13 @@ impl HeaderScanner {
         self.seen > MAX_HEADER
     }
 
+    /// The Subject, decoded (RFC 2047), without control characters, at most 255 octets.
+    pub fn subject(&self) -> Option<String> {
+        let field = [b"Subject:", self.subject.as_deref()?, b"\r\n\r\n"].concat();
+        let message = mail_parser::MessageParser::new().header_text("Subject").parse(&field)?;
+        Some(cut(message.subject()?.trim()))
+    }
+
     /// The Message-ID without angle brackets, at most 255 octets.
     pub fn into_message_id(self) -> Option<String> {
         self.message_id
@@ -67,13 +78,24 @@ impl HeaderScanner {
             if self.expects_id {
                 self.take_id(&line);
             }
+            if let Some(subject) = self.subject.as_mut().filter(|_| self.in_subject) {
+                let room = MAX_LINE.saturating_sub(subject.len() + 2);
+                if room > 0 {
+                    subject.extend_from_slice(b"\r\n");
+                    subject.extend_from_slice(&line[..line.len().min(room)]);
+                }
+            }
         } else {
             self.expects_id = false;
+            self.in_subject = false;
             if has_name(&line, b"received:") {
                 self.received = self.received.saturating_add(1);
             } else if self.message_id.is_none() && has_name(&line, b"message-id:") {
                 self.expects_id = true;
                 self.take_id(&line[b"message-id:".len()..]);
+            } else if self.subject.is_none() && has_name(&line, b"subject:") {
+                self.in_subject = true;
+                self.subject = Some(line[b"subject:".len()..].to_vec());
             }
         }
         line.clear();
@@ -84,18 +106,22 @@ impl HeaderScanner {
         let text = String::from_utf8_lossy(body);
         let id = text.trim().trim_start_matches('<').trim_end_matches('>');
         if !id.is_empty() {
-            let printable = id.chars().filter(|c| !c.is_control());
-            let mut kept = String::new();
-            for c in printable {
-                if kept.len() + c.len_utf8() > 255 {
-                    break;
-                }
-                kept.push(c);
-            }
-            self.message_id = Some(kept);
+            self.message_id = Some(cut(id));
             self.expects_id = false;
         }
     }
+}
+
+/// The beginning of a text, without control characters.
+fn cut(text: &str) -> String {
+    let mut kept = String::new();
+    for c in text.chars().filter(|c| !c.is_control()) {
+        if kept.len() + c.len_utf8() > 255 {
+            break;
+        }
+        kept.push(c);
+    }
+    kept
 }
 
 fn has_name(line: &[u8], name: &[u8]) -> bool {
@@ -122,6 +148,22 @@ mod tests {
             assert_eq!(scanner.received(), 2);
             assert_eq!(scanner.into_message_id().as_deref(), Some("x@y"));
         }
+    }
+
+    #[test]
+    fn the_first_subject_is_read_as_people_do_and_cut() {
+        let subject = |content: &str| scan(content.as_bytes(), 7).subject();
+        assert_eq!(
+            subject("SUBJECT: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\n =?utf-8?q?_an_alle?=\r\nSubject: no\r\n\r\n").as_deref(),
+            Some("Grüße an alle")
+        );
+        assert_eq!(subject("Subject: plain\r\n\tfolded\r\nX: y\r\n\r\n").as_deref(), Some("plain folded"));
+        assert_eq!(subject("X: y\r\n\r\nSubject: in the body\r\n"), None);
+        assert_eq!(subject("Subject: a\u{7}b\r\n\r\n").as_deref(), Some("ab"));
+        assert_eq!(
+            subject(&format!("Subject: {}\r\n {}\r\n\r\n", "ü".repeat(400), "x".repeat(900))).unwrap().len(),
+            254
+        );
     }
 
     #[test]

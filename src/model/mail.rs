@@ -71,8 +71,16 @@ pub struct Message {
     pub size: u64,
     /// The Message-ID field without angle brackets, cut at 255 octets, if there is one.
     pub message_id_header: Option<String>,
+    /// The Subject field, decoded and without control characters, cut at 255 octets; only where
+    /// `settings.subjectLogging` was on when it came.
+    pub subject: Option<String>,
     /// Frozen by an operator: no attempt is made until it is thawed.
     pub frozen: bool,
+    /// The connector that an operator has chosen for recipients that are not local; routing asks nothing else while it is
+    /// there.
+    pub connector: Option<Name>,
+    /// What the request that brought it is known by, if it had an `Idempotency-Key`.
+    pub idempotency: Option<Idempotency>,
     /// The recipients. Their order never changes; the index is how a [`Change`] names one.
     pub recipients: Vec<Recipient>,
 }
@@ -151,6 +159,9 @@ impl Message {
         if let Some(frozen) = change.frozen {
             self.frozen = frozen;
         }
+        if let Some(connector) = &change.connector {
+            self.connector.clone_from(connector);
+        }
     }
 }
 
@@ -168,6 +179,18 @@ pub struct Origin {
     pub helo: Option<String>,
     /// The account that authenticated.
     pub account: Option<Name>,
+    /// The API key by which it was submitted.
+    pub api_key: Option<String>,
+}
+
+/// What a request that submits mail is known by: the same key again is the same request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Idempotency {
+    /// SHA-256 of who asked and the key that he gave.
+    pub key: [u8; 32],
+    /// SHA-256 of what he asked for.
+    pub request: [u8; 32],
 }
 
 /// The door a message came in by.
@@ -182,6 +205,12 @@ pub enum Protocol {
     Dsn,
     /// LMTP.
     Lmtp,
+    /// `POST /messages`.
+    Rest,
+    /// A file in a pickup directory.
+    Pickup,
+    /// Brought in from elsewhere: an export of this or another appliance, an old mailroot.
+    Import,
 }
 
 /// One recipient and what became of it.
@@ -282,6 +311,8 @@ pub struct Change {
     pub recipients: Vec<(u32, RecipientState)>,
     /// Freeze or thaw.
     pub frozen: Option<bool>,
+    /// The connector that an operator has chosen, or that he chooses none any more.
+    pub connector: Option<Option<Name>>,
 }
 
 #[cfg(test)]
@@ -298,12 +329,16 @@ mod tests {
                 client: None,
                 helo: None,
                 account: None,
+                api_key: None,
             },
             reverse_path: ReversePath::Null,
             parameters,
             size: 1,
             message_id_header: None,
+            subject: None,
             frozen: false,
+            connector: None,
+            idempotency: None,
             recipients: Vec::new(),
         }
     }

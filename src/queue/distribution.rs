@@ -322,6 +322,9 @@ fn further(message: &Message, owner: Option<Mailbox>, recipients: Vec<Recipient>
         origin: message.origin.clone(),
         size: message.size,
         message_id_header: message.message_id_header.clone(),
+        subject: message.subject.clone(),
+        connector: None,
+        idempotency: None,
     }
 }
 

@@ -260,6 +260,7 @@ fn notification(report: &Report<'_>, about: &Message, recipient: Recipient, size
             client: None,
             helo: None,
             account: None,
+            api_key: None,
         },
         reverse_path: ReversePath::Null,
         parameters: MailParameters {
@@ -273,7 +274,10 @@ fn notification(report: &Report<'_>, about: &Message, recipient: Recipient, size
         },
         size,
         message_id_header: Some(format!("{}@{}", report.id, report.reporting_mta)),
+        subject: None,
         frozen: false,
+        connector: None,
+        idempotency: None,
         recipients: vec![recipient],
     }
 }

@@ -11,6 +11,7 @@ mod sessions;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -66,14 +67,16 @@ impl Listeners {
 }
 
 /// The switch that ends the process: listeners close, and nothing new begins. Sessions are ended by [`Sessions::drain`].
+/// And the one that an operator throws, which only closes the doors.
 #[derive(Debug)]
 pub struct Drain {
     stop: watch::Sender<Option<Reply>>,
+    closed: AtomicBool,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Drain { stop: watch::Sender::new(None) }
+        Drain { stop: watch::Sender::new(None), closed: AtomicBool::new(false) }
     }
 }
 
@@ -88,6 +91,16 @@ impl Drain {
         let reply = Reply::new(421, EnhancedStatus::transient(3, 2), "Service is shutting down, try again later");
         self.stop.send_replace(Some(reply.clone()));
         reply
+    }
+
+    /// Takes no new mail from now on, or takes it again.
+    pub fn close(&self, closed: bool) {
+        self.closed.store(closed, Ordering::Release);
+    }
+
+    /// True when an operator wants no new mail to be taken.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// True when it was thrown.

@@ -65,12 +65,16 @@ pub fn message(id: MessageId, size: u64, millis: i64, queues: &[&str]) -> Messag
             client: Some([192, 0, 2, 1].into()),
             helo: Some("client.example.com".to_owned()),
             account: None,
+            api_key: None,
         },
         reverse_path: "sender@example.com".parse().unwrap(),
         parameters: Default::default(),
         size,
         message_id_header: Some("1@example.com".to_owned()),
+        subject: None,
         frozen: false,
+        connector: None,
+        idempotency: None,
         recipients: queues.iter().map(recipient).collect(),
     }
 }
@@ -81,14 +85,14 @@ pub fn delivered(message: &Message, recipients: &[u32]) -> Change {
         let state = message.recipients[*n as usize].state();
         (*n, RecipientState { status: RecipientStatus::Relayed, waits: None, ..state })
     };
-    Change { recipients: recipients.iter().map(state).collect(), frozen: None }
+    Change { recipients: recipients.iter().map(state).collect(), frozen: None, connector: None }
 }
 
 pub fn deferred(message: &Message, recipient: u32, due: Timestamp) -> Change {
     let mut state = message.recipients[recipient as usize].state();
     state.attempts += 1;
     state.waits.as_mut().unwrap().due = due;
-    Change { recipients: vec![(recipient, state)], frozen: None }
+    Change { recipients: vec![(recipient, state)], frozen: None, connector: None }
 }
 
 pub async fn put(store: &impl Store, content: &[u8], millis: i64, queues: &[&str]) -> Leased {
@@ -289,7 +293,7 @@ fn frozen_mail_is_not_leased(engine: &impl Engine) {
     let id = run(async {
         let leased = put(&store, b"x", 1, &["a"]).await;
         let id = leased.message.id;
-        let freeze = Change { recipients: vec![], frozen: Some(true) };
+        let freeze = Change { recipients: vec![], frozen: Some(true), connector: None };
         store.record(leased.leases, freeze, vec![], true).await.unwrap();
         assert!(store.lease(&queue("a"), at(9), 10).await.unwrap().is_empty());
         assert_eq!(store.next_due(&queue("a")).await.unwrap(), None);
@@ -303,7 +307,7 @@ fn frozen_mail_is_not_leased(engine: &impl Engine) {
         assert!(store.message(id).await.unwrap().unwrap().frozen);
         assert!(store.lease(&queue("a"), at(9), 10).await.unwrap().is_empty());
         let leased = store.lease_message(id).await.unwrap();
-        let thaw = Change { recipients: vec![], frozen: Some(false) };
+        let thaw = Change { recipients: vec![], frozen: Some(false), connector: None };
         store.record(leased.leases, thaw, vec![], true).await.unwrap();
         assert_eq!(store.lease(&queue("a"), at(9), 10).await.unwrap().len(), 1);
     });

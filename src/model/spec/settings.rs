@@ -32,6 +32,9 @@ pub struct SettingsSpec {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub default_virtual_server: Option<Name>,
+    /// Whether subjects of messages are kept, for listings and message tracking. Off by default, as in Exchange, whose
+    /// setting *Enable subject logging and display* this is; holds for mail that comes from then on.
+    pub subject_logging: bool,
     /// How long things are kept.
     pub retention: Retention,
 }
@@ -44,6 +47,7 @@ impl Default for SettingsSpec {
             abuse: None,
             plus_addressing: true,
             default_virtual_server: None,
+            subject_logging: false,
             retention: Retention::default(),
         }
     }

@@ -66,6 +66,7 @@ impl Fixture {
                 client: None,
                 helo: None,
                 account: None,
+                api_key: None,
             },
             reverse_path: sender.clone(),
             parameters: MailParameters {
@@ -75,7 +76,10 @@ impl Fixture {
             },
             size: draft.size(),
             message_id_header: None,
+            subject: None,
             frozen: false,
+            connector: None,
+            idempotency: None,
             recipients: to.iter().map(recipient).collect(),
         };
         let leased = draft.commit(message).await.unwrap();

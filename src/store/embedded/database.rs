@@ -37,7 +37,7 @@ use crate::store::{PageKey, StoreError};
 /// Longest value.
 pub const CHUNK: usize = 1_000;
 /// Rises with the form of a row: a database of another schema is rebuilt from the journal, which reads old records.
-const SCHEMA: u8 = 2;
+const SCHEMA: u8 = 3;
 /// A flush that takes longer never ends.
 const STALLED: Duration = Duration::from_secs(60);
 /// So close together two stalls are the database's fault.

@@ -390,7 +390,8 @@ impl Engine {
 pub fn whole_state(row: &Row) -> Record {
     let recipients = row.message.recipients.iter().enumerate();
     let states = recipients.map(|(n, recipient)| (n as u32, recipient.state())).collect();
-    let change = Change { recipients: states, frozen: Some(row.message.frozen) };
+    let change =
+        Change { recipients: states, frozen: Some(row.message.frozen), connector: Some(row.message.connector.clone()) };
     let meta = Changed { change, ended: Vec::new(), suspects: row.suspects };
     Record::plain(Kind::Changed, row.message.id, &meta)
 }

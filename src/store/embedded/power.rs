@@ -232,7 +232,7 @@ impl World {
         let all: Vec<u32> = (0..message.recipients.len() as u32).collect();
         let waits = message.recipients[0].waits.is_some();
         let (change, synced) = match self.rng.below(8) {
-            0 => (Change { recipients: vec![], frozen: Some(self.rng.chance(50)) }, true),
+            0 => (Change { recipients: vec![], frozen: Some(self.rng.chance(50)), connector: None }, true),
             1 if waits => (deferred(&message, 0, at(self.clock + 100)), false),
             2 if waits => (delivered(&message, &[0]), self.rng.chance(50)),
             3 => (delivered(&message, &all), true),

@@ -174,7 +174,7 @@ impl Replayed {
                 }
             }
             Kind::Changed => {
-                let Some(meta) = decode::<Changed>(&entry.meta) else { return Ok(None) };
+                let Some(meta) = Changed::read(&entry.header, &entry.meta) else { return Ok(None) };
                 self.end(id, &meta.ended);
                 if new {
                     let base = self.base(id)?;
@@ -289,7 +289,7 @@ fn suspect(
             let now = Timestamp::from_millis(jiff::Timestamp::now().as_millisecond());
             let dead = dead_letter((*row.message).clone(), now + engine.options.dead_letter_retention);
             let states = dead.recipients.iter().enumerate().map(|(n, recipient)| (n as u32, recipient.state()));
-            change = Change { recipients: states.collect(), frozen: Some(true) };
+            change = Change { recipients: states.collect(), frozen: Some(true), connector: None };
         }
         records.push(Record::plain(Kind::Changed, id, &Changed { change: &change, ended: Vec::new(), suspects }));
         changes.push((id, change, suspects));

@@ -70,7 +70,7 @@ fn a_journal_of_a_newer_format_is_refused_with_words() {
     bytes[at..at + 32].copy_from_slice(&sum);
     fs::write(&segment, bytes).unwrap();
     let refused = Embedded::open(Options::new(dir.path().join("data")), Arc::new(RealDisk)).err().unwrap();
-    assert!(refused.to_string().contains("has format 99; this program reads formats up to 2"), "{refused}");
+    assert!(refused.to_string().contains("has format 99; this program reads formats up to 3"), "{refused}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub mod record;
 pub mod replay;
 pub mod segment;
 pub mod v1;
+pub mod v2;
 
 /// Zeros are written ahead only for groups below this.
 const FILL_BELOW: u64 = 32 << 10;

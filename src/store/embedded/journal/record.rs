@@ -16,7 +16,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::v1;
+use super::{v1, v2};
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
 
@@ -24,9 +24,10 @@ use crate::model::queue_name::QueueName;
 pub const HEADER: usize = 128;
 /// Octets that a record costs in the index of its segment.
 pub const INDEXED: usize = 32;
-/// The version that is written, and the newest that is read. Version 1 knew less of MAIL ([`v1`](super::v1)); what is
-/// newer than this stands in a segment of a newer format, which is refused as a whole.
-pub const VERSION: u8 = 2;
+/// The version that is written, and the newest that is read. Version 1 knew less of MAIL ([`v1`](super::v1)), version 2
+/// less of submission and routing ([`v2`](super::v2)); what is newer than this stands in a segment of a newer format,
+/// which is refused as a whole.
+pub const VERSION: u8 = 3;
 /// The oldest version that is read.
 const OLDEST: u8 = 1;
 const MAGIC: u32 = 0x4a_48_52_42; // "BRHJ"
@@ -66,11 +67,18 @@ pub struct Accepted<M = Message> {
 impl Accepted {
     /// Reads it as the record's version wrote it.
     pub fn read(header: &Header, meta: &[u8]) -> Option<Accepted> {
-        if header.version == VERSION {
-            return decode(meta);
+        match header.version {
+            1 => decode::<Accepted<v1::Message>>(meta).map(Accepted::present),
+            2 => decode::<Accepted<v2::Message>>(meta).map(Accepted::present),
+            _ => decode(meta),
         }
-        let Accepted { message, large, lost, suspects } = decode::<Accepted<v1::Message>>(meta)?;
-        Some(Accepted { message: message.into(), large, lost, suspects })
+    }
+}
+
+impl<M: Into<Message>> Accepted<M> {
+    fn present(self) -> Accepted {
+        let Accepted { message, large, lost, suspects } = self;
+        Accepted { message: message.into(), large, lost, suspects }
     }
 }
 
@@ -83,6 +91,19 @@ pub struct Changed<C = Change> {
     pub ended: Vec<QueueName>,
     /// See [`Accepted::suspects`].
     pub suspects: u8,
+}
+
+impl Changed {
+    /// Reads it as the record's version wrote it.
+    pub fn read(header: &Header, meta: &[u8]) -> Option<Changed> {
+        match header.version {
+            1 | 2 => {
+                let Changed { change, ended, suspects } = decode::<Changed<v2::Change>>(meta)?;
+                Some(Changed { change: change.into(), ended, suspects })
+            }
+            _ => decode(meta),
+        }
+    }
 }
 
 /// Meta data of [`Kind::Leased`] and [`Kind::Released`].
@@ -302,9 +323,35 @@ mod tests {
         assert_eq!(Accepted::read(&Header { version: VERSION, ..header }, &new).unwrap().message, message);
     }
 
+    /// What version 2 wrote, octet for octet: the same with a time to deliver, and a change that freezes it.
+    #[test]
+    fn mail_that_version_2_wrote_is_read() {
+        let mut message = crate::store::contract::message(MessageId(uuid::Uuid::from_u128(7)), 5, 9, &["a"]);
+        message.parameters.priority = Some(3);
+        let old = Accepted { message: v2::Message::from(message.clone()), large: false, lost: true, suspects: 1 };
+        let change =
+            Change { recipients: vec![(0, message.recipients[0].state())], frozen: Some(true), connector: None };
+        let old_change =
+            Changed { change: v2::Change::from(change.clone()), ended: vec![QueueName::Unrouted], suspects: 2 };
+        let written = [encode(&old), encode(&old_change)];
+        let hex = |meta: &Vec<u8>| meta.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let kept: Vec<&str> = include_str!("v2.hex").lines().collect();
+        assert_eq!(written.iter().map(hex).collect::<Vec<_>>(), kept, "the old form never changes");
+        let header = Header { version: 2, ..header() };
+        let read = Accepted::read(&header, &written[0]).unwrap();
+        assert_eq!((read.message, read.large, read.lost, read.suspects), (message, false, true, 1));
+        let read = Changed::read(&header, &written[1]).unwrap();
+        assert_eq!((read.change, read.ended, read.suspects), (change.clone(), vec![QueueName::Unrouted], 2));
+        // and each version only by its own
+        let new = encode(&Changed { change: &change, ended: vec![QueueName::Unrouted], suspects: 2 });
+        assert_ne!(new, written[1]);
+        let header = Header { version: VERSION, ..header };
+        assert_eq!(Changed::read(&header, &new).unwrap().change, change);
+    }
+
     #[test]
     fn a_header_of_another_version_is_read_only_when_it_is_older() {
-        for (version, readable) in [(0, false), (1, true), (VERSION, true), (VERSION + 1, false)] {
+        for (version, readable) in [(0, false), (1, true), (2, true), (VERSION, true), (VERSION + 1, false)] {
             let mut bytes = Vec::new();
             Header { version, ..header() }.write(&[7; 32], 640, b"metas", &mut bytes);
             assert_eq!(Header::read(&[7; 32], 640, &bytes).is_some(), readable, "{version}");

@@ -27,8 +27,8 @@ pub const SEGMENT_HEADER: u64 = 4_096;
 pub const TRAILER: u64 = 64;
 /// Octets of an entry of the index.
 pub const INDEX_ENTRY: u64 = 32;
-/// The format that is written, and the newest that is read: 2 has records of version 2.
-pub const FORMAT: u32 = 2;
+/// The format that is written, and the newest that is read: each has records of its own version.
+pub const FORMAT: u32 = 3;
 
 const MAGIC: &[u8; 8] = b"BRHSEG\r\n";
 const SEAL: u32 = 0x5345_414c;

@@ -6,7 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::mail::{self, MessageId, Origin, Recipient};
+use super::v2::Origin;
+use crate::model::mail::{self, MessageId, Recipient};
 use crate::model::time::Timestamp;
 use crate::smtp::address::ReversePath;
 use crate::smtp::parameters::{self, Body, Ret};
@@ -41,7 +42,7 @@ impl From<Message> for mail::Message {
         mail::Message {
             id: old.id,
             received_at: old.received_at,
-            origin: old.origin,
+            origin: old.origin.into(),
             reverse_path: old.reverse_path,
             parameters: parameters::MailParameters {
                 size,
@@ -53,7 +54,10 @@ impl From<Message> for mail::Message {
             },
             size: old.size,
             message_id_header: old.message_id_header,
+            subject: None,
             frozen: old.frozen,
+            connector: None,
+            idempotency: None,
             recipients: old.recipients,
         }
     }
@@ -66,7 +70,7 @@ impl From<mail::Message> for Message {
         Message {
             id: new.id,
             received_at: new.received_at,
-            origin: new.origin,
+            origin: new.origin.into(),
             reverse_path: new.reverse_path,
             parameters: MailParameters { size, body, smtputf8, ret, envid },
             size: new.size,
