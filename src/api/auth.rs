@@ -18,9 +18,9 @@ use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header;
+use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, HttpRequest, web};
+use actix_web::{Error, HttpMessage, HttpRequest, ResponseError, web};
 
 use super::access;
 use super::keys::KeyFault;
@@ -110,9 +110,14 @@ pub(super) async fn principal(request: &HttpRequest) -> Result<Option<Principal>
     Err(unauthorized(&why))
 }
 
-/// Whether the caller has a scope, of operations that also answer without; a problem with a wrong key.
+/// Whether the caller has a scope, of operations that also answer without; a problem with a wrong key. Who cannot be known now
+/// is answered as one without a key.
 pub(super) async fn has(request: &HttpRequest, scope: Scope) -> Result<bool, Problem> {
-    Ok(principal(request).await?.is_some_and(|principal| principal.may(scope)))
+    match principal(request).await {
+        Ok(principal) => Ok(principal.is_some_and(|principal| principal.may(scope))),
+        Err(problem) if problem.status_code() == StatusCode::SERVICE_UNAVAILABLE => Ok(false),
+        Err(problem) => Err(problem),
+    }
 }
 
 /// Who made this request, as the layer found out.

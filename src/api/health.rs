@@ -6,6 +6,7 @@
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, HttpResponse, get, web};
+use async_trait::async_trait;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -21,6 +22,13 @@ use crate::model::access::Scope;
 pub trait Health: Send + Sync {
     /// The checks behind a probe; it passes when all of them do. Never waits.
     fn checks(&self, probe: Probe) -> Vec<Check>;
+}
+
+/// Tells everything that is counted.
+#[async_trait]
+pub trait Exposition: Send + Sync {
+    /// In the OpenMetrics text format, with `# EOF`. Bounded by what is configured.
+    async fn text(&self) -> String;
 }
 
 /// Which probe.
@@ -169,7 +177,10 @@ pub async fn metrics(
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     match auth::principal(&request).await? {
-        Some(principal) => access::require(&principal, Scope::MetricsRead).map(|()| metrics_text(&state)),
+        Some(principal) => {
+            access::require(&principal, Scope::MetricsRead)?;
+            Ok(metrics_text(&state).await)
+        }
         None => Err(auth::unauthorized("metrics need a key here, and none on the health listener")),
     }
 }
@@ -183,10 +194,12 @@ fn answer(state: &State, probe: Probe, reasons: bool) -> Result<HttpResponse, Pr
     Ok(answer.json(ProbeResult { status, checks: reasons.then_some(checks) }))
 }
 
-fn metrics_text(state: &State) -> HttpResponse {
+async fn metrics_text(state: &State) -> HttpResponse {
     let mut answer = HttpResponse::Ok();
     answer.insert_header((header::CACHE_CONTROL, "no-store"));
-    answer.content_type("application/openmetrics-text; version=1.0.0; charset=utf-8").body((state.handles.metrics)())
+    answer
+        .content_type("application/openmetrics-text; version=1.0.0; charset=utf-8")
+        .body(state.handles.metrics.text().await)
 }
 
 /// The routes of the health listener: the same paths, without keys and without reasons.
@@ -197,7 +210,7 @@ pub(super) fn plain(config: &mut web::ServiceConfig) {
         .route("/livez", probe(Probe::Live))
         .route("/readyz", probe(Probe::Ready))
         .route("/startupz", probe(Probe::Startup))
-        .route("/metrics", web::get().to(|state: web::Data<State>| async move { metrics_text(&state) }));
+        .route("/metrics", web::get().to(|state: web::Data<State>| async move { metrics_text(&state).await }));
 }
 
 /// Answers what no route of the health listener answers.

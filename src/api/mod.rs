@@ -47,7 +47,7 @@ mod whoami;
 
 pub use auth::Principal;
 pub use document::{openapi, openapi_json};
-pub use health::{Check, Health, Probe};
+pub use health::{Check, Exposition, Health, Probe};
 pub use keys::{AdminKey, ApiKeySource, BearerTokens, FirstKey, KeyFault, Keys};
 pub use logins::Logins;
 pub use server::{Api, Handles, Issuers, Listen, Listeners, Server, StartError};

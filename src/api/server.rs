@@ -23,7 +23,7 @@ use utoipa_actix_web::{AppExt, scope};
 
 use super::access::Operations;
 use super::auth::{self, Failures, LocalOwner, Principal};
-use super::health::Health;
+use super::health::{Exposition, Health};
 use super::keys::Keys;
 use super::kinds::{
     accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
@@ -65,7 +65,7 @@ pub struct Handles {
     /// The probes.
     pub health: Arc<dyn Health>,
     /// All metrics in the OpenMetrics text format, with `# EOF`.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    pub metrics: Arc<dyn Exposition>,
     /// The keys that are valid.
     pub keys: Arc<dyn Keys>,
     /// When API keys were used.

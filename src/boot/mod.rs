@@ -6,8 +6,11 @@
 //! the grace time is cut: nothing that was acknowledged depends on a clean end.
 
 mod api_tls;
+mod exposition;
 mod keys;
 mod logging;
+mod overload;
+mod redact;
 mod status;
 mod watch;
 mod welcome;
@@ -41,7 +44,7 @@ use crate::outbound::{self, KeptPolicies, Outbound};
 use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
-use crate::status::{Drain, KeyUse, Listeners, Masks, Running, Sessions};
+use crate::status::{Drain, KeyUse, Listeners, Masks, Overload, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
@@ -67,7 +70,7 @@ pub fn print_openapi() -> anyhow::Result<()> {
 /// # Errors
 /// When something that it cannot do without is missing: the store, the API's address, a valid configuration.
 pub fn serve(options: Serve) -> anyhow::Result<()> {
-    let _logs = logging::start(&options.log, options.log_format)?;
+    let _logs = logging::start(&options.log, options.log_format, options.log_redact)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("bridgehead")
@@ -107,15 +110,15 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM cannot be watched")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT cannot be watched")?;
 
-    let store = open_store(&options)?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    let store = open_store(&options, &metrics)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let configuration = open_configuration(&options, &store, &clock).await?;
     let live = configuration.live().clone();
     let given = keys::Given::new(&options)?;
     let first_key = if given.is_given() { None } else { configuration.make_first_key(false).await? };
 
-    let mut registry = Registry::default();
-    let metrics = Metrics::new(&mut registry);
     let api_tls = api_tls::ApiTls::new(&options, &mut registry)?;
     let recipients = Arc::new(StoredRecipients(store.clone()));
     let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
@@ -125,6 +128,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let running = Arc::new(Running::new(store.clone()));
     let key_use = Arc::new(KeyUse::new(store.clone()));
     let drain = Arc::new(Drain::default());
+    let overload = Arc::new(Overload::default());
 
     let resolvers = Arc::new(match &options.dnssec_trust_anchors {
         Some(file) => Resolvers::with_anchor_file(file).context("--dnssec-trust-anchors")?,
@@ -153,6 +157,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         recipients,
         queue: queue.clone(),
         quotas: Arc::new(Quotas::default()),
+        overload: overload.clone(),
         clock: clock.clone(),
         resolvers: resolvers.clone(),
         callout: outbound.clone(),
@@ -182,8 +187,20 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             listeners: listeners.clone(),
             running: running.clone(),
             drain: drain.clone(),
+            overload: overload.clone(),
         }),
-        metrics: status::exposition(registry, queue.clone(), store.clone()),
+        metrics: Arc::new(exposition::Exposition {
+            registry,
+            operate: Arc::new(Operator(queue.clone())),
+            store: store.clone(),
+            live: live.clone(),
+            listeners: listeners.clone(),
+            sessions: sessions.clone(),
+            drain: drain.clone(),
+            overload: overload.clone(),
+            clock: clock.clone(),
+            started: std::time::Instant::now(),
+        }),
         keys: keys::all(given, &configuration, &key_use, &authenticator),
         key_use,
         listeners: status::of_servers(live.clone(), listeners.clone(), running.clone(), masks),
@@ -221,6 +238,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let accepting = tokio::spawn(inbound.run());
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     let watching_tls = api_tls.map(|tls| tokio::spawn(tls.watch(drain.clone())));
+    let weighing = tokio::spawn(overload::watch(overload, store.clone(), live.clone(), drain.clone()));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
     tokio::select! {
@@ -237,6 +255,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         if let Some(watching) = watching_tls {
             let _ = watching.await;
         }
+        let _ = weighing.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
@@ -275,8 +294,12 @@ fn admin_socket(options: &Serve) -> Option<Arc<UnixListener>> {
     }
 }
 
-fn open_store(options: &Serve) -> anyhow::Result<Arc<Embedded>> {
-    let settings = Options { reserve: options.reserve, ..Options::new(&options.data_dir) };
+fn open_store(options: &Serve, metrics: &Metrics) -> anyhow::Result<Arc<Embedded>> {
+    let settings = Options {
+        reserve: options.reserve,
+        sync_seconds: metrics.sync_seconds.clone(),
+        ..Options::new(&options.data_dir)
+    };
     let (store, report) = Embedded::open(settings, Arc::new(RealDisk))
         .with_context(|| format!("the store in {} cannot be opened", options.data_dir.display()))?;
     tell(&report);

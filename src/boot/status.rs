@@ -1,11 +1,7 @@
-//! What the API shows of the running parts: probes, metrics, listeners.
+//! What the API shows of the running parts: probes, listeners.
 
-use std::collections::BTreeMap;
 use std::iter;
 use std::sync::Arc;
-
-use prometheus_client::encoding::text::encode;
-use prometheus_client::registry::Registry;
 
 use crate::api::{
     self, BoundAddress, Check, Condition, ConditionStatus, ConditionType, Probe, VirtualServerState,
@@ -13,8 +9,7 @@ use crate::api::{
 };
 use crate::config::{Live, VirtualServer};
 use crate::model::name::Name;
-use crate::queue::Queue;
-use crate::status::{Drain, Halt, Listeners, Masks, Running};
+use crate::status::{Drain, Halt, Listeners, Masks, Overload, Running};
 use crate::store::Store;
 
 /// The probes.
@@ -24,6 +19,7 @@ pub(super) struct Health {
     pub(super) listeners: Arc<Listeners>,
     pub(super) running: Arc<Running>,
     pub(super) drain: Arc<Drain>,
+    pub(super) overload: Arc<Overload>,
 }
 
 impl api::Health for Health {
@@ -32,7 +28,15 @@ impl api::Health for Health {
             // that it answers is the proof
             Probe::Live => Vec::new(),
             Probe::Startup => vec![self.store_ready()],
-            Probe::Ready => vec![self.store_ready(), self.store_writes(), self.listening(), self.not_draining()],
+            Probe::Ready => {
+                vec![
+                    self.store_ready(),
+                    self.store_writes(),
+                    self.listening(),
+                    self.not_draining(),
+                    self.not_overloaded(),
+                ]
+            }
         }
     }
 }
@@ -68,6 +72,11 @@ impl Health {
         check("listening", wrong.is_empty() || any || none_wanted, &wrong.join("; "))
     }
 
+    fn not_overloaded(&self) -> Check {
+        let why = self.overload.now();
+        check("notOverloaded", why.is_none(), &why.map(|why| why.to_string()).unwrap_or_default())
+    }
+
     fn not_draining(&self) -> Check {
         let why = match (self.drain.is_on(), self.drain.is_closed()) {
             (true, _) => "the process is stopping",
@@ -80,51 +89,6 @@ impl Health {
 
 fn check(name: &str, passed: bool, detail: &str) -> Check {
     Check { name: name.to_owned(), passed, detail: detail.to_owned() }
-}
-
-/// Renders all metrics. Gauges of the queue and the store are read when they are asked for.
-pub(super) fn exposition(
-    registry: Registry,
-    queue: Arc<Queue>,
-    store: Arc<dyn Store>,
-) -> Arc<dyn Fn() -> String + Send + Sync> {
-    Arc::new(move || {
-        let mut text = String::new();
-        if encode(&mut text, &registry).is_err() {
-            text.clear();
-        }
-        let text = text.strip_suffix("# EOF\n").unwrap_or(&text).to_owned();
-        let health = store.health();
-        let mut kinds: BTreeMap<&'static str, (u64, u64)> = BTreeMap::new();
-        for count in queue.store().queues() {
-            let kind = kinds.entry(count.queue.kind()).or_default();
-            kind.0 += count.messages;
-            kind.1 += count.bytes;
-        }
-        let mut out = text;
-        let mut family = |name: &str, help: &str, rows: Vec<(String, u64)>| {
-            out.push_str(&format!("# HELP bridgehead_{name} {help}.\n# TYPE bridgehead_{name} gauge\n"));
-            for (labels, value) in rows {
-                out.push_str(&format!("bridgehead_{name}{labels} {value}\n"));
-            }
-        };
-        let by_kind = |pick: fn(&(u64, u64)) -> u64| {
-            kinds.iter().map(|(kind, counts)| (format!("{{kind=\"{kind}\"}}"), pick(counts))).collect::<Vec<_>>()
-        };
-        family("queue_messages", "Messages that wait, by kind of queue", by_kind(|counts| counts.0));
-        family("queue_bytes", "Their content", by_kind(|counts| counts.1));
-        family(
-            "store_writable",
-            "1 when new mail can be taken",
-            vec![(String::new(), u64::from(health.writable.is_ok()))],
-        );
-        family("store_ready", "1 when the database has caught up", vec![(String::new(), u64::from(health.ready))]);
-        family("store_quarantined", "Damaged records that were set aside", vec![(String::new(), health.quarantined)]);
-        family("store_journal_bytes", "Journal on disk", vec![(String::new(), health.journal_bytes)]);
-        family("store_alive_bytes", "Content of what is queued", vec![(String::new(), health.alive_bytes)]);
-        out.push_str("# EOF\n");
-        out
-    })
 }
 
 /// What the listeners of a virtual server do.

@@ -181,6 +181,9 @@ pub struct Serve {
     /// How it is logged; json, but text on a terminal.
     #[arg(long, env = "BRIDGEHEAD_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// What is left out of log lines: with `addresses` the local part of every address.
+    #[arg(long, env = "BRIDGEHEAD_LOG_REDACT", default_value = "none", value_name = "WHAT")]
+    pub log_redact: LogRedact,
 }
 
 /// Storage engines.
@@ -188,6 +191,15 @@ pub struct Serve {
 pub enum Engine {
     /// Journal and sled, in the data directory.
     Embedded,
+}
+
+/// What is left out of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogRedact {
+    /// Nothing.
+    None,
+    /// Local parts of addresses.
+    Addresses,
 }
 
 /// Forms of a log line.

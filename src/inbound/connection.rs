@@ -358,6 +358,13 @@ impl Answers for Conversation {
     }
 
     fn note(&mut self, note: Note) {
+        let word = match note.verb {
+            Verb::Connect => "connect",
+            Verb::Content => "content",
+            Verb::Other => "other",
+            verb => verb.as_str(),
+        };
+        self.inbound.intake.metrics.command(word, note.code);
         self.log_command(&note);
         tracing::debug!(
             virtualServer = %self.sender.client.server.name,

@@ -5,6 +5,7 @@
 //! | connect | `connectionControl` | 554 5.7.1 |
 //! | MAIL | `sendAs`: the account may not send under this reverse-path | 550 5.7.1 |
 //! | MAIL, RCPT | `quotas`: the account has sent as much as it may | 452 4.7.1 |
+//! | MAIL | `overload`: too much is queued, or too little memory is left | 452 4.3.1 |
 //! | MAIL | `reserve`: free space, a store that can write | 452 4.3.1, 451 4.3.0 |
 //! | MAIL | `futureRelease`: who may not relay here may not have mail held (RFC 4865), nobody for more than 45 days | 550 5.7.1, 501 5.5.4 |
 //! | RCPT | `restriction`: the recipient takes nothing so large, or nothing from this sender | 552 5.2.3, 550 5.7.1 |
@@ -40,6 +41,7 @@ use crate::smtp::address::{Domain, ForwardPath, Mailbox, ReversePath};
 use crate::smtp::extension::MaxHold;
 use crate::smtp::parameters::{Hold, MailParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
+use crate::status::Overloaded;
 use crate::store::StoreError;
 
 /// The longest that mail is held (RFC 4865).
@@ -100,6 +102,12 @@ impl Refusal {
             _ => Reply::new(451, EnhancedStatus::transient(3, 0), "Local error, try again later"),
         };
         Refusal::new("reserve", reply, error.to_string())
+    }
+
+    /// There is more than the appliance can carry.
+    pub fn of_overload(over: &Overloaded) -> Self {
+        let reply = Reply::new(452, EnhancedStatus::transient(3, 1), "Too busy, try again later");
+        Refusal::new("overload", reply, over.to_string())
     }
 
     /// An account has used up its quota.
@@ -168,6 +176,9 @@ impl Client {
             let reply = Reply::new(550, EnhancedStatus::permanent(7, 1), "You may not send under this address");
             let detail = format!("account {} may not send as {sender}", account.name);
             return Err(Refusal::new("sendAs", reply, detail));
+        }
+        if let Some(over) = intake.overload.now() {
+            return Err(Refusal::of_overload(&over));
         }
         intake.store.has_room().map_err(|error| Refusal::of_store(&error))
     }

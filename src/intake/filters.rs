@@ -415,6 +415,7 @@ mod tests {
                 recipients,
                 queue,
                 quotas: Arc::default(),
+                overload: Arc::default(),
                 clock,
                 resolvers,
                 callout: Arc::new(crate::routing::callout::Unasked),

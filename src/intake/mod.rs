@@ -24,6 +24,7 @@ use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::queue::Queue;
 use crate::routing::callout::Callout;
+use crate::status::Overload;
 use crate::store::Store;
 
 pub use accept::{Incoming, Sender};
@@ -41,6 +42,8 @@ pub struct Intake {
     pub queue: Arc<Queue>,
     /// What accounts have sent.
     pub quotas: Arc<Quotas>,
+    /// Whether there is too much already.
+    pub overload: Arc<Overload>,
     /// What time it is.
     pub clock: Arc<dyn Clock>,
     /// Whom filters ask.

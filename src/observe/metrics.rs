@@ -4,6 +4,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 /// The label of a virtual server or a connector: as many as are configured.
@@ -25,6 +26,31 @@ pub struct ByOutcome {
 pub struct ByAction {
     /// `reject`, `drop`, `archive`, `acceptSilently`.
     pub action: &'static str,
+}
+
+/// The labels of an attempt: what came of it for a recipient, and by which connector or store.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByAttempt {
+    /// The kind of queue it was made from.
+    pub kind: &'static str,
+    /// The connector; empty for local mail.
+    pub connector: String,
+    /// See [`ByOutcome`].
+    pub outcome: &'static str,
+}
+
+/// The labels of a command: its verb, and the first digit of the reply.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByCommand {
+    /// The verb; `other` for what is none.
+    pub verb: &'static str,
+    /// `2xx`, `3xx`, `4xx`, `5xx`.
+    pub reply: &'static str,
+}
+
+/// A histogram of how long the journal is synced.
+pub fn sync_seconds() -> Histogram {
+    Histogram::new([0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0])
 }
 
 /// All counters. Cloning shares them.
@@ -54,6 +80,16 @@ pub struct Metrics {
     pub notifications: Counter,
     /// Lines that the protocol log could not take.
     pub protocol_log_dropped: Counter,
+    /// What came of attempts, by connector.
+    pub attempts: Family<ByAttempt, Counter>,
+    /// From reception to delivery, by recipient.
+    pub delay_seconds: Histogram,
+    /// How long attempts took.
+    pub attempt_seconds: Histogram,
+    /// SMTP commands that were answered.
+    pub commands: Family<ByCommand, Counter>,
+    /// How long the journal was synced.
+    pub sync_seconds: Histogram,
 }
 
 impl Metrics {
@@ -72,6 +108,11 @@ impl Metrics {
             outbound_connections: Counter::default(),
             notifications: Counter::default(),
             protocol_log_dropped: Counter::default(),
+            attempts: Family::default(),
+            delay_seconds: Histogram::new([0.1, 1.0, 5.0, 30.0, 60.0, 300.0, 1_800.0, 3_600.0, 14_400.0, 86_400.0]),
+            attempt_seconds: Histogram::new([0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0]),
+            commands: Family::default(),
+            sync_seconds: sync_seconds(),
         };
         let r = registry.sub_registry_with_prefix("bridgehead");
         r.register("smtp_connections", "SMTP connections taken", metrics.connections.clone());
@@ -86,6 +127,13 @@ impl Metrics {
         r.register("outbound_connections", "Connections opened to next hops", metrics.outbound_connections.clone());
         r.register("notifications", "Delivery status notifications queued", metrics.notifications.clone());
         let dropped = metrics.protocol_log_dropped.clone();
+        r.register("delivery_attempts", "What came of attempts, by connector", metrics.attempts.clone());
+        let (delay, attempt) = (metrics.delay_seconds.clone(), metrics.attempt_seconds.clone());
+        r.register_with_unit("delivery_delay", "From reception to delivery, by recipient", Unit::Seconds, delay);
+        r.register_with_unit("delivery_attempt", "How long attempts took", Unit::Seconds, attempt);
+        r.register("smtp_commands", "SMTP commands that were answered", metrics.commands.clone());
+        let sync = metrics.sync_seconds.clone();
+        r.register_with_unit("store_sync", "How long the journal was synced", Unit::Seconds, sync);
         r.register("protocol_log_dropped", "Lines that the protocol log could not take", dropped);
         metrics
     }
@@ -93,6 +141,17 @@ impl Metrics {
     /// Counts a sender or recipient that a filter matched.
     pub fn filtered(&self, action: &'static str) {
         self.filtered.get_or_create(&ByAction { action }).inc();
+    }
+
+    /// Counts a command that was answered.
+    pub fn command(&self, verb: &'static str, code: u16) {
+        let reply = match code / 100 {
+            2 => "2xx",
+            3 => "3xx",
+            4 => "4xx",
+            _ => "5xx",
+        };
+        self.commands.get_or_create(&ByCommand { verb, reply }).inc();
     }
 
     /// Counts the answer of a DNS list.

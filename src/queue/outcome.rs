@@ -25,6 +25,7 @@ use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::observe::EventKind;
+use crate::observe::metrics::ByAttempt;
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::{Caused, Lease, Leased, StoreError};
 
@@ -221,6 +222,7 @@ impl Queue {
             held.iter().for_each(|queue| self.agenda.look(queue, again));
         }
         let caused = recorded?;
+        self.count_attempt(&after, &conclusions, held.first(), facts.duration, now);
         self.tell(&after, &conclusions, facts, &caused_ids, now);
         for leased in caused {
             if caused_ids.contains(&leased.message.id) {
@@ -270,6 +272,27 @@ impl Queue {
             if self.stopping.load(Ordering::Acquire) {
                 self.store.release(leases);
                 return Err(error);
+            }
+        }
+    }
+
+    /// Counts what came of an attempt from this queue. What an operator did, and mail that moves, is no attempt.
+    fn count_attempt(
+        &self,
+        after: &Message,
+        conclusions: &[(u32, Conclusion)],
+        queue: Option<&QueueName>,
+        duration: Option<Duration>,
+        now: Timestamp,
+    ) {
+        let (Some(queue), Some(duration)) = (queue, duration) else { return };
+        self.metrics.attempt_seconds.observe(duration.as_secs_f64());
+        for (_, conclusion) in conclusions {
+            let (event, outcome) = conclusion.event();
+            let connector = queue.connector().map(ToString::to_string).unwrap_or_default();
+            self.metrics.attempts.get_or_create(&ByAttempt { kind: queue.kind(), connector, outcome }).inc();
+            if matches!(event, EventKind::Delivered | EventKind::Relayed) {
+                self.metrics.delay_seconds.observe(now.since(after.released_at()).as_secs_f64());
             }
         }
     }

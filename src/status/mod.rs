@@ -5,6 +5,7 @@
 
 mod key_use;
 mod masks;
+mod overload;
 mod rates;
 mod running;
 mod sessions;
@@ -21,6 +22,7 @@ use crate::smtp::reply::{EnhancedStatus, Reply};
 
 pub use key_use::KeyUse;
 pub use masks::Masks;
+pub use overload::{Load, Measured, Overload, Overloaded};
 pub use running::{Halt, Halted, Running};
 pub use sessions::{
     Limits, Opening, Session, SessionFilter, SessionGuard, SessionId, SessionState, SessionView, Sessions, TooMany,

@@ -349,7 +349,16 @@ impl TrackingStore for MemoryStore {
 
 impl Store for MemoryStore {
     fn health(&self) -> Health {
-        Health { writable: Ok(()), ready: true, quarantined: 0, journal_bytes: 0, alive_bytes: 0 }
+        Health {
+            writable: Ok(()),
+            ready: true,
+            quarantined: 0,
+            journal_bytes: 0,
+            alive_bytes: 0,
+            free_bytes: u64::MAX,
+            reserve_bytes: 0,
+            tracking_dropped: 0,
+        }
     }
 
     fn close(&self) {}

@@ -339,6 +339,12 @@ pub struct Health {
     pub journal_bytes: u64,
     /// Bytes of alive content.
     pub alive_bytes: u64,
+    /// Bytes that are free for us on the disk.
+    pub free_bytes: u64,
+    /// Bytes that new mail must leave.
+    pub reserve_bytes: u64,
+    /// Tracking events that were dropped since the start.
+    pub tracking_dropped: u64,
 }
 
 /// The whole store of a process.

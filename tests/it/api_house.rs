@@ -69,6 +69,13 @@ impl Explain for Silent {
     }
 }
 
+#[async_trait]
+impl bridgehead::api::Exposition for Silent {
+    async fn text(&self) -> String {
+        "# EOF\n".to_owned()
+    }
+}
+
 /// Begins nothing.
 #[async_trait]
 impl Bulk for Silent {
@@ -134,11 +141,12 @@ impl House {
             configuration: configuration.clone(),
             operate: queue.clone(),
             health: Arc::new(Probes(ready.clone())),
-            metrics: Arc::new(|| "# EOF\n".to_owned()),
+            metrics: Arc::new(Silent),
             keys: Arc::new(keys),
             key_use,
             listeners: Arc::new(|name: &Name| (name.as_str() == "default").then(listening)),
             sessions: sessions.clone(),
+            drain: Arc::default(),
             running: Arc::new(Running::new(Arc::new(Controls::default()))),
             issuers: Arc::new(|_: &Name| None),
             logins: Arc::new(|_: &Connector| None),

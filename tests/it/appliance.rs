@@ -74,11 +74,6 @@ impl Appliance {
         appliance
     }
 
-    /// Where REST listens.
-    pub fn api(&self) -> SocketAddr {
-        self.process().api
-    }
-
     /// Runs the binary on the directory and waits until it listens.
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "it runs");
@@ -101,6 +96,11 @@ impl Appliance {
     #[track_caller]
     pub fn wait_for_line<T>(&self, what: &str, find: impl FnMut(&Value) -> Option<T>) -> T {
         self.process().log.wait(what, find)
+    }
+
+    /// Where REST is.
+    pub fn api(&self) -> SocketAddr {
+        self.process().api
     }
 
     /// Where the virtual server `default` listens.

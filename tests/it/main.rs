@@ -12,6 +12,7 @@ mod api_mail;
 mod api_sessions;
 mod appliance;
 mod bulk;
+mod cli;
 mod connectors;
 mod dialogs;
 mod dialogs_tcp;

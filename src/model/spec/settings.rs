@@ -5,6 +5,7 @@ use utoipa::ToSchema;
 
 use crate::model::duration::Duration;
 use crate::model::name::Name;
+use crate::model::size::Size;
 use crate::smtp::address::Mailbox;
 
 /// Settings of the whole appliance.
@@ -35,6 +36,8 @@ pub struct SettingsSpec {
     /// Whether subjects of messages are kept, for listings and message tracking. Off by default, as in Exchange, whose
     /// setting *Enable subject logging and display* this is; holds for mail that comes from then on.
     pub subject_logging: bool,
+    /// When new mail is refused for a while, because there is too much already.
+    pub overload: Overload,
     /// How long things are kept.
     pub retention: Retention,
 }
@@ -48,9 +51,29 @@ impl Default for SettingsSpec {
             plus_addressing: true,
             default_virtual_server: None,
             subject_logging: false,
+            overload: Overload::default(),
             retention: Retention::default(),
         }
     }
+}
+
+/// When new mail is refused for a while (452 over SMTP, 503 over REST), because there is too much already. Looked at once a
+/// second; it ends when a tenth is free again. What is queued goes on.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Overload {
+    /// Messages that wait, in all queues. Default: as many as the disk holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, nullable = false)]
+    pub queued_messages: Option<u64>,
+    /// Their content. Default: as much as the disk holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub queued_bytes: Option<Size>,
+    /// Memory of the process. Default: nine tenths of what its control group (its container) may have, if that has a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub memory: Option<Size>,
 }
 
 /// How long things are kept.

@@ -13,6 +13,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+use std::time::Instant;
+
+use prometheus_client::metrics::histogram::Histogram;
 
 use super::disk::Disk;
 use super::inbox::{Inbox, Job};
@@ -146,6 +149,8 @@ pub struct EngineOptions {
     pub dead_letter_retention: std::time::Duration,
     /// Dead space in the journal, in segments, before what lives is copied forward.
     pub slack_segments: u64,
+    /// How long each sync took.
+    pub sync_seconds: Histogram,
 }
 
 impl Engine {
@@ -232,7 +237,9 @@ impl Engine {
             self.turn(records.len(), len)?;
         }
         let written = self.journal.write(records)?;
+        let began = Instant::now();
         self.journal.sync()?;
+        self.options.sync_seconds.observe(began.elapsed().as_secs_f64());
         Ok((written.group, written.locations))
     }
 

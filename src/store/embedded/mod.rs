@@ -47,6 +47,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use prometheus_client::metrics::histogram::Histogram;
 
 use self::config::Config;
 use self::config_log::{ConfigLog, ConfigLogError};
@@ -65,6 +66,7 @@ use super::{
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
+use crate::observe::metrics;
 
 pub mod disk;
 
@@ -118,6 +120,8 @@ pub struct Options {
     pub tracking_bytes: u64,
     /// How long a message that is frozen at start (see [`OpenReport::frozen`]) stays in the dead-letter queue.
     pub dead_letter_retention: Duration,
+    /// How long each sync of the journal took.
+    pub sync_seconds: Histogram,
 }
 
 impl Options {
@@ -133,6 +137,7 @@ impl Options {
             database_cache: 32 << 20,
             tracking_bytes: 1 << 30,
             dead_letter_retention: Duration::from_secs(14 * 24 * 3_600),
+            sync_seconds: metrics::sync_seconds(),
         }
     }
 }
@@ -251,7 +256,11 @@ impl Embedded {
         let config_log = ConfigLog::open(disk.clone(), &data.join("config"), store_id)?;
         let journal_options =
             JournalOptions { segment_size: options.segment_size, spares: 2, fill_ahead: options.fill_ahead };
-        let engine_options = EngineOptions { dead_letter_retention: options.dead_letter_retention, slack_segments: 3 };
+        let engine_options = EngineOptions {
+            dead_letter_retention: options.dead_letter_retention,
+            slack_segments: 3,
+            sync_seconds: options.sync_seconds.clone(),
+        };
         let stalled: Arc<dyn Fn() + Send + Sync> = stalled.into();
         let mut attempts = 0;
         let (engine, mail, database) = loop {
@@ -564,6 +573,9 @@ impl Store for Embedded {
             quarantined: self.shared.quarantined.load(Ordering::Relaxed),
             journal_bytes: self.shared.journal_bytes.load(Ordering::Relaxed),
             alive_bytes,
+            free_bytes: self.free_space(),
+            reserve_bytes: self.options.reserve,
+            tracking_dropped: self.tracking.dropped(),
         }
     }
 

@@ -74,7 +74,11 @@ type Waiting = oneshot::Receiver<Result<Vec<Leased>, StoreError>>;
 
 fn start(disk: &SimDisk, rows: &Arc<MemoryRows>) -> Result<(Engine, MailReport), StartError> {
     let journal = JournalOptions { segment_size: SEGMENT, spares: 2, fill_ahead: 10_000 };
-    let options = EngineOptions { dead_letter_retention: Duration::from_secs(3_600), slack_segments: 2 };
+    let options = EngineOptions {
+        dead_letter_retention: Duration::from_secs(3_600),
+        slack_segments: 2,
+        sync_seconds: crate::observe::metrics::sync_seconds(),
+    };
     startup::start(Arc::new(disk.clone()), Path::new(DATA), STORE, journal, options, rows.clone())
 }
 
