@@ -45,6 +45,7 @@
 //! `routing::security` says, with content that [`mime`] has changed where the next hop needs that), and
 //! reports one result per recipient. `model::failure` says what a failure means, `queue::outcome` what becomes of the recipient; the new
 //! state is recorded in one step with the notification it may cause, which goes back into the queue like any mail.
+//! Mail that programs submit over REST enters by `intake::submit`, which asks `intake` the same questions.
 //! Mail that waits to be fetched goes when it is asked for; by ATRN it goes over the connection of who asks, which `inbound`
 //! hands through [`queue::turn`] to `outbound`. Mail that we fetch elsewhere comes the same way back.
 //!
@@ -64,6 +65,10 @@
 //! session sees the new policy at its next MAIL, never inside a transaction; queued mail that belongs elsewhere now is moved
 //! (`queue::rerouting`).
 //!
+//! A whole document (`POST /config/apply`, the watched directory, `bridgehead check`) walks the same way: `config::document`
+//! reads it, `config::apply` says whose it is, and `config::plan`, where one change and a set of them meet, does the rest.
+//! `config::history` keeps what it takes to go back.
+//!
 //! `POST /explain` walks the first way without mail: `intake::explain` asks the same functions for every decision, and
 //! `outbound` for the next hops.
 //!
@@ -79,8 +84,8 @@
 //! | 3 | [`directory`], [`routing`], [`dsn`], [`accounts`] | tables built from `model`, and pure functions over them |
 //! | 4 | [`config`] | compiles those tables, publishes them |
 //! | 5 | [`queue`], [`status`] | what waits and moves; what is open now |
-//! | 6 | [`intake`] | who may, and taking it |
-//! | 7 | [`inbound`], [`outbound`], [`local`] | sockets in, sockets out, mailbox stores |
+//! | 6 | [`intake`], [`tlsrpt`] | who may, and taking it; what came of TLS, and telling those whose hosts it was with |
+//! | 7 | [`inbound`], [`outbound`], [`local`], [`mailroot`], [`sinks`] | sockets in, sockets out, mailbox stores, mail from files, who is told what happens |
 //! | 8 | [`api`], [`cli`] | REST; the command line |
 //! | 9 | [`boot`] | the only place where parts are put together |
 //!
@@ -114,10 +119,13 @@ pub mod queue;
 pub mod status;
 
 pub mod intake;
+pub mod tlsrpt;
 
 pub mod inbound;
 pub mod local;
+pub mod mailroot;
 pub mod outbound;
+pub mod sinks;
 
 pub mod api;
 pub mod cli;

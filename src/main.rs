@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use bridgehead::boot;
-use bridgehead::cli::{Cli, Command};
+use bridgehead::cli::{self, Cli, Command};
 use bridgehead::net::tls;
 use clap::Parser;
 
@@ -14,9 +14,13 @@ fn main() -> anyhow::Result<ExitCode> {
     tls::install();
     let cli = Cli::parse();
     match cli.command {
-        Some(Command::Openapi) => boot::print_openapi().map(|()| ExitCode::SUCCESS),
-        Some(Command::Serve(serve)) => boot::serve(*serve).map(|()| ExitCode::SUCCESS),
-        Some(Command::Client(command)) => Ok(command.run()),
-        None => boot::serve(cli.serve).map(|()| ExitCode::SUCCESS),
-    }
+        Some(Command::Check(check)) => return cli::check(&check),
+        Some(Command::Schema) => return cli::print_schema(),
+        Some(Command::Client(command)) => return Ok(command.run()),
+        Some(Command::Openapi) => boot::print_openapi(),
+        Some(Command::Healthcheck(asked)) => asked.run(),
+        Some(Command::Serve(serve)) => boot::serve(*serve),
+        None => boot::serve(cli.serve),
+    }?;
+    Ok(ExitCode::SUCCESS)
 }

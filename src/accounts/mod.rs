@@ -40,7 +40,7 @@ pub use api_keys::{ApiKey, ApiKeys, KeyMaterial, PreviousKey};
 pub use authenticator::{Authenticator, Outcome, Realm, Refusal, Session, stable_salt};
 pub use bearer::Bearer;
 pub use provider::{IdentityProvider, KeysAt, RolesIn};
-pub use quota::{OverQuota, Quotas};
+pub use quota::{Limited, OverQuota, Quotas, Subject, Usage, What};
 pub use tokens::{KeysStatus, TokenError};
 pub use verifier::{MAX_PASSWORD, PasswordError, Verifier};
 

@@ -3,18 +3,17 @@
 //! A repeated key is an error and not "the last one wins": two parties that read the same document differently is
 //! how checks are passed by. serde_json's own recursion limit (128) is the bound of depth.
 
-use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::header;
 use actix_web::{HttpRequest, web};
 use futures_util::StreamExt;
-use serde::de::{DeserializeOwned, DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::codes::RequestCode;
 use super::problem::{FieldError, Problem, ProblemKind};
-use crate::config::ViolationCode;
+use crate::config::{ViolationCode, strict};
 
 /// The largest body.
 pub const MAX_BODY: usize = 4 * 1024 * 1024;
@@ -25,6 +24,20 @@ pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 pub async fn json(request: &HttpRequest, payload: web::Payload, types: &[&str]) -> Result<Value, Problem> {
     require_type(request, types)?;
     parse(&read(request, payload).await?)
+}
+
+/// The same where a body may be left out.
+pub(super) async fn json_if_any(
+    request: &HttpRequest,
+    payload: web::Payload,
+    types: &[&str],
+) -> Result<Option<Value>, Problem> {
+    let text = read(request, payload).await?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    require_type(request, types)?;
+    parse(&text).map(Some)
 }
 
 /// 415 unless the media type is one of these and the content is not encoded.
@@ -48,17 +61,26 @@ pub(super) fn require_type(request: &HttpRequest, types: &[&str]) -> Result<(), 
     }
 }
 
-async fn read(request: &HttpRequest, mut payload: web::Payload) -> Result<Vec<u8>, Problem> {
-    let too_large = || Problem::new(ProblemKind::TooLarge, format!("a body has at most {MAX_BODY} bytes"));
+async fn read(request: &HttpRequest, payload: web::Payload) -> Result<Vec<u8>, Problem> {
+    read_up_to(request, payload, MAX_BODY).await
+}
+
+/// The body, of at most so many octets.
+pub(super) async fn read_up_to(
+    request: &HttpRequest,
+    mut payload: web::Payload,
+    most: usize,
+) -> Result<Vec<u8>, Problem> {
+    let too_large = || Problem::new(ProblemKind::TooLarge, format!("a body has at most {most} bytes"));
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
-    if announced.and_then(|text| text.parse::<u64>().ok()).is_some_and(|length| length > MAX_BODY as u64) {
+    if announced.and_then(|text| text.parse::<u64>().ok()).is_some_and(|length| length > most as u64) {
         return Err(too_large());
     }
     let all = async {
         let mut body = Vec::new();
         while let Some(chunk) = payload.next().await {
             let chunk = chunk.map_err(|error| Problem::new(ProblemKind::Malformed, error.to_string()))?;
-            if body.len() + chunk.len() > MAX_BODY {
+            if body.len() + chunk.len() > most {
                 return Err(too_large());
             }
             body.extend_from_slice(&chunk);
@@ -75,96 +97,28 @@ async fn read(request: &HttpRequest, mut payload: web::Payload) -> Result<Vec<u8
 /// The body as a type; a value that does not fit is told with its pointer.
 pub fn typed<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
     serde_path_to_error::deserialize(body).map_err(|error| {
-        let pointer = error.path().iter().map(|segment| format!("/{segment}")).collect::<String>();
-        let pointer = pointer.replace(['[', ']'], "").replace("/.", "");
-        let wrong = FieldError::at(pointer, ViolationCode::InvalidValue, error.inner().to_string());
+        let wrong = FieldError::at(pointer(error.path()), ViolationCode::InvalidValue, error.inner().to_string());
         Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(vec![wrong])
     })
 }
 
+/// A path in a body as a pointer.
+pub(super) fn pointer(path: &serde_path_to_error::Path) -> String {
+    let pointer = path.iter().map(|segment| format!("/{segment}")).collect::<String>();
+    pointer.replace(['[', ']'], "").replace("/.", "")
+}
+
 fn parse(text: &[u8]) -> Result<Value, Problem> {
-    strict(text).map_err(|error| {
-        let code =
-            if error.to_string().starts_with(REPEATED) { RequestCode::RepeatedField } else { RequestCode::Malformed };
+    strict::json(text).map_err(|error| {
+        let code = if error.to_string().starts_with(strict::REPEATED) {
+            RequestCode::RepeatedField
+        } else {
+            RequestCode::Malformed
+        };
         let place = format!("line {}, column {}", error.line(), error.column());
         let error = FieldError::at("", code, error.to_string());
         Problem::new(ProblemKind::Malformed, format!("the body is not valid JSON at {place}")).with_errors(vec![error])
     })
-}
-
-/// Strict JSON, with the error as it came.
-pub(super) fn strict(text: &[u8]) -> Result<Value, serde_json::Error> {
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
-    Strict.deserialize(&mut deserializer).and_then(|value| deserializer.end().map(|()| value))
-}
-
-const REPEATED: &str = "repeated field ";
-
-/// Builds a [`Value`] and refuses repeated keys.
-struct Strict;
-
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number out of range"))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(value) = seq.next_element_seed(Strict)? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut fields = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if fields.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("{REPEATED}{key:?}")));
-            }
-            let value = map.next_value_seed(Strict)?;
-            fields.insert(key, value);
-        }
-        Ok(Value::Object(fields))
-    }
 }
 
 #[cfg(test)]

@@ -9,11 +9,13 @@ use uuid::Uuid;
 use super::audit::audited;
 use super::body;
 use super::errors::{ActionErrors, BulkErrors, ListErrors, ReadErrors};
-use super::problem::{Problem, ProblemKind};
+use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{NoParams, Params};
 use super::queues::store_problem;
 use super::resources::{WriteParams, actor};
 use super::server::State;
+use crate::config::ViolationCode;
+use crate::model::name::Name;
 use crate::model::time::Timestamp;
 use crate::queue::bulk::{self, BulkAction, BulkError, OperationState};
 use crate::queue::operate::MessageFilter;
@@ -24,13 +26,44 @@ use crate::queue::operate::MessageFilter;
 #[schema(example = request_example)]
 pub struct BulkRequest {
     /// What is done with each.
-    action: BulkAction,
+    action: RequestedAction,
     /// Which messages: all that is given must hold, and something must be given. Meant are those that are there when the
     /// operation begins.
     selector: MessageFilter,
     /// More about the action.
     #[serde(default)]
     parameters: BulkParameters,
+}
+
+/// What can be done with many messages.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum RequestedAction {
+    /// No attempt is made until it is thawed.
+    Freeze,
+    /// A freeze ends.
+    Thaw,
+    /// It is due now.
+    Retry,
+    /// It is routed anew, and due now; dead letters too. `parameters.connector` chooses who carries it.
+    Reroute,
+    /// Its dead letters are sent on their way again, as if they had just come.
+    Resubmit,
+    /// It is removed; `parameters.ndr` says whether its sender is told.
+    Delete,
+}
+
+impl From<RequestedAction> for BulkAction {
+    fn from(action: RequestedAction) -> Self {
+        match action {
+            RequestedAction::Freeze => BulkAction::Freeze,
+            RequestedAction::Thaw => BulkAction::Thaw,
+            RequestedAction::Retry => BulkAction::Retry,
+            RequestedAction::Reroute => BulkAction::Reroute,
+            RequestedAction::Resubmit => BulkAction::Resubmit,
+            RequestedAction::Delete => BulkAction::Delete,
+        }
+    }
 }
 
 /// More about an action.
@@ -40,6 +73,10 @@ pub struct BulkParameters {
     /// With `delete`: whether senders get a non-delivery report.
     #[schema(default = false)]
     ndr: bool,
+    /// With `reroute`: the connector that carries the messages from now on, for all recipients that are not local, whatever its
+    /// address spaces and restrictions say. Default: nobody has chosen any more.
+    #[schema(nullable = false)]
+    connector: Option<Name>,
 }
 
 /// What an action would be done with.
@@ -68,6 +105,10 @@ pub struct Operation {
     action: BulkAction,
     /// Whether senders are told, with `delete`.
     ndr: bool,
+    /// With `reroute`: the connector that is chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    connector: Option<Name>,
     /// With which messages; the times in it are those of its beginning.
     selector: MessageFilter,
     /// Who wanted it.
@@ -105,7 +146,7 @@ pub struct OperationList {
 
 /// Act on many messages
 ///
-/// Freezes, thaws, retries, reroutes or deletes all messages that the selector means. It goes on in the background, also over a
+/// Freezes, thaws, retries, reroutes, resubmits or deletes all messages that the selector means. It goes on in the background, also over a
 /// restart: the answer is an operation to follow. With `dryRun=true` the answer is how many are meant, with a sample. An empty
 /// selector is 400, and so is one that is too long to be remembered (about 300 characters). Messages that are being delivered right then are skipped and counted. Scope: `queue:write`.
 #[utoipa::path(
@@ -131,15 +172,37 @@ pub async fn bulk_action(
     let body = body::json(&request, payload, &["application/json"]).await?;
     let asked: BulkRequest = body::typed(&body)?;
     let bulk = &state.handles.bulk;
+    let action = BulkAction::from(asked.action);
+    let parameters = asked.parameters;
+    let misplaced = [
+        ("/parameters/ndr", parameters.ndr && action != BulkAction::Delete, "only `delete` has a report"),
+        (
+            "/parameters/connector",
+            parameters.connector.is_some() && action != BulkAction::Reroute,
+            "only `reroute` has a connector",
+        ),
+    ];
+    let wrong = misplaced.into_iter().filter(|(_, wrong, _)| *wrong);
+    let wrong: Vec<_> =
+        wrong.map(|(pointer, _, words)| FieldError::at(pointer, ViolationCode::InvalidValue, words)).collect();
+    if !wrong.is_empty() {
+        return Err(Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(wrong));
+    }
+    if let Some(name) = &parameters.connector
+        && state.handles.configuration.live().current().routes.connector(name).is_none()
+    {
+        return Err(unknown_connector("/parameters/connector", name.as_str()));
+    }
     if params.0.dry_run {
         let bulk::Preview { count, complete, sample } = bulk.preview(&asked.selector).await.map_err(problem)?;
         let sample = sample.iter().map(ToString::to_string).collect();
         return Ok(HttpResponse::Ok().json(BulkPreview { count, complete, sample }));
     }
     let by = actor(&request).key;
-    let word = serde_json::to_value(asked.action).ok().and_then(|word| word.as_str().map(str::to_owned));
+    let word = serde_json::to_value(action).ok().and_then(|word| word.as_str().map(str::to_owned));
     let word = word.unwrap_or_else(|| "bulk".to_owned());
-    let deed = async { bulk.begin(asked.action, asked.parameters.ndr, asked.selector, by).await.map_err(problem) };
+    let order = bulk::Order { action, ndr: parameters.ndr, connector: parameters.connector };
+    let deed = async { bulk.begin(order, asked.selector, by).await.map_err(problem) };
     let begun = audited(&request, &state, "messages", &word, body.clone(), deed).await?;
     Ok(HttpResponse::Accepted().json(Operation::from(begun)))
 }
@@ -224,9 +287,17 @@ fn problem(error: BulkError) -> Problem {
     match error {
         BulkError::EmptySelector | BulkError::TooLong => Problem::new(ProblemKind::BadParameter, error.to_string()),
         BulkError::TooMany => Problem::new(ProblemKind::Conflict, error.to_string()),
+        BulkError::UnknownConnector => unknown_connector("/parameters/connector", ""),
         BulkError::NotFound => Problem::new(ProblemKind::NotFound, error.to_string()),
         BulkError::Store(error) => store_problem(&error),
     }
+}
+
+/// 422 for a connector that nobody knows.
+pub(super) fn unknown_connector(pointer: &str, name: &str) -> Problem {
+    let detail = format!("there is no connector {name:?}, or it is switched off");
+    let wrong = FieldError::at(pointer, ViolationCode::UnknownReference, detail);
+    Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(vec![wrong])
 }
 
 impl From<bulk::Operation> for Operation {
@@ -235,6 +306,7 @@ impl From<bulk::Operation> for Operation {
             id: known.id,
             action: known.action,
             ndr: known.ndr,
+            connector: known.connector,
             selector: known.selector,
             by: known.by,
             state: known.state,

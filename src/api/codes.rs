@@ -37,6 +37,12 @@ pub enum RequestCode {
     InvalidCursor,
     /// Something else refers to the object.
     Referenced,
+    /// A line end, NUL or another control character where none may be.
+    ControlCharacter,
+    /// A rule of the appliance refuses this sender, recipient or content; the detail has the reply and the rule's name.
+    Refused,
+    /// The key has brought another message, or another request with it has not ended.
+    IdempotencyConflict,
 }
 
 impl From<RequestCode> for ErrorCode {

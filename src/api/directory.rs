@@ -21,7 +21,7 @@ use super::resources::{WriteParams, actor, problem};
 use super::server::State;
 use crate::config::import::{BATCH_LINES, Import, Line};
 use crate::config::preview::{MOST_PREVIEWED, PreviewRequest, Previewed};
-use crate::config::{ChangeError, Violation, ViolationCode};
+use crate::config::{ChangeError, Violation, ViolationCode, strict};
 use crate::model::labels::Labels;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{RecipientPolicySpec, RecipientSpec};
@@ -210,7 +210,7 @@ pub async fn import_recipients(
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     body::require_type(&request, &[NDJSON])?;
-    let mut import = state.handles.configuration.import(actor(&request), params.0.dry_run);
+    let mut import = state.handles.configuration.import(actor(&request), params.0.mode());
     let mut lines = 0;
     let taken = take_all(&mut import, payload, &mut lines).await;
     let report = import.report();
@@ -283,7 +283,7 @@ impl Batch {
         if line.iter().all(u8::is_ascii_whitespace) {
             return;
         }
-        let parsed = body::strict(line).map_err(|error| {
+        let parsed = strict::json(line).map_err(|error| {
             let detail = format!("the line is not valid JSON at column {}: {error}", error.column());
             Violation::new("", ViolationCode::InvalidValue, detail)
         });

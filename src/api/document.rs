@@ -40,7 +40,7 @@ the request in the appliance's log. A path that does not exist is 404, a method 
 names the scope that it needs, also in `x-scope`; without it the answer is 403, which names the scope. The roles `viewer`, \
 `operator`, `administrator` and `owner` stand for scopes; `GET /api/v1/whoami` tells which the caller has.";
 
-const TAGS: [(&str, &str); 21] = [
+const TAGS: [(&str, &str); 28] = [
     ("virtual-servers", "SMTP virtual servers: where mail comes in, from whom, and how it is treated."),
     ("recipient-policies", "Which addresses recipients get, and so which domains are local."),
     ("recipients", "The directory: who has mail here."),
@@ -53,13 +53,20 @@ const TAGS: [(&str, &str); 21] = [
     ("filters", "Whose mail is not taken: by sender, recipient or client."),
     ("api-keys", "Who may call this API, and for what."),
     ("settings", "What concerns the whole appliance."),
+    ("config", "The whole configuration as one document, and its revisions."),
     ("domains", "What follows from policies and connectors. Read only."),
     ("queues", "What waits, for which next hop."),
     ("messages", "Every message in the system, and what happened to it."),
+    ("suppressions", "Who must not be written to."),
+    ("quotas", "What is used up of how much may be sent."),
+    ("imports", "Bringing in what an old server left behind."),
+    ("tracking", "What happened to mail: where it is, every event, and events as they come."),
+    ("event-sinks", "URLs that are told what happens to mail."),
     ("explain", "What would become of a message, and why."),
     ("sessions", "Who is connected by SMTP now."),
     ("audit-log", "Who did what."),
     ("appliance", "The appliance itself."),
+    ("tls-reports", "What came of TLS with the hosts of other domains, and the reports that they get about it."),
     ("health", "Probes and metrics."),
     ("documentation", "This document, for programs and for people."),
 ];

@@ -53,7 +53,12 @@ const RESPONSES: [(&str, ProblemKind, &str, &str); 14] = [
         "`If-Match` or `If-None-Match` does not hold. Read the object again, then decide.",
         "the object has generation 8, not 7",
     ),
-    ("TooLarge", ProblemKind::TooLarge, "The body is larger than 4 MiB.", "a body has at most 4194304 bytes"),
+    (
+        "TooLarge",
+        ProblemKind::TooLarge,
+        "The body is larger than 4 MiB, or than this operation takes.",
+        "a body has at most 4194304 bytes",
+    ),
     (
         "UnsupportedMediaType",
         ProblemKind::UnsupportedMediaType,
@@ -197,8 +202,24 @@ group! {
     ImportErrors: 400 401 403 408 413 415 422 429 500 503 507
 }
 group! {
+    /// Errors of applying a document.
+    ApplyErrors: 400 401 408 409 412 413 415 422 429 500 503 507
+}
+group! {
+    /// Errors of exporting the configuration.
+    ExportErrors: 400 401 409 429 500 503
+}
+group! {
+    /// Errors of reading what may be kept no more.
+    RevisionErrors: 400 401 404 409 429 500 503
+}
+group! {
     /// Errors of an action on many messages.
     BulkErrors: 400 401 403 408 409 413 415 422 429 500 503 507
+}
+group! {
+    /// Errors of handing in mail.
+    SubmitErrors: 400 401 408 409 413 415 422 429 500 503 507
 }
 group! {
     /// Errors of a question that has a body.
@@ -207,6 +228,11 @@ group! {
 group! {
     /// Errors of an action on a queue or a message.
     ActionErrors: 400 401 403 404 409 429 500 503 507
+}
+
+group! {
+    /// Errors of an action on a message or a hold that reads a body.
+    SteerErrors: 400 401 404 408 409 413 415 422 429 500 503 507
 }
 
 #[cfg(test)]

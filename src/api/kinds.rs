@@ -19,8 +19,8 @@ use super::status;
 use crate::config::{Effects, Object, Warning};
 use crate::model::labels::Labels;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
-    RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, VirtualServerSpec,
+    AccountSpec, CertificateSpec, Collection, ConnectorSpec, EventSinkSpec, FilterSpec, IdentityProviderSpec,
+    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, VirtualServerSpec,
 };
 
 /// Types and operations of one kind.
@@ -481,6 +481,29 @@ kind! {
     spec {"pattern": "partner.example", "tls": "verified"};
     status {"state": "active", "conditions": []};
     patch {"spec": {"tls": "dane"}}
+}
+
+kind! {
+    event_sinks = EventSinks, "event-sinks", "/event-sinks", "/event-sinks/{name}";
+    EventSink, EventSinkList, EventSinkInput, EventSinkSpec, ObjectStatus by event_sink;
+    one "an event sink", many "event sinks", called "app";
+    ids "listEventSinks", "getEventSink", "putEventSink", "patchEventSink", "deleteEventSink";
+    list ListParams "Who is told what happens to mail, and whether it is taken." by super::resources::list;
+    put "A new sink is told what happens from now on; one that is there goes on where it was. `POST …/replay` goes back.";
+    delete "It is told nothing more, and where it was is forgotten.";
+    spec {
+        "url": "https://app.example.com/events",
+        "events": ["relayed", "delivered", "failed", "expired"],
+        "secret": {"env": "BRIDGEHEAD_SECRET_EVENTS"}
+    };
+    status {
+        "state": "active",
+        "conditions": [{
+            "type": "Reachable", "status": "true", "reason": "upToDate", "message": "",
+            "lastTransitionTime": "2026-11-24T10:15:02.113Z", "observedGeneration": 7
+        }]
+    };
+    patch {"spec": {"events": ["failed", "expired"]}}
 }
 
 pub use recipient_listing::RecipientListParams;

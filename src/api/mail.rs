@@ -18,7 +18,7 @@ use crate::smtp::parameters::ByMode;
 #[schema(example = super::mail::queue_example)]
 pub struct Queue {
     /// Its id: `smarthost:<connector>`, `dns:<connector>:<domain>`, `local:<mailbox store>`, `directory`,
-    /// `unrouted` or `deadLetter`.
+    /// `unrouted`, `held` or `deadLetter`.
     id: String,
     /// What it is for.
     kind: QueueKind,
@@ -64,6 +64,8 @@ pub enum QueueKind {
     Directory,
     /// Mail that no connector carries now; it is routed again later.
     Unrouted,
+    /// Mail that an operator holds (`/holds`).
+    Held,
     /// Mail for which nothing more can be done, kept until its retention ends.
     DeadLetter,
 }
@@ -84,6 +86,10 @@ pub enum QueueState {
     Remote,
     /// Frozen by an operator: it accepts mail, and makes no attempt.
     Frozen,
+    /// Its connector is suspended by an operator: the same.
+    Suspended,
+    /// It waits until the holds that mean it end.
+    Held,
 }
 
 /// All queues.
@@ -132,7 +138,8 @@ pub struct MessageResource {
     /// Its priority, -9 to 9 (MT-PRIORITY); 0 when nobody said.
     #[schema(minimum = -9, maximum = 9)]
     priority: i8,
-    /// It is held until then, as the sender asked (FUTURERELEASE).
+    /// It waits until then, as the sender asked (FUTURERELEASE), or has been let go then, after a hold or out of the dead-letter
+    /// queue: retries and expiry count from here.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false, format = DateTime)]
     hold_until: Option<String>,
@@ -175,6 +182,8 @@ pub enum MessageState {
     Queued,
     /// Frozen by an operator: no attempt is made.
     Frozen,
+    /// All that waits is held by an operator (`/holds`).
+    Held,
     /// All that waits, waits in the dead-letter queue.
     DeadLetter,
 }
@@ -223,6 +232,8 @@ pub enum OriginProtocol {
     Pickup,
     /// Brought in from elsewhere.
     Import,
+    /// A TLS report that the appliance wrote itself.
+    TlsReport,
 }
 
 /// A recipient of a message, and what became of it.
@@ -308,7 +319,7 @@ pub enum FailureScope {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MessageList {
-    /// The messages of this page, in order of reception.
+    /// The messages of this page, in the order that was asked for.
     pub(super) items: Vec<MessageResource>,
     /// Give it as `cursor` to get the next page; absent on the last one. A short, even an empty, page can have one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -368,6 +379,7 @@ impl From<operate::QueueView> for Queue {
                 operate::QueueKind::Local => QueueKind::Local,
                 operate::QueueKind::Directory => QueueKind::Directory,
                 operate::QueueKind::Unrouted => QueueKind::Unrouted,
+                operate::QueueKind::Held => QueueKind::Held,
                 operate::QueueKind::DeadLetter => QueueKind::DeadLetter,
             },
             state: match view.state {
@@ -377,6 +389,8 @@ impl From<operate::QueueView> for Queue {
                 operate::QueueState::Scheduled => QueueState::Scheduled,
                 operate::QueueState::Remote => QueueState::Remote,
                 operate::QueueState::Frozen => QueueState::Frozen,
+                operate::QueueState::Suspended => QueueState::Suspended,
+                operate::QueueState::Held => QueueState::Held,
             },
             connector: view.connector.map(|name| name.to_string()),
             next_hop: view.next_hop,
@@ -396,6 +410,7 @@ impl From<&Message> for MessageResource {
             state: match operate::MessageState::of(message) {
                 operate::MessageState::Queued => MessageState::Queued,
                 operate::MessageState::Frozen => MessageState::Frozen,
+                operate::MessageState::Held => MessageState::Held,
                 operate::MessageState::DeadLetter => MessageState::DeadLetter,
             },
             received_at: message.received_at.to_string(),
@@ -408,6 +423,7 @@ impl From<&Message> for MessageResource {
                     Protocol::Rest => OriginProtocol::Rest,
                     Protocol::Pickup => OriginProtocol::Pickup,
                     Protocol::Import => OriginProtocol::Import,
+                    Protocol::TlsReport => OriginProtocol::TlsReport,
                 },
                 virtual_server: message.origin.virtual_server.to_string(),
                 client: message.origin.client.map(|address| address.to_string()),

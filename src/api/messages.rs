@@ -8,17 +8,19 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 
 use super::audit::audited;
 use super::codes::RequestCode;
-use super::errors::{ActionErrors, ListErrors, ReadErrors};
+use super::errors::{ActionErrors, ListErrors, ReadErrors, SteerErrors};
 use super::mail::{self, MessageEvent, MessageEventList, MessageList, MessageResource};
 use super::problem::{Problem, ProblemKind};
 use super::query::{self, FromQuery, NoParams, Paging, Params, Query};
 use super::queues::problem;
 use super::server::State;
+use super::steering::RerouteRequest;
 use crate::model::duration::Duration;
 use crate::model::mail::MessageId;
 use crate::model::size::Size;
 use crate::model::time::Timestamp;
-use crate::queue::operate::{ActionError, MessageFilter, MessageState};
+use crate::queue::operate::{ActionError, MessageFilter, MessageState, StatusFilter};
+use crate::queue::sorting::{Place, Sort};
 use crate::store::PageKey;
 
 /// Which messages to list. All that is given must hold.
@@ -26,29 +28,73 @@ use crate::store::PageKey;
 pub struct MessageParams {
     paging: Paging,
     after: Option<PageKey>,
+    sort: Option<Sort>,
+    place: Place,
     filter: MessageFilter,
 }
 
 impl IntoParams for MessageParams {
     fn into_params(parameter_in: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let state =
-            ObjectBuilder::new().schema_type(Type::String).enum_values(Some(["queued", "frozen", "deadLetter"]));
+        let state = ObjectBuilder::new().schema_type(Type::String).enum_values(Some([
+            "queued",
+            "frozen",
+            "held",
+            "deadLetter",
+        ]));
+        let status = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(StatusFilter::WORDS.iter().map(|(word, _)| *word)));
+        let sort = ObjectBuilder::new()
+            .schema_type(Type::String)
+            .enum_values(Some(["receivedAt", "size", "nextRetry"]))
+            .default(Some(json!("receivedAt")));
         let mut parameters = Paging::into_params(parameter_in);
         parameters.extend([
             query::parameter("state", state, "The state of the message.", json!("frozen")),
             query::text("queue", "A recipient waits in this queue.", "dns:default:example.com"),
             query::text("connector", "A recipient waits in a queue of this connector.", "default"),
+            query::text(
+                "nextHop",
+                "A recipient waits in a queue for this next hop: a domain, or a smart host with or without its port.",
+                "mx.example.com",
+            ),
             query::text("virtualServer", "The virtual server that took it.", "internet"),
             query::text("account", "The account that handed it in.", "app"),
             query::text("sender", "The sender: an address, `*@domain`, or `<>` for the null path.", "*@example.net"),
             query::text("recipient", "One of the recipients: an address or `*@domain`.", "ada@example.com"),
             query::text("messageId", "The Message-ID field, with or without angle brackets.", "1@example.net"),
+            query::text(
+                "subject",
+                "Its Subject contains this, in whatever case; only of messages that came while `settings.subjectLogging` was on.",
+                "invoice",
+            ),
+            query::parameter(
+                "status",
+                status,
+                "One of the recipients is so: `pending` (no attempt has failed), `deferred` (it waits after one that failed), or as \
+                 the message shows it.",
+                json!("deferred"),
+            ),
             query::text("since", "Received at or after this time (RFC 3339).", "2026-11-24T00:00:00Z"),
             query::text("until", "Received before this time (RFC 3339).", "2026-11-25T00:00:00Z"),
             query::text("olderThan", "Received longer ago than this.", "2h"),
             query::text("largerThan", "Larger than this.", "10MiB"),
+            query::parameter(
+                "sort",
+                sort,
+                "The order: the oldest, the largest, or the next to be tried first. By size and next retry each window of 50,000 \
+                 messages, in order of reception, is ordered for itself.",
+                json!("size"),
+            ),
         ]);
         parameters
+    }
+}
+
+impl MessageParams {
+    /// Which messages, without a page.
+    pub(super) fn into_filter(self) -> MessageFilter {
+        self.filter
     }
 }
 
@@ -57,14 +103,35 @@ impl FromQuery for MessageParams {
         let state = query.get::<String>("state").and_then(|word| match word.as_str() {
             "queued" => Some(MessageState::Queued),
             "frozen" => Some(MessageState::Frozen),
+            "held" => Some(MessageState::Held),
             "deadLetter" => Some(MessageState::DeadLetter),
             _ => {
-                query.refuse("state", RequestCode::InvalidParameter, "a state is queued, frozen or deadLetter");
+                query.refuse("state", RequestCode::InvalidParameter, "a state is queued, frozen, held or deadLetter");
+                None
+            }
+        });
+        let status = query.get::<String>("status").and_then(|word| {
+            let found = StatusFilter::WORDS.iter().find(|(known, _)| *known == word);
+            if found.is_none() {
+                let words = StatusFilter::WORDS.map(|(word, _)| word).join(", ");
+                query.refuse("status", RequestCode::InvalidParameter, format!("a status is one of {words}"));
+            }
+            found.map(|(_, status)| *status)
+        });
+        let sort = query.get::<String>("sort").and_then(|word| match word.as_str() {
+            "receivedAt" => None,
+            "size" => Some(Sort::Size),
+            "nextRetry" => Some(Sort::NextRetry),
+            _ => {
+                query.refuse("sort", RequestCode::InvalidParameter, "sort is receivedAt, size or nextRetry");
                 None
             }
         });
         let filter = MessageFilter {
             state,
+            status,
+            next_hop: query.get("nextHop"),
+            subject: query.get("subject"),
             queue: query.get("queue"),
             connector: query.get("connector"),
             virtual_server: query.get("virtualServer"),
@@ -79,7 +146,8 @@ impl FromQuery for MessageParams {
         };
         let paging = Paging::from_query(query);
         let after = paging.after.as_deref().and_then(page_key);
-        MessageParams { paging, after, filter }
+        let place = paging.after.as_deref().and_then(place).unwrap_or_default();
+        MessageParams { paging, after, sort, place, filter }
     }
 }
 
@@ -93,9 +161,22 @@ fn page_key(text: &str) -> Option<PageKey> {
     Some(PageKey { received_at: Timestamp::from_millis(time.parse().ok()?), id: id.parse().ok()? })
 }
 
+/// What a cursor of messages in another order holds: where the window begins, and where it goes on in it.
+fn cursor_place(place: &Place) -> String {
+    let window = place.window.as_ref().map(cursor_key).unwrap_or_default();
+    let last = place.last.map(|(key, id)| format!("{key} {id}")).unwrap_or_default();
+    format!("{window}/{last}")
+}
+
+fn place(text: &str) -> Option<Place> {
+    let (window, last) = text.split_once('/')?;
+    let last = last.split_once(' ').and_then(|(key, id)| Some((key.parse().ok()?, id.parse().ok()?)));
+    Some(Place { window: page_key(window), last })
+}
+
 /// List messages
 ///
-/// Every message in the system, in order of reception. One call looks at no more than 50,000 messages and then gives a
+/// Every message in the system, in order of reception unless `sort` says otherwise. One call looks at no more than 50,000 messages and then gives a
 /// short page with `nextCursor`, so a selective filter over a long queue takes several calls. Scope: `queue:read`.
 #[utoipa::path(
     tag = "messages",
@@ -110,7 +191,15 @@ fn page_key(text: &str) -> Option<PageKey> {
 )]
 #[get("/messages")]
 pub async fn list_messages(params: Params<MessageParams>, state: web::Data<State>) -> Result<HttpResponse, Problem> {
-    let MessageParams { paging, after, filter } = params.0;
+    let MessageParams { paging, after, sort, place, filter } = params.0;
+    if let Some(sort) = sort {
+        let page = state.handles.steer.sorted(&filter, sort, place, paging.limit).await.map_err(problem)?;
+        return Ok(HttpResponse::Ok().json(MessageList {
+            items: page.items.iter().map(|message| MessageResource::from(message.as_ref())).collect(),
+            next_cursor: page.next.map(|place| paging.cursor(&cursor_place(&place))),
+            scanned: page.scanned,
+        }));
+    }
     let page = state.handles.operate.messages(&filter, after, paging.limit).await.map_err(problem)?;
     Ok(HttpResponse::Ok().json(MessageList {
         items: page.items.iter().map(|message| MessageResource::from(message.as_ref())).collect(),
@@ -226,16 +315,19 @@ pub async fn thaw_message(
 
 /// Reroute a message
 ///
-/// It is routed anew for all recipients that wait, dead letters too, and is due now. The answer does not wait for the attempt, and
+/// It is routed anew for all recipients that wait, dead letters too, and is due now. With `connector` this one carries it from now on, for
+/// all recipients that are not local, whatever its address spaces and restrictions say; while it is switched off or gone, the message is
+/// routed as usual. Without, or without a body, nobody has chosen any more. The answer does not wait for the attempt, and
 /// a message that is delivered at once is gone from here: then the answer is 202 without a body. Scope: `queue:write`.
 #[utoipa::path(
     tag = "messages",
     operation_id = "rerouteMessage",
     params(("id" = String, Path, description = "The message's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11")),
+    request_body(content = RerouteRequest, content_type = "application/json", description = "Who carries it; may be left out.", example = super::steering::reroute_example),
     responses(
         (status = 200, description = "The message as it is now.", body = MessageResource, example = mail::message_example),
         (status = 202, description = "It was due, and has left the queue already."),
-        ActionErrors,
+        SteerErrors,
     ),
     security(("key" = [])),
     extensions(("x-scope" = json!("queue:write")))
@@ -243,17 +335,23 @@ pub async fn thaw_message(
 #[post("/messages/{id}/reroute")]
 pub async fn reroute_message(
     request: HttpRequest,
+    payload: web::Payload,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    let deed = async { state.handles.operate.reroute(id).await.map_err(|error| named(error, id)) };
-    audited(&request, &state, &format!("messages/{id}"), "reroute", Value::Null, deed).await?;
+    let asked: RerouteRequest = super::steering::optional(&request, payload).await?.unwrap_or_default();
+    let detail = asked.connector.as_ref().map_or(Value::Null, |connector| json!({"connector": connector}));
+    let deed = async {
+        let steer = &state.handles.steer;
+        steer.reroute_by(id, asked.connector).await.map_err(|error| super::steering::rerouted(error, id))
+    };
+    audited(&request, &state, &format!("messages/{id}"), "reroute", detail, deed).await?;
     gone_or_shown(id, &state).await
 }
 
-async fn gone_or_shown(id: MessageId, state: &State) -> Result<HttpResponse, Problem> {
+pub(super) async fn gone_or_shown(id: MessageId, state: &State) -> Result<HttpResponse, Problem> {
     match state.handles.operate.message(id).await {
         Err(ActionError::NotFound) => Ok(HttpResponse::Accepted().finish()),
         _ => show(id, state).await,
@@ -339,17 +437,17 @@ pub async fn delete_message(
     Ok(HttpResponse::NoContent().finish())
 }
 
-async fn show(id: MessageId, state: &State) -> Result<HttpResponse, Problem> {
+pub(super) async fn show(id: MessageId, state: &State) -> Result<HttpResponse, Problem> {
     let message = state.handles.operate.message(id).await.map_err(|error| named(error, id))?;
     Ok(HttpResponse::Ok().json(MessageResource::from(message.as_ref())))
 }
 
-fn message_id(id: &str) -> Result<MessageId, Problem> {
+pub(super) fn message_id(id: &str) -> Result<MessageId, Problem> {
     let wrong = |_| Problem::new(ProblemKind::NotFound, format!("{id:?} is no id of a message (a UUID)"));
     id.parse().map_err(wrong)
 }
 
-fn named(error: ActionError, id: MessageId) -> Problem {
+pub(super) fn named(error: ActionError, id: MessageId) -> Problem {
     match error {
         ActionError::NotFound => {
             let detail = format!("there is no message {id}; if it was delivered, its events tell how");

@@ -1,13 +1,14 @@
 //! The REST API: what an operator, a program and the command line see of the appliance.
 //!
 //! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
-//! share [`resources`]; [`settings`], [`domains`], [`logins`], [`queues`], [`messages`], [`bulk`], [`explain`], [`sessions`],
-//! [`running`], [`health`] and [`docs`] the
+//! share [`resources`]; [`config`] all of them as one document; [`settings`], [`domains`], [`logins`], [`queues`],
+//! [`messages`], [`submit`], [`bulk`], [`explain`], [`sessions`], [`running`], [`drain`], [`tls_reports`], [`tracking`],
+//! [`events`], [`event_sinks`], [`health`] and [`docs`] the
 //! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
 //! caller with a key ([`auth`], [`keys`]) that gives what the operation needs (`access`); whatever is refused is a [`problem`].
 //!
-//! Nothing is decided here. Changes of configuration are judged by `config`, actions on mail are done by `queue`; the API
+//! Nothing is decided here. Changes of configuration are judged by `config`, actions on mail are done by `queue`, mail is taken by `intake`; the API
 //! turns requests into their words, and their answers into JSON. On failure the caller gets the kind of the problem and
 //! a request id, and the log gets the reason.
 
@@ -18,6 +19,7 @@ pub mod auth;
 mod body;
 mod bulk;
 mod codes;
+mod config;
 mod connector_test;
 mod directory;
 mod docs;
@@ -26,16 +28,24 @@ mod domains;
 mod drain;
 mod errors;
 mod etag;
+mod event_sinks;
+mod events;
 mod explain;
 pub mod health;
+mod holds;
+mod imports;
 pub mod keys;
 mod kinds;
+mod large_body;
+mod letter;
 mod logins;
 mod mail;
 mod messages;
+mod ndjson;
 mod problem;
 mod query;
 mod queues;
+mod quotas;
 mod resources;
 mod running;
 mod server;
@@ -43,6 +53,12 @@ mod sessions;
 mod settings;
 mod shapes;
 mod status;
+mod steering;
+mod submit;
+mod suppressions;
+mod tls_reports;
+mod tracking;
+mod transfer;
 mod whoami;
 
 pub use auth::Principal;

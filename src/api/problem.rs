@@ -16,7 +16,8 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 
 use super::codes::{ErrorCode, RequestCode};
-use crate::config::{Reference, Violation};
+use crate::config::document::Placed;
+use crate::config::{OwnedObject, Reference, Violation, ViolationCode};
 
 /// The media type of all errors.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -68,6 +69,18 @@ pub struct FieldError {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false, example = "/spec/addressSpaces/0/cost")]
     pub pointer: Option<String>,
+    /// The file, of a document that is a directory of files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false, example = "connectors.yaml")]
+    pub file: Option<String>,
+    /// The line in the document; the first is 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false, example = 12)]
+    pub line: Option<u64>,
+    /// The column in that line; the first is 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false, example = 7)]
+    pub column: Option<u64>,
     /// The query parameter or header, if it is not in the body.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
@@ -231,6 +244,11 @@ impl Problem {
         self
     }
 
+    /// The HTTP status.
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
     /// With more words behind its detail.
     pub(super) fn and(mut self, more: &str) -> Self {
         self.detail.push_str(more);
@@ -299,6 +317,9 @@ impl FieldError {
         FieldError {
             object: None,
             pointer: Some(pointer.into()),
+            file: None,
+            line: None,
+            column: None,
             parameter: None,
             code: code.into(),
             detail: detail.into(),
@@ -310,6 +331,9 @@ impl FieldError {
         FieldError {
             object: None,
             pointer: None,
+            file: None,
+            line: None,
+            column: None,
             parameter: Some(name.into()),
             code: code.into(),
             detail: detail.into(),
@@ -321,6 +345,25 @@ impl From<Violation> for FieldError {
     fn from(violation: Violation) -> Self {
         let Violation { object, pointer, code, detail } = violation;
         FieldError { object, ..FieldError::at(pointer, code, detail) }
+    }
+}
+
+impl From<OwnedObject> for FieldError {
+    fn from(owned: OwnedObject) -> Self {
+        let (code, detail) = match owned.by_file {
+            true => (ViolationCode::OwnedByFile, "a file of the watched directory says what it is".to_owned()),
+            false => (ViolationCode::OwnedByOther, format!("it belongs to {}", owned.owner)),
+        };
+        FieldError { object: Some(owned.object), ..FieldError::at("", code, detail) }
+    }
+}
+
+impl From<Placed> for FieldError {
+    fn from(placed: Placed) -> Self {
+        let Placed { violation, place } = placed;
+        let (file, line, column) =
+            place.map_or((None, None, None), |place| (place.file, Some(place.line), Some(place.column)));
+        FieldError { file, line, column, ..FieldError::from(violation) }
     }
 }
 

@@ -181,6 +181,7 @@ pub(super) fn store_problem(error: &crate::store::StoreError) -> Problem {
             Problem::new(ProblemKind::Unavailable, "the store heals itself after a failed write; come again")
         }
         StoreError::Closed => Problem::new(ProblemKind::Unavailable, "the appliance is shutting down"),
+        StoreError::Exists => Problem::new(ProblemKind::Conflict, error.to_string()),
         StoreError::NotFound => Problem::new(ProblemKind::NotFound, error.to_string()),
         StoreError::Leased => Problem::new(ProblemKind::Conflict, "the message is being delivered right now"),
         StoreError::Conflict { .. } => {

@@ -19,7 +19,7 @@ use super::query::{self, FromQuery, Paging, Query};
 use super::queues::store_problem;
 use super::server::{RequestId, State};
 use crate::config::violation::Warning;
-use crate::config::{Actor, Authority, ChangeError, ChangeKind, Effects, Object, Outcome};
+use crate::config::{Actor, Authority, ChangeError, ChangeKind, Effects, Object, Outcome, WriteMode};
 use crate::model::access::Grant;
 use crate::model::labels::LabelSelector;
 use crate::model::name::Name;
@@ -56,18 +56,29 @@ impl FromQuery for ListParams {
 #[derive(Debug)]
 pub struct WriteParams {
     pub(super) dry_run: bool,
+    pub(super) take_over: bool,
+}
+
+impl WriteParams {
+    /// As the configuration wants to know it.
+    pub(super) fn mode(&self) -> WriteMode {
+        WriteMode { dry_run: self.dry_run, take_over: self.take_over }
+    }
 }
 
 impl IntoParams for WriteParams {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
         let description = "Only say what the request would do: everything is checked, nothing is changed.";
-        vec![query::flag("dryRun", description, false)]
+        let take_over = "Also when the object belongs to somebody else (an apply that gave its own `owner`); it belongs to \
+                         `api` then. What a file of the watched directory says is changed there only.";
+        vec![query::flag("dryRun", description, false), query::flag("takeOver", take_over, false)]
     }
 }
 
 impl FromQuery for WriteParams {
     fn from_query(query: &mut Query) -> Self {
-        WriteParams { dry_run: query.get("dryRun").unwrap_or(false) }
+        let mut flag = |name| query.get(name).unwrap_or(false);
+        WriteParams { dry_run: flag("dryRun"), take_over: flag("takeOver") }
     }
 }
 
@@ -166,7 +177,7 @@ pub(super) async fn put_value<R: Resource>(
 ) -> Result<Outcome, Problem> {
     let configuration = &state.handles.configuration;
     let precondition = precondition(request, R::COLLECTION, name, state)?;
-    let outcome = configuration.put(R::COLLECTION, name, body, &precondition, &actor(request), params.dry_run).await;
+    let outcome = configuration.put(R::COLLECTION, name, body, &precondition, &actor(request), params.mode()).await;
     outcome.map_err(|error| problem(error, name))
 }
 
@@ -193,7 +204,7 @@ pub(super) async fn patch_value<R: Resource>(
 ) -> Result<Outcome, Problem> {
     let configuration = &state.handles.configuration;
     let precondition = precondition(request, R::COLLECTION, name, state)?;
-    let outcome = configuration.patch(R::COLLECTION, name, patch, &precondition, &actor(request), params.dry_run).await;
+    let outcome = configuration.patch(R::COLLECTION, name, patch, &precondition, &actor(request), params.mode()).await;
     outcome.map_err(|error| problem(error, name))
 }
 
@@ -206,7 +217,7 @@ pub(super) async fn delete<R: Resource>(
 ) -> Result<HttpResponse, Problem> {
     let configuration = &state.handles.configuration;
     let precondition = precondition(request, R::COLLECTION, name, state)?;
-    let outcome = configuration.delete(R::COLLECTION, name, &precondition, &actor(request), params.dry_run).await;
+    let outcome = configuration.delete(R::COLLECTION, name, &precondition, &actor(request), params.mode()).await;
     outcome.map(|outcome| written::<R>(outcome, &params, None, state)).map_err(|error| problem(error, name))
 }
 
@@ -285,6 +296,22 @@ pub(super) fn problem(error: ChangeError, name: &str) -> Problem {
             let errors = by.into_iter().map(FieldError::from).collect();
             let detail = format!("{name:?} is needed by {}", places.join(", "));
             Problem::new(ProblemKind::Conflict, detail).with_errors(errors)
+        }
+        ChangeError::Owned { objects } => {
+            let whose = objects.first().map(|first| first.owner.clone()).unwrap_or_default();
+            let detail = match objects.as_slice() {
+                [one] if one.by_file => {
+                    format!("{} stands in a file of the watched directory; change it there", one.object)
+                }
+                [one] => format!("{} belongs to {whose}; takeOver=true takes it over", one.object),
+                several => format!("{} objects belong to others, the first to {whose}", several.len()),
+            };
+            let errors = objects.into_iter().map(FieldError::from).collect();
+            Problem::new(ProblemKind::Conflict, detail).with_errors(errors)
+        }
+        ChangeError::RevisionChanged { found } => {
+            let detail = format!("revision {found} is in force; nothing was changed");
+            Problem::new(ProblemKind::PreconditionFailed, detail)
         }
         ChangeError::Protected(detail) => Problem::new(ProblemKind::Conflict, detail),
         ChangeError::Forbidden(detail) => Problem::new(ProblemKind::Forbidden, detail),

@@ -17,6 +17,7 @@ use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, Error, HttpMessage, HttpRequest, HttpResponse, HttpServer, web};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use utoipa_actix_web::service_config::ServiceConfig;
 use utoipa_actix_web::{AppExt, scope};
@@ -26,24 +27,34 @@ use super::auth::{self, Failures, LocalOwner, Principal};
 use super::health::{Exposition, Health};
 use super::keys::Keys;
 use super::kinds::{
-    accounts, certificates, connectors, filters, identity_providers, mailbox_stores, recipient_policies, recipients,
-    remote_domains, virtual_servers,
+    accounts, certificates, connectors, event_sinks, filters, identity_providers, mailbox_stores, recipient_policies,
+    recipients, remote_domains, virtual_servers,
 };
+use super::large_body::Bodies;
 use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    api_keys, audit, bulk, connector_test, directory, docs, document, domains, drain, explain, health, messages, queues,
-    running, sessions, settings, whoami,
+    api_keys, audit, bulk, config, connector_test, directory, docs, document, domains, drain,
+    event_sinks as sink_operations, events, explain, health, holds, imports, messages, queues, quotas, running, sessions,
+    settings, steering, submit, suppressions, tls_reports, tracking, transfer, whoami,
 };
-use crate::accounts::KeysStatus;
+use crate::accounts::{KeysStatus, Quotas};
 use crate::config::Configuration;
+use crate::directory::suppressions::Suppressions;
 use crate::intake::explain::Explain;
+use crate::intake::submit::Submit;
+use crate::mailroot::import::Importing;
 use crate::model::name::Name;
+use crate::queue::Steer;
 use crate::queue::bulk::Bulk;
+use crate::queue::history::History;
 use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
+use crate::sinks::EventSinks;
+use crate::smtp::reply::Reply;
 use crate::status::{Drain, KeyUse, Running, Sessions};
+use crate::tlsrpt::TlsReports;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
@@ -62,6 +73,8 @@ pub struct Handles {
     pub operate: Arc<dyn Operate>,
     /// Actions on many messages.
     pub bulk: Arc<dyn Bulk>,
+    /// Holds, chosen connectors, dead letters, content, the queue as a file.
+    pub steer: Arc<dyn Steer>,
     /// The probes.
     pub health: Arc<dyn Health>,
     /// All metrics in the OpenMetrics text format, with `# EOF`.
@@ -84,8 +97,24 @@ pub struct Handles {
     pub logins: Arc<dyn Logins>,
     /// Says what would become of a message.
     pub explain: Arc<dyn Explain>,
+    /// Who must not be written to.
+    pub suppressions: Arc<Suppressions>,
+    /// Brings in old mailroots.
+    pub imports: Arc<dyn Importing>,
+    /// What is used up of quotas.
+    pub quotas: Arc<Quotas>,
     /// Asks for next hops.
     pub probe: Arc<dyn Probe>,
+    /// What came of TLS with the hosts of other domains.
+    pub tls_reports: Arc<TlsReports>,
+    /// Takes mail.
+    pub submit: Arc<dyn Submit>,
+    /// Looks into message tracking.
+    pub history: Arc<dyn History>,
+    /// Who is told what happens; `None` where nobody is.
+    pub sinks: Option<Arc<EventSinks>>,
+    /// Says that the process stops: streams end then.
+    pub draining: watch::Receiver<Option<Reply>>,
 }
 
 /// Tells how it went to fetch the keys of identity providers. Closures do.
@@ -243,6 +272,8 @@ impl Server {
 pub(super) struct State {
     pub(super) handles: Handles,
     pub(super) failures: Failures,
+    /// The memory of large bodies.
+    pub(super) bodies: Bodies,
     /// The OpenAPI document.
     pub(super) document: String,
     /// What each operation needs.
@@ -256,6 +287,7 @@ impl State {
         State {
             handles,
             failures: Failures::default(),
+            bodies: Bodies::default(),
             document: document::openapi_json(),
             operations: Operations::of(&document),
             methods: document::methods(&document),
@@ -337,11 +369,17 @@ fn v1(config: &mut ServiceConfig<'_>) {
         };
     }
     kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors);
-    kinds!(certificates accounts identity_providers filters remote_domains);
+    kinds!(certificates accounts identity_providers filters remote_domains event_sinks);
     config
         .service(settings::get_settings)
         .service(settings::put_settings)
         .service(settings::patch_settings)
+        .service(config::export_config)
+        .service(config::apply_config)
+        .service(config::list_config_revisions)
+        .service(config::compare_config_revisions)
+        .service(config::get_config_revision)
+        .service(config::rollback_config)
         .service(directory::preview_addresses)
         .service(directory::import_recipients)
         .service(domains::list_domains)
@@ -351,6 +389,8 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(queues::freeze_queue)
         .service(queues::thaw_queue)
         .service(queues::retry_queue)
+        .service(submit::send_message)
+        .service(submit::send_messages)
         .service(messages::list_messages)
         .service(messages::get_message)
         .service(messages::list_message_events)
@@ -359,12 +399,39 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(messages::retry_message)
         .service(messages::reroute_message)
         .service(messages::delete_message)
+        .service(steering::resubmit_message)
+        .service(steering::get_content)
+        .service(steering::suspend_connector)
+        .service(steering::resume_connector)
+        .service(holds::list_holds)
+        .service(holds::get_hold)
+        .service(holds::create_hold)
+        .service(holds::delete_hold)
+        .service(transfer::export_queue)
+        .service(transfer::import_queue)
         .service(explain::explain_message)
+        .service(suppressions::list_suppressions)
+        .service(suppressions::add_suppression)
+        .service(suppressions::import_suppressions)
+        .service(suppressions::export_suppressions)
+        .service(suppressions::get_suppression)
+        .service(suppressions::delete_suppression)
+        .service(imports::import_mailroot)
+        .service(imports::list_mailroot_imports)
+        .service(imports::get_mailroot_import)
+        .service(quotas::list_quotas)
+        .service(quotas::reset_quotas)
         .service(bulk::bulk_action)
         .service(bulk::list_operations)
         .service(bulk::get_operation)
         .service(bulk::cancel_operation)
         .service(connector_test::test_connector)
+        .service(tracking::search_tracking)
+        .service(tracking::summarize_tracking)
+        .service(tracking::whereabouts)
+        .service(events::stream_events)
+        .service(sink_operations::list_deliveries)
+        .service(sink_operations::replay)
         .service(sessions::list_sessions)
         .service(sessions::end_sessions)
         .service(sessions::end_session)
@@ -382,7 +449,9 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(whoami::who_am_i)
         .service(drain::get_drain)
         .service(drain::begin_drain)
-        .service(drain::end_drain);
+        .service(drain::end_drain)
+        .service(tls_reports::list_tls_reports)
+        .service(tls_reports::send_tls_reports);
 }
 
 /// Answers what no route answers: 405 when the path exists, else 404.

@@ -62,7 +62,7 @@ impl Resource for Settings {
     const COLLECTION: Collection = Collection::Settings;
 
     fn show(object: Object, told: Told, state: &State) -> Self {
-        let status = status::object(&object, state);
+        let status = status::settings(&object, state);
         Settings {
             name: object.name.to_string(),
             labels: object.labels,

@@ -45,9 +45,10 @@ pub enum ConditionType {
     /// Whether the whole world may relay. Only there when it may, or when it is unknown because one address that may relay
     /// hides many clients.
     OpenRelay,
-    /// An operator has paused or stopped it. Only there when one has.
+    /// An operator has paused, stopped or suspended it. Only there when one has.
     Overridden,
-    /// Whether what is configured can be put to use. Only there when it cannot.
+    /// Whether what is configured can be put to use. Only there when it cannot; of the settings, whether what the watched
+    /// directory says is in force, when there is one.
     ConfigAccepted,
     /// Whether the other side answers.
     Reachable,
@@ -171,6 +172,8 @@ pub enum ObjectState {
     Active,
     /// It is switched off.
     Disabled,
+    /// An operator has suspended it: nothing is sent through it.
+    Suspended,
 }
 
 /// A change of one object; only described, the patch is applied to the stored JSON.

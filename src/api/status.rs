@@ -12,6 +12,7 @@ use crate::config::{Certificate, Object, Snapshot, VirtualServer, dequeue_connec
 use crate::model::labels::LabelSelector;
 use crate::model::name::Name;
 use crate::model::time::Timestamp;
+use crate::queue::Suspended;
 
 /// A virtual server: what its listeners say, and whether it is an open relay.
 pub(super) fn virtual_server(object: &Object, state: &State) -> VirtualServerStatus {
@@ -100,15 +101,33 @@ pub(super) fn connector(object: &Object, state: &State) -> ObjectStatus {
     let everywhere = patterns.map(|space| &space["pattern"]).any(|pattern| pattern == "*");
     let open = enabled && everywhere && object.spec["allowRelay"] == Value::Bool(true);
     let condition = open.then(|| open_relay(object, "every client may send to every domain through this connector"));
+    let suspended = state.handles.steer.suspended(&object.name);
     ObjectStatus {
-        state: if enabled { ObjectState::Active } else { ObjectState::Disabled },
-        conditions: condition
+        state: match () {
+            () if !enabled => ObjectState::Disabled,
+            () if suspended.is_some() => ObjectState::Suspended,
+            () => ObjectState::Active,
+        },
+        conditions: suspended
+            .map(|suspended| overridden(object, &suspended))
             .into_iter()
+            .chain(condition)
             .chain(access(object, state))
             .chain(reachable(object, state))
             .chain(logins::authenticated(object, state))
             .chain(requested(object, state))
             .collect(),
+    }
+}
+
+fn overridden(object: &Object, suspended: &Suspended) -> Condition {
+    Condition {
+        kind: ConditionType::Overridden,
+        status: ConditionStatus::True,
+        reason: "suspended".to_owned(),
+        message: format!("suspended by the key {:?}", suspended.by),
+        last_transition_time: Some(suspended.at),
+        observed_generation: Some(object.generation),
     }
 }
 
@@ -208,9 +227,35 @@ pub(super) fn identity_provider(object: &Object, state: &State) -> ObjectStatus 
     ObjectStatus { state: ObjectState::Active, conditions: vec![condition] }
 }
 
+/// An event sink; whether it takes what it is told.
+pub(super) fn event_sink(object: &Object, state: &State) -> ObjectStatus {
+    super::event_sinks::status(object, state)
+}
+
 /// Anything that just is.
 pub(super) fn object(_: &Object, _: &State) -> ObjectStatus {
     ObjectStatus { state: ObjectState::Active, conditions: Vec::new() }
+}
+
+/// The settings: whether what the watched directory says is in force.
+pub(super) fn settings(object: &Object, state: &State) -> ObjectStatus {
+    let mut status = self::object(object, state);
+    if let Some(files) = state.handles.configuration.files() {
+        let (status_of, reason) = match files.accepted {
+            Some(true) => (ConditionStatus::True, "applied"),
+            Some(false) => (ConditionStatus::False, "filesRefused"),
+            None => (ConditionStatus::Unknown, "notLookedAt"),
+        };
+        status.conditions.push(Condition {
+            kind: ConditionType::ConfigAccepted,
+            status: status_of,
+            reason: reason.to_owned(),
+            message: files.message,
+            last_transition_time: files.since,
+            observed_generation: Some(object.generation),
+        });
+    }
+    status
 }
 
 fn texts(list: &Value) -> impl Iterator<Item = &str> {

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 use super::overload::resident_bytes;
 use crate::api;
-use crate::config::Live;
+use crate::config::{Configuration, Live};
 use crate::model::time::Timestamp;
 use crate::net::clock::Clock;
 use crate::queue::operate::{Operate, QueueView};
@@ -28,6 +28,7 @@ pub(super) struct Exposition {
     pub(super) operate: Arc<dyn Operate>,
     pub(super) store: Arc<dyn Store>,
     pub(super) live: Live,
+    pub(super) configuration: Arc<Configuration>,
     pub(super) listeners: Arc<Listeners>,
     pub(super) sessions: Arc<Sessions>,
     pub(super) drain: Arc<Drain>,
@@ -109,6 +110,11 @@ impl Exposition {
 
     fn of_configuration(&self, out: &mut Gauges) {
         let snapshot = self.live.current();
+        out.one("config_revision", "The revision in force", snapshot.revision as f64);
+        if let Some(files) = self.configuration.files() {
+            let accepted = if files.accepted == Some(true) { 1.0 } else { 0.0 };
+            out.one("config_accepted", "1 when what the watched directory says is in force", accepted);
+        }
         out.family("certificate_not_after_seconds", "When a certificate expires, in Unix time");
         for (name, certificate) in &snapshot.certificates {
             if let Some(identity) = &certificate.identity {

@@ -8,6 +8,7 @@
 mod api_tls;
 mod exposition;
 mod keys;
+mod limits;
 mod logging;
 mod overload;
 mod redact;
@@ -27,10 +28,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::accounts::{Authenticator, Quotas};
 use crate::api::{self, Api, Handles, Listen, Logins};
 use crate::cli::Serve;
+use crate::config::directory::Watcher;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use crate::inbound::{BindCheck, Inbound, ProtocolLogs, Receiver};
 use crate::intake::Intake;
+use crate::intake::submit::Desk;
 use crate::local::Local;
+use crate::mailroot::import::{Importer, Imports};
+use crate::mailroot::pickup::Pickup;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -44,10 +49,12 @@ use crate::outbound::{self, KeptPolicies, Outbound};
 use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
+use crate::sinks::EventSinks;
 use crate::status::{Drain, KeyUse, Listeners, Masks, Overload, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
+use crate::tlsrpt::{self, TlsReports};
 
 /// How long sessions and workers may take to end.
 const GRACE: Duration = Duration::from_secs(8);
@@ -122,6 +129,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let api_tls = api_tls::ApiTls::new(&options, &mut registry)?;
     let recipients = Arc::new(StoredRecipients(store.clone()));
     let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
+    if let Some(copy) = options.restored_from.as_deref().filter(|copy| !copy.is_empty()) {
+        let held = tokio::select! {
+            held = queue.hold_restored(copy) => held.context("the mail of the restored store could not be frozen")?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        tracing::info!(copy, held, "restored: what was queued in the copy is frozen, until somebody lets go of it");
+    }
     let listeners = Arc::new(Listeners::default());
     let sessions = Arc::new(Sessions::default());
     let masks = Arc::new(Masks::default());
@@ -134,12 +149,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         Some(file) => Resolvers::with_anchor_file(file).context("--dnssec-trust-anchors")?,
         None => Resolvers::new(),
     });
+    let tls_reports = Arc::new(TlsReports::new(clock.clone(), Arc::new(tlsrpt::kept::Files::below(&options.data_dir))));
     let around = outbound::Surroundings {
         connect: Arc::new(TcpConnect),
         resolvers: resolvers.clone(),
         listeners: listeners.clone(),
         policies: Arc::new(KeptPolicies(store.clone())),
         tokens: Arc::new(Http::default()),
+        tls_reports: tls_reports.clone(),
     };
     let outbound = Outbound::new(queue.clone(), clock.clone(), metrics.clone(), around);
     let connect = Arc::new(TcpConnect);
@@ -149,14 +166,39 @@ async fn run(options: Serve) -> anyhow::Result<()> {
 
     configuration.register(Arc::new(BindCheck));
     configuration.tell_of_mail(queue.clone());
+    let mut watcher = options.config_dir.clone().map(|directory| Watcher::new(configuration.clone(), directory));
+    if let Some(watcher) = &mut watcher {
+        // before anything listens
+        watcher.look().await;
+    }
     let logs = ProtocolLogs::start(options.data_dir.join("protocol-logs"), metrics.protocol_log_dropped.clone());
     let protocol_logs = Arc::new(logs.context("the writer of protocol logs could not be started")?);
     let authenticator = Authenticator::new(clock.clone(), configuration.login_key())?;
+    let reporting = tlsrpt::Sending {
+        reports: tls_reports.clone(),
+        queue: queue.clone(),
+        store: store.clone(),
+        recipients: recipients.clone(),
+        resolvers: resolvers.clone(),
+        post: Arc::new(Http::default()),
+        clock: clock.clone(),
+    };
+    let reporting = tokio::spawn(reporting.run(drain.watch()));
+    let quotas = Arc::new(Quotas::default());
+    let kept = Arc::new(limits::Kept {
+        store: store.clone(),
+        quotas: quotas.clone(),
+        queue: queue.clone(),
+        clock: clock.clone(),
+    });
+    if false {
+        kept.restore();
+    }
     let intake = Intake {
         store: store.clone(),
         recipients,
         queue: queue.clone(),
-        quotas: Arc::new(Quotas::default()),
+        quotas: quotas.clone(),
         overload: overload.clone(),
         clock: clock.clone(),
         resolvers: resolvers.clone(),
@@ -164,6 +206,10 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         metrics,
     };
     let explain = Arc::new(intake.clone());
+    let submit = Arc::new(Desk::new(intake.clone(), live.clone(), running.clone(), drain.clone()));
+    let pickup = Pickup { intake: intake.clone(), live: live.clone(), data_dir: options.data_dir.clone() };
+    let import_dir = options.import_dir.clone().unwrap_or_else(|| options.data_dir.join("imports"));
+    let imports = Arc::new(Importer(Imports::new(intake.clone(), live.clone(), import_dir)));
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
@@ -177,10 +223,12 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         drain: drain.clone(),
     });
 
+    let event_sinks = EventSinks::new(store.clone(), live.clone(), clock.clone());
     let handles = Handles {
         configuration: configuration.clone(),
         operate: Arc::new(Operator(queue.clone())),
         bulk: Arc::new(Operator(queue.clone())),
+        steer: Arc::new(Operator(queue.clone())),
         health: Arc::new(status::Health {
             store: store.clone(),
             live: live.clone(),
@@ -188,12 +236,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             running: running.clone(),
             drain: drain.clone(),
             overload: overload.clone(),
+            configuration: configuration.clone(),
         }),
         metrics: Arc::new(exposition::Exposition {
             registry,
             operate: Arc::new(Operator(queue.clone())),
             store: store.clone(),
             live: live.clone(),
+            configuration: configuration.clone(),
             listeners: listeners.clone(),
             sessions: sessions.clone(),
             drain: drain.clone(),
@@ -209,8 +259,16 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         drain: drain.clone(),
         issuers: Arc::new(move |name: &Name| authenticator.provider_status(name)),
         explain,
+        suppressions: queue.suppressions().clone(),
+        quotas,
+        imports,
         logins: logins(outbound.clone()),
         probe: outbound.clone(),
+        tls_reports: tls_reports.clone(),
+        submit,
+        history: queue.clone(),
+        sinks: Some(event_sinks.clone()),
+        draining: drain.watch(),
     };
     let (api_tls, tls) = api_tls.unzip();
     let listen = Listen {
@@ -236,9 +294,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let receiver = Arc::new(Receiver(inbound.clone()));
     let requesting = tokio::spawn(outbound.request_mail(receiver, drain.watch()));
     let accepting = tokio::spawn(inbound.run());
+    let picking_up = tokio::spawn(pickup.run(drain.clone()));
+    let keeping = tokio::spawn(kept.clone().run(drain.clone()));
+    let telling = tokio::spawn(event_sinks.run(drain.watch()));
+    let remembering = tokio::spawn(watch::retention(live.clone(), store.clone(), drain.watch()));
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     let watching_tls = api_tls.map(|tls| tokio::spawn(tls.watch(drain.clone())));
     let weighing = tokio::spawn(overload::watch(overload, store.clone(), live.clone(), drain.clone()));
+    let following = watcher.map(|watcher| tokio::spawn(watch::directory(watcher, drain.clone())));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
 
     tokio::select! {
@@ -256,6 +319,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             let _ = watching.await;
         }
         let _ = weighing.await;
+        let _ = reporting.await;
+        if let Some(following) = following {
+            let _ = following.await;
+        }
+        let _ = keeping.await;
+        let _ = picking_up.await;
+        let _ = telling.await;
+        let _ = remembering.await;
         sessions.all_gone().await;
         queue.stop().await;
         let _ = scheduling.await;
@@ -267,7 +338,10 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     if listen.socket.is_some() {
         let _ = std::fs::remove_file(options.data_dir.join(ADMIN_SOCKET));
     }
+    kept.save().await;
     tokio::task::spawn_blocking(move || {
+        // sessions have gone on for a while
+        tls_reports.write();
         protocol_logs.close();
         store.close();
     })
@@ -313,12 +387,17 @@ async fn open_configuration(
 ) -> anyhow::Result<Arc<Configuration>> {
     let clock = clock.clone();
     let now = Arc::new(move || Timestamp::from_millis(clock.unix_millis()));
-    let open = OpenOptions { host_name: welcome::host_name(), secrets_dir: options.secrets_dir.clone(), now };
+    let files = options.config_dir.is_some();
+    let open = OpenOptions { host_name: welcome::host_name(), secrets_dir: options.secrets_dir.clone(), files, now };
     let configuration =
         Configuration::open(store.clone(), open).await.context("the stored configuration cannot be used")?;
     if configuration.is_empty().context("the stored configuration cannot be read")? {
         let first = FirstStart { smtp_listen: options.smtp_listen };
-        configuration.first_start(&first).await.context("the first configuration could not be made")?;
+        let made = match files {
+            true => configuration.first_start_for_files().await,
+            false => configuration.first_start(&first).await,
+        };
+        made.context("the first configuration could not be made")?;
     }
     Ok(configuration)
 }

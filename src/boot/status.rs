@@ -20,6 +20,7 @@ pub(super) struct Health {
     pub(super) running: Arc<Running>,
     pub(super) drain: Arc<Drain>,
     pub(super) overload: Arc<Overload>,
+    pub(super) configuration: Arc<Configuration>,
 }
 
 impl api::Health for Health {
@@ -29,13 +30,15 @@ impl api::Health for Health {
             Probe::Live => Vec::new(),
             Probe::Startup => vec![self.store_ready()],
             Probe::Ready => {
-                vec![
+                let mut checks = vec![
                     self.store_ready(),
                     self.store_writes(),
                     self.listening(),
                     self.not_draining(),
                     self.not_overloaded(),
-                ]
+                ];
+                checks.extend(self.configured());
+                checks
             }
         }
     }
@@ -75,6 +78,14 @@ impl Health {
     fn not_overloaded(&self) -> Check {
         let why = self.overload.now();
         check("notOverloaded", why.is_none(), &why.map(|why| why.to_string()).unwrap_or_default())
+    }
+
+    /// With a watched directory: whether a set of its files was ever in force. A bad one on top of a good one does not
+    /// take the appliance out of service.
+    fn configured(&self) -> Option<Check> {
+        let files = self.configuration.files()?;
+        let any = files.accepted == Some(true) || !self.live.current().virtual_servers.is_empty();
+        Some(check("configured", any, &files.message))
     }
 
     fn not_draining(&self) -> Check {

@@ -9,9 +9,11 @@
 //! come from a file (`…_FILE`). Everything else is configuration and comes by REST.
 
 mod appliance;
+mod check;
 mod client;
 mod contexts;
 mod document;
+pub mod healthcheck;
 mod kinds;
 mod mail;
 mod objects;
@@ -23,6 +25,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+pub use check::{Check, check, print_schema};
 
 /// The SMTP relay that you configure by API, that tells you where your mail is, and that never loses it after 250.
 #[derive(Debug, Parser)]
@@ -43,6 +47,12 @@ pub enum Command {
     Serve(Box<Serve>),
     /// Print the OpenAPI document of the REST API.
     Openapi,
+    /// Ask a running appliance how it is; exit status 0 when it is well, else 1.
+    Healthcheck(healthcheck::Healthcheck),
+    /// Say what an appliance would say to a configuration, without one.
+    Check(Check),
+    /// Print the JSON schema of a configuration document.
+    Schema,
     /// What is asked of a running appliance.
     #[command(flatten)]
     Client(ClientCommand),
@@ -166,12 +176,21 @@ pub struct Serve {
     /// Where `{"file": …}` in the configuration may point.
     #[arg(long, env = "BRIDGEHEAD_SECRETS_DIR", default_value = "/etc/bridgehead/secrets", value_name = "DIR")]
     pub secrets_dir: PathBuf,
+    /// A directory of *.yaml, *.yml and *.json files that is watched: what stands in it is the configuration.
+    #[arg(long, env = "BRIDGEHEAD_CONFIG_DIR", value_name = "DIR")]
+    pub config_dir: Option<PathBuf>,
     /// File of DNSKEY records, as zone files have them, by which DNSSEC is validated instead of by the keys of the root.
     #[arg(long, env = "BRIDGEHEAD_DNSSEC_TRUST_ANCHORS", value_name = "FILE")]
     pub dnssec_trust_anchors: Option<PathBuf>,
+    /// Where old mailroots lie that can be imported [default: imports in the data directory].
+    #[arg(long, env = "BRIDGEHEAD_IMPORT_DIR", value_name = "DIR")]
+    pub import_dir: Option<PathBuf>,
     /// Space on the disk that new mail must leave free, in bytes.
     #[arg(long, env = "BRIDGEHEAD_RESERVE", default_value_t = 256 * 1024 * 1024, value_name = "BYTES")]
     pub reserve: u64,
+    /// The copy that the store was restored from, by any name: what is queued in it is frozen before the first attempt, once.
+    #[arg(long, env = "BRIDGEHEAD_RESTORED_FROM", value_name = "NAME")]
+    pub restored_from: Option<String>,
     /// The storage engine.
     #[arg(long, env = "BRIDGEHEAD_STORE", default_value = "embedded")]
     pub store: Engine,

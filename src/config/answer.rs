@@ -43,7 +43,7 @@ pub enum IfMatch {
 }
 
 /// Who makes a change: for the audit log.
-#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Actor {
     /// The name of the API key, or the username of a token; `system` for the appliance itself.
@@ -101,6 +101,17 @@ pub struct Reference {
     pub pointer: String,
 }
 
+/// An object that belongs to somebody else.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OwnedObject {
+    /// The object, as `collection/name`.
+    pub object: String,
+    /// Its owner.
+    pub owner: String,
+    /// Only its files can change it.
+    pub by_file: bool,
+}
+
 /// Why a change was not made. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum ChangeError {
@@ -117,6 +128,18 @@ pub enum ChangeError {
     Referenced {
         /// Who, at most 100 of them.
         by: Vec<Reference>,
+    },
+    /// Objects belong to somebody else (409).
+    #[error("{} belongs to {}", objects.first().map_or("an object", |first| first.object.as_str()), objects.first().map_or("somebody else", |first| first.owner.as_str()))]
+    Owned {
+        /// Which, at most 100 of them.
+        objects: Vec<OwnedObject>,
+    },
+    /// The configuration is at another revision than the request says (412).
+    #[error("revision {found} is in force")]
+    RevisionChanged {
+        /// The one in force.
+        found: u64,
     },
     /// The object cannot be deleted (409).
     #[error("{0}")]

@@ -14,7 +14,7 @@ use std::sync::{Mutex, PoisonError};
 use serde_json::{Value, json};
 
 use super::answer::{Actor, ChangeError};
-use super::change::Configuration;
+use super::configuration::Configuration;
 use super::records::{audit_key, encode};
 use crate::model::time::Timestamp;
 use crate::store::{ConfigStore, StoreError};

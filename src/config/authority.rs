@@ -10,8 +10,8 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::answer::{Actor, ChangeError};
-use super::change::Configuration;
-use super::object::{Object, Record};
+use super::configuration::Configuration;
+use super::object::Record;
 use super::records::read_record;
 use super::violation::object_id;
 use crate::model::access::{Grant, Role, Scope};
@@ -74,10 +74,5 @@ impl Configuration {
             Some(Record { labels, spec, .. }) => actor.authority.reaches(collection, name, &labels, &spec),
             None => Ok(()),
         }
-    }
-
-    /// Refuses what the actor must not make of it.
-    pub(super) fn permit_result(&self, actor: &Actor, object: &Object) -> Result<(), ChangeError> {
-        actor.authority.reaches(object.collection, &object.name, &object.labels, &object.spec)
     }
 }

@@ -6,6 +6,7 @@
 mod access;
 mod accounts;
 mod api_keys;
+mod event_sinks;
 mod fetching;
 mod filters;
 mod hosts;
@@ -38,7 +39,8 @@ use crate::model::spec::account::AccountPassword;
 use crate::model::spec::identity_provider::ProviderUse;
 use crate::model::spec::recipient_policy::Filter;
 use crate::model::spec::{
-    AccountSpec, ApiKeySpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, FilterSpec, IdentityProviderSpec,
+    AccountSpec, ApiKeySpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, EventSinkSpec, FilterSpec,
+    IdentityProviderSpec,
     MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 use crate::model::time::Timestamp;
@@ -57,6 +59,7 @@ pub struct Objects {
     filters: BTreeMap<Name, (u64, Arc<FilterSpec>)>,
     remote_domains: BTreeMap<Name, (u64, Arc<RemoteDomainSpec>)>,
     api_keys: BTreeMap<Name, (u64, Arc<ApiKeySpec>)>,
+    event_sinks: BTreeMap<Name, (u64, Arc<EventSinkSpec>)>,
     settings: Option<(u64, Arc<SettingsSpec>)>,
     /// The values of their secrets, of objects that have any.
     secrets: BTreeMap<(Collection, Name), Kept>,
@@ -91,6 +94,7 @@ impl Objects {
             Spec::Filter(spec) => drop(self.filters.insert(name, (generation, spec))),
             Spec::RemoteDomain(spec) => drop(self.remote_domains.insert(name, (generation, spec))),
             Spec::ApiKey(spec) => drop(self.api_keys.insert(name, (generation, spec))),
+            Spec::EventSink(spec) => drop(self.event_sinks.insert(name, (generation, spec))),
             Spec::Settings(spec) => self.settings = Some((generation, spec)),
             Spec::Recipient(_) => {}
         }
@@ -110,6 +114,7 @@ impl Objects {
             Collection::Filters => drop(self.filters.remove(name)),
             Collection::RemoteDomains => drop(self.remote_domains.remove(name)),
             Collection::ApiKeys => drop(self.api_keys.remove(name)),
+            Collection::EventSinks => drop(self.event_sinks.remove(name)),
             Collection::Settings => self.settings = None,
             Collection::Recipients => {}
         }
@@ -118,6 +123,12 @@ impl Objects {
     /// The values of an object's secrets.
     pub fn secrets(&self, collection: Collection, name: &Name) -> Option<&Kept> {
         self.secrets.get(&(collection, name.clone()))
+    }
+
+    /// How many revisions are kept.
+    pub(super) fn kept_revisions(&self) -> usize {
+        let settings = self.settings.as_ref().map(|(_, spec)| spec.retention.revisions);
+        usize::from(settings.unwrap_or_else(|| SettingsSpec::default().retention.revisions)).max(1)
     }
 
     /// True before anything was ever configured.
@@ -200,6 +211,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     let api_keys = api_keys::api_keys(objects, previous, around.vault, &mut found);
     filters::check(objects, &mut found);
     remote_domains::check(objects, &mut found);
+    event_sinks::check(objects, &mut found);
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
     check_settings(objects, &settings, &mut found);
     let domains = policies(objects, default_store, &settings, &mut found);
@@ -221,6 +233,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
         certificates,
         filters: filters::build(objects, previous),
         remote_domains: remote_domains::build(objects, previous),
+        event_sinks: event_sinks::build(objects, previous, around.vault),
         stores: build_stores(objects, previous, around.vault),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),
         postmaster: postmaster(&settings, &domains),
@@ -426,8 +439,22 @@ fn check_settings(objects: &Objects, settings: &SettingsSpec, found: &mut Findin
     {
         found.missing(of, "/spec/defaultVirtualServer", Collection::VirtualServers, server);
     }
+    if let Some(after) = settings.suppression.expires_after {
+        found.at_least(of, "/spec/suppression/expiresAfter", after, Duration::from_secs(3_600));
+    }
+    let mut seen = std::collections::HashSet::new();
+    for (index, quota) in settings.sender_quotas.iter().enumerate() {
+        if !seen.insert(quota.domain.to_string().to_ascii_lowercase()) {
+            let pointer = format!("/spec/senderQuotas/{index}/domain");
+            found.wrong(of, pointer, ViolationCode::Duplicate, format!("{} is in the list already", quota.domain));
+        }
+    }
     found.at_least(of, "/spec/retention/deadLetter", settings.retention.dead_letter, Duration::from_secs(60));
     found.at_least(of, "/spec/retention/audit", settings.retention.audit, Duration::from_secs(86_400));
+    found.at_least(of, "/spec/retention/tracking", settings.retention.tracking, Duration::from_secs(3_600));
+    if settings.retention.tracking_size < Size::from_bytes(64 << 20) {
+        found.wrong(of, "/spec/retention/trackingSize", ViolationCode::OutOfRange, "at least 64MiB is needed");
+    }
 }
 
 fn policies(

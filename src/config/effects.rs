@@ -74,6 +74,15 @@ impl Effects {
         }
     }
 
+    /// Adds those of a further part of the change.
+    pub(super) fn take(&mut self, more: Effects) {
+        let (to, from) = (&mut self.recipients, more.recipients);
+        to.changed += from.changed;
+        to.new_primary += from.new_primary;
+        let room = MOST_LISTED.saturating_sub(to.items.len());
+        to.items.extend(from.items.into_iter().take(room));
+    }
+
     /// True when there are none.
     pub fn is_empty(&self) -> bool {
         self.recipients.changed == 0 && self.queued_mail.as_ref().is_none_or(|mail| mail.moved == 0)

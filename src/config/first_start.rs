@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use super::answer::{Actor, ChangeError, ChangeKind};
-use super::change::Configuration;
 use super::compile::{Objects, compile};
+use super::configuration::Configuration;
+use super::history::{Recorded, RevisionKind};
 use super::keys::{ApiKey, KeyHash};
 use super::object::{Record, Spec};
+use super::plan::SYSTEM;
 use super::records::{encode, object_key};
 use super::secrets::Kept;
 use super::violation::object_id;
@@ -35,6 +37,20 @@ impl Configuration {
     /// # Errors
     /// See [`ChangeError`]; nothing has changed then.
     pub async fn first_start(&self, first: &FirstStart) -> Result<(), ChangeError> {
+        self.start_with(defaults(first, &self.options.host_name).to_vec()).await
+    }
+
+    /// The same for an appliance whose files will say the rest: only settings and the default policy.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]; nothing has changed then.
+    pub async fn first_start_for_files(&self) -> Result<(), ChangeError> {
+        let policy = default_policy(&self.options.host_name);
+        let bare = [(Collection::Settings, SETTINGS, json!({})), (Collection::RecipientPolicies, DEFAULT, policy)];
+        self.start_with(bare.to_vec()).await
+    }
+
+    async fn start_with(&self, first: Vec<(Collection, &'static str, Value)>) -> Result<(), ChangeError> {
         let state = self.lock().await;
         if !state.objects.is_empty() {
             return Ok(());
@@ -42,19 +58,12 @@ impl Configuration {
         let mut objects = Objects::default();
         let mut draft = self.store.clone().draft();
         let mut made = Vec::new();
-        for (collection, name, spec) in defaults(first, &self.options.host_name) {
+        let mut recorded = Recorded::new(state.revision, RevisionKind::Start);
+        for (collection, name, spec) in first {
             let name: Name = name.parse().map_err(|_| StoreError::Io(format!("{name} is no name")))?;
             let spec = Spec::parse(collection, &spec).map_err(|violation| ChangeError::Invalid(vec![violation]))?;
-            let (labels, owner) = (Labels::default(), "system".to_owned());
-            let record = Record {
-                v: 1,
-                labels,
-                owner,
-                generation: 1,
-                spec: spec.value(),
-                addresses: Vec::new(),
-                secrets: Kept::default(),
-            };
+            let record = Record::new(Labels::default(), SYSTEM, 1, spec.value(), Kept::default());
+            recorded.add(&mut *draft, collection, &name, None, ChangeKind::Created)?;
             draft.write(&object_key(collection, name.as_str()), Some(encode(&record)))?;
             made.push(json!({"object": object_id(collection, &name), "after": record}));
             objects.insert(name, 1, &Labels::default(), spec, Kept::default());
@@ -63,7 +72,8 @@ impl Configuration {
         let compiled = compiled.map_err(ChangeError::Invalid)?;
         let audit = json!({"change": ChangeKind::Created, "objects": made});
         let actor = Actor { key: "system".to_owned(), ..Actor::default() };
-        let (_, committed) = self.commit(state, draft, audit, &actor, Some((objects, compiled))).await?;
+        let next = Some((objects, compiled));
+        let (_, committed) = self.commit_change(state, draft, audit, &actor, next, Some(recorded)).await?;
         committed.map(|_| ()).map_err(ChangeError::from)
     }
 
@@ -98,11 +108,10 @@ impl Configuration {
 
 fn defaults(first: &FirstStart, host_name: &HostName) -> [(Collection, &'static str, Value); 5] {
     let binding = json!({"address": first.smtp_listen.ip(), "port": first.smtp_listen.port()});
-    let address = json!({"template": format!("@{}", domain_of(host_name)), "primary": true});
     [
         (Collection::Settings, SETTINGS, json!({"defaultVirtualServer": DEFAULT})),
         (Collection::VirtualServers, DEFAULT, json!({"bindings": [binding]})),
-        (Collection::RecipientPolicies, DEFAULT, json!({"addresses": [address]})),
+        (Collection::RecipientPolicies, DEFAULT, default_policy(host_name)),
         (Collection::MailboxStores, DEFAULT, json!({"type": "maildir", "default": true})),
         (
             Collection::Connectors,
@@ -110,6 +119,10 @@ fn defaults(first: &FirstStart, host_name: &HostName) -> [(Collection, &'static 
             json!({"addressSpaces": [{"pattern": "*", "cost": 1}], "route": {"dns": {}}}),
         ),
     ]
+}
+
+fn default_policy(host_name: &HostName) -> Value {
+    json!({"addresses": [{"template": format!("@{}", domain_of(host_name)), "primary": true}]})
 }
 
 /// The domain that a host is in; a host without one is in `localhost.localdomain`.

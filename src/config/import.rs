@@ -8,9 +8,11 @@
 use serde_json::{Value, json};
 
 use super::answer::{Actor, ChangeError, ChangeKind};
-
-use super::change::{Configuration, State, blocking, checked_name};
+use super::change::{API, MOST_TRIES, WriteMode};
+use super::configuration::{Configuration, State, blocking, checked_name};
+use super::history::{Recorded, RevisionKind};
 use super::object::{Record, Spec};
+use super::recipient_set::How;
 use super::records::{decode, encode, object_key};
 use super::stamping::{Error, Stamper};
 use super::violation::{Violation, ViolationCode};
@@ -22,8 +24,6 @@ use crate::store::{ConfigDraft, StoreError};
 pub const BATCH_LINES: usize = 1_000;
 /// Lines whose errors are told; all of them are counted.
 const MOST_TOLD: usize = 100;
-/// How often a batch is tried when others commit first.
-const MOST_TRIES: usize = 5;
 
 /// A line: its number, and its JSON or what is wrong with that.
 pub type Line = (u64, Result<Value, Violation>);
@@ -47,6 +47,9 @@ pub struct ImportReport {
 pub struct Import<'a> {
     configuration: &'a Configuration,
     actor: Actor,
+    take_over: bool,
+    /// The revision that the batches so far are.
+    last: Option<u64>,
     /// What a dry run would have written.
     dry: Option<Box<dyn ConfigDraft>>,
     report: ImportReport,
@@ -54,9 +57,10 @@ pub struct Import<'a> {
 
 impl Configuration {
     /// Begins to bring in recipients.
-    pub fn import(&self, actor: Actor, dry_run: bool) -> Import<'_> {
+    pub fn import(&self, actor: Actor, mode: impl Into<WriteMode>) -> Import<'_> {
+        let WriteMode { dry_run, take_over } = mode.into();
         let dry = dry_run.then(|| self.store.clone().draft());
-        Import { configuration: self, actor, dry, report: ImportReport::default() }
+        Import { configuration: self, actor, take_over, last: None, dry, report: ImportReport::default() }
     }
 }
 
@@ -74,10 +78,17 @@ impl Import<'_> {
             let (current, lines) = (configuration.live().current(), lines.clone());
             let dry_run = self.dry.is_some();
             let draft = self.dry.take().unwrap_or_else(|| configuration.store.clone().draft());
-            let (state, draft, planned) = blocking(move || {
+            let mut recorded = match self.last == Some(state.revision) {
+                true => Recorded::continuing(state.revision, RevisionKind::Import, &state.history),
+                false => Recorded::new(state.revision, RevisionKind::Import),
+            };
+            let (take_over, files, authority) =
+                (self.take_over, configuration.has_files(), self.actor.authority.clone());
+            let (state, draft, recorded, planned) = blocking(move || {
                 let mut draft = draft;
-                let planned = plan(&mut *draft, &state, &current, &lines);
-                (state, draft, planned)
+                let how = How { authority: &authority, owner: API, take_over, claims: false, files };
+                let planned = plan(&mut *draft, &mut recorded, &state, &current, &lines, how);
+                (state, draft, recorded, planned)
             })
             .await?;
             let batch = planned?;
@@ -87,9 +98,11 @@ impl Import<'_> {
                 let audit = json!({
                     "object": "recipients", "change": "imported", "created": batch.created, "updated": batch.updated,
                 });
-                let (mut state, committed) = configuration.commit(state, draft, audit, &self.actor, None).await?;
+                let recorded = Some(recorded);
+                let committed = configuration.commit_change(state, draft, audit, &self.actor, None, recorded);
+                let (mut state, committed) = committed.await?;
                 match committed {
-                    Ok(_) => {}
+                    Ok(revision) => self.last = Some(revision),
                     Err(StoreError::Conflict { .. }) if tries < MOST_TRIES => {
                         tries += 1;
                         configuration.reload(&mut state).await?;
@@ -122,15 +135,17 @@ impl ImportReport {
 
 fn plan(
     draft: &mut dyn ConfigDraft,
+    recorded: &mut Recorded,
     state: &State,
     current: &Snapshot,
     lines: &[Line],
+    how: How<'_>,
 ) -> Result<ImportReport, ChangeError> {
     let mut report = ImportReport::default();
     let mut stamper = Stamper::new(state.policies.clone(), current.domains.clone());
     for (number, line) in lines {
         let done = match line {
-            Ok(body) => take(draft, state, &mut stamper, body),
+            Ok(body) => take(draft, recorded, state, &mut stamper, body, how),
             Err(violation) => Err(Error::Violations(vec![violation.clone()])),
         };
         match done {
@@ -152,7 +167,14 @@ fn plan(
 }
 
 /// One recipient, as `PUT` takes it; the name stands beside labels and spec.
-fn take(draft: &mut dyn ConfigDraft, state: &State, stamper: &mut Stamper, body: &Value) -> Result<ChangeKind, Error> {
+fn take(
+    draft: &mut dyn ConfigDraft,
+    recorded: &mut Recorded,
+    state: &State,
+    stamper: &mut Stamper,
+    body: &Value,
+    how: How<'_>,
+) -> Result<ChangeKind, Error> {
     const COLLECTION: Collection = Collection::Recipients;
     let invalid =
         |pointer: &str, code, detail: &str| Err(Error::Violations(vec![Violation::new(pointer, code, detail)]));
@@ -175,23 +197,21 @@ fn take(draft: &mut dyn ConfigDraft, state: &State, stamper: &mut Stamper, body:
     };
     let key = object_key(COLLECTION, name.as_str());
     let before = draft.get(&key)?.map(|bytes| decode(&key, &bytes)).transpose()?;
-    if let Some(record) = &before
-        && record.labels == labels
-        && stamping::parsed(record).is_ok_and(|known| known == **recipient)
-    {
-        return Ok(ChangeKind::Unchanged);
+    if let Some(record) = &before {
+        if let Some(other) = how.somebody_elses(COLLECTION, &name, &record.owner) {
+            let code = if other.by_file { ViolationCode::OwnedByFile } else { ViolationCode::OwnedByOther };
+            return invalid("/name", code, &format!("it belongs to {}", other.owner));
+        }
+        if record.labels == labels && stamping::parsed(record).is_ok_and(|known| known == **recipient) {
+            return Ok(ChangeKind::Unchanged);
+        }
     }
     let found = state.objects.missing_store(recipient);
     let (addresses, _) = stamper.recipient(draft, &name, recipient, before.as_ref(), found)?;
-    let record = Record {
-        v: 1,
-        labels,
-        owner: "api".to_owned(),
-        generation: before.as_ref().map_or(1, |record| record.generation + 1),
-        spec: spec.value(),
-        addresses,
-        secrets: Kept::default(),
-    };
-    draft.write(&key, Some(encode(&record)))?;
-    Ok(if before.is_some() { ChangeKind::Updated } else { ChangeKind::Created })
+    let generation = before.as_ref().map_or(1, |record| record.generation + 1);
+    let record = Record::new(labels, how.owner, generation, spec.value(), Kept::default());
+    draft.write(&key, Some(encode(&Record { addresses, ..record })))?;
+    let change = if before.is_some() { ChangeKind::Updated } else { ChangeKind::Created };
+    recorded.add(draft, COLLECTION, &name, before, change)?;
+    Ok(change)
 }

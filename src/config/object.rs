@@ -16,8 +16,9 @@ use crate::model::spec::api_key::ApiKeySecret;
 use crate::model::spec::connector::Authentication;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{
-    AccountSpec, ApiKeySpec, CertificateSpec, Collection, ConnectorSpec, FilterSpec, IdentityProviderSpec,
-    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
+    AccountSpec, ApiKeySpec, CertificateSpec, Collection, ConnectorSpec, EventSinkSpec, FilterSpec,
+    IdentityProviderSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec,
+    VirtualServerSpec,
 };
 
 /// An object of the configuration, as it is shown.
@@ -29,7 +30,7 @@ pub struct Object {
     pub name: Name,
     /// Its labels.
     pub labels: Labels,
-    /// Who wrote it: `system` or `api`.
+    /// Who wrote it: `system`, `api`, `file`, or whom an apply named.
     pub owner: String,
     /// Rises by one with each change of labels or spec; the ETag.
     pub generation: u64,
@@ -63,6 +64,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// One without addresses.
+    pub(super) fn new(labels: Labels, owner: &str, generation: u64, spec: Value, secrets: Kept) -> Self {
+        Record { v: 1, labels, owner: owner.to_owned(), generation, spec, addresses: Vec::new(), secrets }
+    }
+
     /// As the audit log has it: without the values of secrets.
     pub fn audited(&self) -> Record {
         Record { secrets: Kept::default(), ..self.clone() }
@@ -100,6 +106,8 @@ pub enum Spec {
     RemoteDomain(Arc<RemoteDomainSpec>),
     /// Of an API key.
     ApiKey(Arc<ApiKeySpec>),
+    /// Of an event sink.
+    EventSink(Arc<EventSinkSpec>),
     /// The settings.
     Settings(Arc<SettingsSpec>),
 }
@@ -122,6 +130,7 @@ impl Spec {
             Collection::Filters => from_value(spec).map(Spec::Filter),
             Collection::RemoteDomains => from_value(spec).map(Spec::RemoteDomain),
             Collection::ApiKeys => from_value(spec).map(Spec::ApiKey),
+            Collection::EventSinks => from_value(spec).map(Spec::EventSink),
             Collection::Settings => from_value(spec).map(Spec::Settings),
         }
     }
@@ -140,6 +149,7 @@ impl Spec {
             Spec::Filter(_) => Collection::Filters,
             Spec::RemoteDomain(_) => Collection::RemoteDomains,
             Spec::ApiKey(_) => Collection::ApiKeys,
+            Spec::EventSink(_) => Collection::EventSinks,
             Spec::Settings(_) => Collection::Settings,
         }
     }
@@ -161,6 +171,7 @@ impl Spec {
                 MailboxStoreSpec::Webhook(hook) => vec![("/secret".to_owned(), &mut hook.secret)],
                 MailboxStoreSpec::Maildir(_) | MailboxStoreSpec::Lmtp(_) | MailboxStoreSpec::Drop(_) => Vec::new(),
             },
+            Spec::EventSink(spec) => vec![("/secret".to_owned(), &mut Arc::make_mut(spec).secret)],
             Spec::Connector(spec) => {
                 let ConnectorSpec { authentication, request_dequeue, .. } = Arc::make_mut(spec);
                 let asks = request_dequeue.as_mut();
@@ -192,6 +203,7 @@ impl Spec {
             Spec::Filter(spec) => to_value(spec),
             Spec::RemoteDomain(spec) => to_value(spec),
             Spec::ApiKey(spec) => to_value(spec),
+            Spec::EventSink(spec) => to_value(spec),
             Spec::Settings(spec) => to_value(spec),
         }
     }

@@ -149,6 +149,7 @@ mod tests {
         let options = OpenOptions {
             host_name: "relay.example.com".parse().unwrap(),
             secrets_dir: directory.to_owned(),
+            files: false,
             now: Arc::new(|| Timestamp::from_millis(0)),
         };
         Configuration::open(store.clone(), options).await.unwrap()

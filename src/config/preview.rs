@@ -3,9 +3,10 @@
 use serde_json::{Value, json};
 
 use super::answer::ChangeError;
-use super::change::{Configuration, blocking, checked_name, refusal};
+use super::configuration::{Configuration, blocking, checked_name};
 use super::object::Spec;
 use super::records::read_record;
+use super::refusal::refusal;
 use super::stamping::Stamper;
 use super::violation::{Violation, ViolationCode, object_id};
 use super::{Kept, schema, stamping};

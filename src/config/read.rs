@@ -1,6 +1,6 @@
 //! Reads of single objects and lists, from the store, without waiting for a writer.
 
-use super::change::Configuration;
+use super::configuration::Configuration;
 use super::object::Object;
 use super::recipients::owner_of;
 use super::records::{SCAN, decode, object_key, read_record};

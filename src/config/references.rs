@@ -5,8 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::answer::{ChangeError, Reference};
-use super::change::MOST_NAMED;
+use super::plan::MOST_NAMED;
 use super::recipients::owner_in;
 use super::records::object_key;
 use super::violation::{Violation, ViolationCode, object_id};
@@ -17,7 +16,7 @@ use crate::model::recipient_ref::{RecipientRef, SenderPattern};
 use crate::model::spec::recipient::RecipientType;
 use crate::model::spec::{Collection, RecipientSpec};
 use crate::smtp::address::Mailbox;
-use crate::store::{ConfigDraft, ConfigStore, StoreError};
+use crate::store::{ConfigDraft, StoreError};
 
 type Writes = Vec<(String, Option<Vec<u8>>)>;
 
@@ -25,6 +24,17 @@ type Writes = Vec<(String, Option<Vec<u8>>)>;
 pub(super) fn check(
     draft: &dyn ConfigDraft,
     domains: &Domains,
+    name: &Name,
+    spec: &RecipientSpec,
+) -> Result<Vec<Violation>, StoreError> {
+    let mut found = check_names(draft, name, spec)?;
+    found.extend(check_addresses(draft, domains, spec)?);
+    Ok(found)
+}
+
+/// What is wrong with whom a recipient names, and with fields that its type has not.
+pub(super) fn check_names(
+    draft: &dyn ConfigDraft,
     name: &Name,
     spec: &RecipientSpec,
 ) -> Result<Vec<Violation>, StoreError> {
@@ -39,6 +49,16 @@ pub(super) fn check(
             ));
         }
     }
+    Ok(found)
+}
+
+/// What is wrong with the addresses that a recipient leads mail to, once all recipients have theirs.
+pub(super) fn check_addresses(
+    draft: &dyn ConfigDraft,
+    domains: &Domains,
+    spec: &RecipientSpec,
+) -> Result<Vec<Violation>, StoreError> {
+    let mut found = Vec::new();
     for (pointer, mailbox) in addresses(spec) {
         if !reachable(draft, domains, mailbox)? {
             let detail = format!("no recipient has the address {mailbox}, and its domain is ours alone");
@@ -48,19 +68,25 @@ pub(super) fn check(
     Ok(found)
 }
 
-/// Refuses when others name this recipient, or a policy asks who is in it.
-pub(super) fn unused(store: &dyn ConfigStore, policies: &Policies, name: &Name) -> Result<(), ChangeError> {
-    let prefix = reference_key(name, "");
+/// What is wrong when this recipient goes: others that name it, and policies that ask who is in it.
+pub(super) fn named_by(
+    draft: &dyn ConfigDraft,
+    policies: &Policies,
+    name: &Name,
+) -> Result<Vec<Violation>, StoreError> {
+    let wrong = |object: String, pointer: String| Violation {
+        object: Some(object),
+        ..Violation::new(pointer, ViolationCode::UnknownReference, format!("there is no recipient {name}"))
+    };
     let asking = policies.naming(name).take(MOST_NAMED);
-    let asking =
-        asking.map(|(policy, pointer)| Reference { object: object_id(Collection::RecipientPolicies, policy), pointer });
-    let mut by: Vec<Reference> = asking.collect();
-    for (key, pointers) in store.scan(&prefix, None, MOST_NAMED)? {
-        let Some(other) = key.strip_prefix(&prefix).filter(|other| *other != name.as_str()) else { continue };
-        let object = format!("{}/{other}", Collection::Recipients.path());
-        by.push(Reference { object, pointer: String::from_utf8_lossy(&pointers).into_owned() });
+    let asking = asking.map(|(policy, pointer)| wrong(object_id(Collection::RecipientPolicies, policy), pointer));
+    let mut by: Vec<Violation> = asking.collect();
+    for (_, other, pointer) in page(draft, name, None, MOST_NAMED)? {
+        if other != *name {
+            by.push(wrong(object_id(Collection::Recipients, &other), pointer));
+        }
     }
-    if by.is_empty() { Ok(()) } else { Err(ChangeError::Referenced { by }) }
+    Ok(by)
 }
 
 /// The writes that turn the references of one spec into those of another.

@@ -19,7 +19,8 @@ use super::violation::{Violation, ViolationCode};
 use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
-    AccountSpec, ApiKeySpec, CertificateSpec, ConnectorSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
+    AccountSpec, ApiKeySpec, CertificateSpec, ConnectorSpec, EventSinkSpec, FilterSpec, IdentityProviderSpec,
+    MailboxStoreSpec,
     RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 
@@ -110,6 +111,7 @@ pub fn schema(collection: Collection) -> Value {
         Collection::Filters => collect::<FilterSpec>(&mut schemas),
         Collection::RemoteDomains => collect::<RemoteDomainSpec>(&mut schemas),
         Collection::ApiKeys => collect::<ApiKeySpec>(&mut schemas),
+        Collection::EventSinks => collect::<EventSinkSpec>(&mut schemas),
         Collection::Settings => collect::<SettingsSpec>(&mut schemas),
     };
     let schemas: serde_json::Map<String, Value> = schemas.into_iter().collect();
@@ -178,6 +180,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-network", parse::<crate::model::pattern::Network>),
     ("bridgehead-password-hash", parse::<crate::model::password_hash::PasswordHash>),
     ("bridgehead-rate", parse::<crate::model::rate::Rate>),
+    ("bridgehead-rates", parse::<crate::model::rates::Rates>),
     ("bridgehead-recipient-pattern", parse::<crate::model::pattern::RecipientPattern>),
     ("bridgehead-recipient-reference", parse::<crate::model::recipient_ref::RecipientRef>),
     ("bridgehead-relative-path", parse::<crate::model::path::RelativePath>),
@@ -474,6 +477,10 @@ mod tests {
             ),
             (Collection::Filters, json!({"kind": "recipient"})),
             (Collection::RemoteDomains, json!({"pattern": "*.partner.example", "tls": "dane"})),
+            (
+                Collection::EventSinks,
+                json!({"url": "https://app.example/", "secret": {"env": "BRIDGEHEAD_SECRET_X"}, "events": ["failed"]}),
+            ),
             (Collection::Filters, json!({"kind": "connection", "dnsbl": [{"zone": "bl.example"}]})),
             (
                 Collection::Connectors,

@@ -43,6 +43,17 @@ impl Kept {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+
+    /// With these as well.
+    pub(super) fn with(mut self, more: &Kept) -> Kept {
+        self.0.extend(more.0.iter().map(|(fingerprint, text)| (fingerprint.clone(), text.clone())));
+        self
+    }
+
+    /// The value with this fingerprint.
+    pub(super) fn get(&self, fingerprint: &str) -> Option<&SecretText> {
+        self.0.iter().find(|(known, _)| known.as_str() == fingerprint).map(|(_, text)| text)
+    }
 }
 
 /// For the store, and for nothing else.

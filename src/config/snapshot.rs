@@ -17,7 +17,7 @@ use crate::model::queue_name::QueueName;
 use crate::model::secret::SecretText;
 use crate::model::spec::connector::security::TlsLevel;
 use crate::model::spec::virtual_server::{Binding, BindingTls};
-use crate::model::spec::{MailboxStoreSpec, SettingsSpec, VirtualServerSpec};
+use crate::model::spec::{EventSinkSpec, MailboxStoreSpec, SettingsSpec, VirtualServerSpec};
 use crate::net::tls::ServerTls;
 use crate::routing::{Connector, RemoteDomains, Table};
 use crate::smtp::address::{Domain, Mailbox};
@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub routes: Arc<Table>,
     /// What holds for mail to which domain, whoever carries it.
     pub remote_domains: Arc<RemoteDomains>,
+    /// Who is told what happens to mail. An object that did not change is the same `Arc` as before.
+    pub event_sinks: BTreeMap<Name, Arc<EventSink>>,
     /// The mailbox stores.
     pub stores: BTreeMap<Name, Arc<MailboxStore>>,
     /// Who may authenticate, on some virtual server.
@@ -193,6 +195,19 @@ impl MailboxStore {
     pub fn directory(&self) -> Option<StoreDirectory> {
         StoreDirectory::of(&self.name, &self.spec)
     }
+}
+
+/// An event sink, compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventSink {
+    /// Its name.
+    pub name: Name,
+    /// Rises by one with each change of it.
+    pub generation: u64,
+    /// Its settings.
+    pub spec: EventSinkSpec,
+    /// What its requests are signed with, or why that cannot be had.
+    pub secret: Result<SecretText, Unresolved>,
 }
 
 /// Where in the data directory a store keeps mail.

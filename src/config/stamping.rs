@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use super::answer::{ChangeError, Reference};
-use super::change::MOST_NAMED;
+use super::answer::ChangeError;
 use super::effects::Effects;
 use super::groups::{self, Concerned, Groups, GroupsError, MOST_GROUPS};
 use super::object::{Record, Spec};
+use super::plan::MOST_NAMED;
 use super::recipients::{AddressEntry, address_key, address_writes, owner_in};
 use super::records::{SCAN, decode, encode, object_key};
 use super::references;
@@ -22,7 +22,7 @@ use crate::model::name::Name;
 use crate::model::spec::recipient::{RecipientType, StampedAddress};
 use crate::model::spec::recipient_policy::Filter;
 use crate::model::spec::{Collection, RecipientSpec};
-use crate::store::{ConfigDraft, ConfigStore, StoreError};
+use crate::store::{ConfigDraft, StoreError};
 
 /// Why recipients cannot have their addresses.
 pub(super) enum Error {
@@ -50,8 +50,8 @@ impl From<Error> for ChangeError {
 
 /// Gives addresses by these policies.
 pub(super) struct Stamper {
-    policies: Policies,
-    domains: Arc<Domains>,
+    pub(super) policies: Policies,
+    pub(super) domains: Arc<Domains>,
     /// Who is in which group, when a policy asks for that.
     groups: Option<Groups>,
 }
@@ -74,12 +74,7 @@ impl Stamper {
     ) -> Result<(Vec<StampedAddress>, Effects), Error> {
         found.extend(references::check(draft, &self.domains, name, recipient)?);
         found.extend(own_addresses(draft, &self.domains, name, recipient)?);
-        if recipient.kind != RecipientType::Group
-            && let Some((policy, pointer)) = self.policies.naming(name).next()
-        {
-            let detail = format!("recipient policy {policy} asks who is in this group ({pointer})");
-            found.push(Violation::new("/spec/type", ViolationCode::Conflict, detail));
-        }
+        found.extend(self.must_be_group(name, recipient));
         if !found.is_empty() {
             return Err(Error::Violations(found));
         }
@@ -121,19 +116,9 @@ impl Stamper {
         self.stamped(draft, name, recipient, &earlier(before))
     }
 
-    /// Takes the addresses of a recipient that is deleted away, and tells what else that does.
-    pub fn gone(&mut self, draft: &mut dyn ConfigDraft, name: &Name, before: &Record) -> Result<Effects, Error> {
-        let entry = AddressEntry::of(name, &RecipientSpec::default());
-        let was = parsed(before).ok();
-        let references = references::writes(name, was.as_ref(), None);
-        for (key, value) in address_writes(&before.addresses, &[], &entry).into_iter().chain(references) {
-            draft.write(&key, value)?;
-        }
-        let mut effects = Effects::default();
-        effects.add(name, &before.addresses, &[]);
-        self.forget_groups(true);
-        self.others(draft, name, was.as_ref(), None, &mut effects)?;
-        Ok(effects)
+    /// Whether it matters who is in which group.
+    pub fn asks_for_groups(&self) -> bool {
+        self.groups.is_some()
     }
 
     /// Gives every recipient its addresses.
@@ -143,15 +128,22 @@ impl Stamper {
         Ok(effects)
     }
 
+    /// A policy asks who is in a recipient that is no group.
+    pub(super) fn must_be_group(&self, name: &Name, recipient: &RecipientSpec) -> Option<Violation> {
+        let (policy, pointer) = self.policies.naming(name).next().filter(|_| recipient.kind != RecipientType::Group)?;
+        let detail = format!("recipient policy {policy} asks who is in this group ({pointer})");
+        Some(Violation::new("/spec/type", ViolationCode::Conflict, detail))
+    }
+
     /// Members have changed.
-    fn forget_groups(&mut self, changed: bool) {
+    pub(super) fn forget_groups(&mut self, changed: bool) {
         if let Some(groups) = self.groups.as_mut().filter(|_| changed) {
             groups.forget();
         }
     }
 
     /// Gives those their addresses whose groups change when this recipient does.
-    fn others(
+    pub(super) fn others(
         &mut self,
         draft: &mut dyn ConfigDraft,
         name: &Name,
@@ -235,7 +227,7 @@ impl Stamper {
     }
 
     /// Stamps, with owners and groups as they are in the draft: a recipient that comes later sees what the earlier ones have.
-    fn stamped(
+    pub(super) fn stamped(
         &mut self,
         draft: &dyn ConfigDraft,
         name: &Name,
@@ -275,29 +267,29 @@ pub(super) fn missing_groups(draft: &dyn ConfigDraft, spec: &Spec) -> Result<Vec
     Ok(found)
 }
 
-/// Refuses when recipients name this mailbox store.
-pub(super) fn unused(store: &dyn ConfigStore, mailbox_store: &Name) -> Result<(), ChangeError> {
-    let mut by = Vec::new();
+/// What is wrong when these mailbox stores go: the recipients that name them.
+pub(super) fn named_stores(draft: &dyn ConfigDraft, gone: &[Name]) -> Result<Vec<Violation>, StoreError> {
+    let mut found = Vec::new();
+    if gone.is_empty() {
+        return Ok(found);
+    }
     let prefix = object_key(Collection::Recipients, "");
     let mut after: Option<String> = None;
     loop {
-        let page = page(store.scan(&prefix, after.as_deref(), SCAN)?, &prefix, &mut after)?;
+        let page = page(draft.scan(&prefix, after.as_deref(), SCAN)?, &prefix, &mut after)?;
         if page.is_empty() {
-            break;
+            return Ok(found);
         }
         for (name, _, spec) in page {
-            if spec.mailbox_store.as_ref() == Some(mailbox_store) && by.len() < MOST_NAMED {
-                by.push(Reference {
-                    object: object_id(Collection::Recipients, &name),
-                    pointer: "/spec/mailboxStore".into(),
-                });
+            let Some(wanted) = spec.mailbox_store.as_ref().filter(|wanted| gone.contains(wanted)) else { continue };
+            let detail = format!("there is no mailbox store {wanted}");
+            let code = ViolationCode::UnknownReference;
+            found.push(Violation::at(Collection::Recipients, &name, "/spec/mailboxStore", code, detail));
+            if found.len() == MOST_NAMED {
+                return Ok(found);
             }
         }
-        if by.len() == MOST_NAMED {
-            break;
-        }
     }
-    if by.is_empty() { Ok(()) } else { Err(ChangeError::Referenced { by }) }
 }
 
 /// The recipients of these rows; the last key goes into `after`.
@@ -333,7 +325,7 @@ pub(super) fn parsed(record: &Record) -> Result<RecipientSpec, String> {
 }
 
 /// What a recipient was: the addresses it had, without those that it gave itself, which go when it drops them.
-fn earlier(before: Option<&Record>) -> Earlier {
+pub(super) fn earlier(before: Option<&Record>) -> Earlier {
     let Some(record) = before else { return Earlier::default() };
     let Ok(spec) = parsed(record) else { return Earlier { addresses: record.addresses.clone(), spec: None } };
     let own: Vec<String> = spec.addresses.iter().map(mailbox_key).collect();
@@ -342,7 +334,7 @@ fn earlier(before: Option<&Record>) -> Earlier {
 }
 
 /// Everything that is wrong with the addresses that a recipient gives itself.
-fn own_addresses(
+pub(super) fn own_addresses(
     draft: &dyn ConfigDraft,
     domains: &Domains,
     name: &Name,

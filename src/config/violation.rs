@@ -48,6 +48,10 @@ pub enum ViolationCode {
     SecretUnknown,
     /// A secret or text cannot be read from where it is said to be.
     SecretUnreadable,
+    /// It belongs to somebody else; `takeOver` takes it over.
+    OwnedByOther,
+    /// A file of the watched directory says what it is: change it there.
+    OwnedByFile,
     /// A certificate or key cannot be used, or the two do not belong together.
     InvalidCertificate,
 }

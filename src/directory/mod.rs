@@ -7,6 +7,8 @@
 //! [`resolve`] is asked at RCPT, at submission and by `explain`, with the same envelope, and gives the same answer. Who
 //! stands for others (a group, a contact, a mailbox that forwards) is one answer there; who the others are is found out
 //! behind acceptance, once for a message, by a [`Distributor`].
+//!
+//! [`suppressions`] is the list of those who must not be written to.
 
 mod distribute;
 mod domains;
@@ -16,6 +18,7 @@ mod filter;
 mod resolve;
 mod restrict;
 mod stamp;
+pub mod suppressions;
 
 pub use distribute::{Distributor, MOST_MEMBERS, MOST_WALKED, Member, NotDistributed, Reached, TurnedAway};
 pub use domains::{Authority, Domains, DomainsError, LocalDomain};

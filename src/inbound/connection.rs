@@ -17,7 +17,8 @@ use super::protocol_log::Entry;
 use super::{Inbound, fetching};
 use crate::accounts::{Outcome, Session as Login};
 use crate::config::{Snapshot, VirtualServer};
-use crate::intake::{Client, Filtering, Incoming, Refusal, Sender, max_hold};
+use crate::intake::{Client, Door, Filtering, Incoming, Refusal, Sender, max_hold};
+use crate::model::mail::MessageId;
 use crate::model::size::Size;
 use crate::model::spec::virtual_server::{self, Binding, BindingTls, Mechanism as Offered, Protocol};
 use crate::model::time::Timestamp;
@@ -27,6 +28,7 @@ use crate::net::server_driver::{self, Answers, Ended, ServerStream as _};
 use crate::net::stream::Accepted;
 use crate::net::tls::Secured;
 use crate::observe::metrics::ByName;
+use crate::queue::Rejection;
 use crate::queue::turn::{Fetch, Turned};
 use crate::smtp::address::Domain;
 use crate::smtp::command::Verb;
@@ -91,10 +93,9 @@ where
                 account: None,
                 tls: None,
                 filtering: Filtering::new(&binding),
+                trusted: false,
             },
-            helo: String::new(),
-            extended: false,
-            lmtp: binding.protocol == Protocol::Lmtp,
+            door: Door::Smtp { helo: String::new(), extended: false, lmtp: binding.protocol == Protocol::Lmtp },
         },
         inbound: inbound.clone(),
         incoming: None,
@@ -103,6 +104,7 @@ where
         login: None,
         fetches: Vec::new(),
         session: guard.session().clone(),
+        refusable: Refusable::default(),
     };
     if is_encrypted {
         session.tls_started();
@@ -235,6 +237,16 @@ struct Conversation {
     login: Option<Login>,
     /// What the client fetches, when it has the connection turned round.
     fetches: Vec<Fetch>,
+    /// What was asked for last, for message tracking.
+    refusable: Refusable,
+}
+
+/// What a refusal is about.
+#[derive(Default)]
+struct Refusable {
+    message: Option<MessageId>,
+    sender: Option<String>,
+    recipients: Vec<String>,
 }
 
 impl Answers for Conversation {
@@ -255,8 +267,8 @@ impl Answers for Conversation {
                 self.session.set_helo(&name);
                 self.look_behind(&name);
                 self.session.set_state(SessionState::Idle);
-                self.sender.helo = name;
-                self.sender.extended = extended;
+                let lmtp = matches!(self.sender.door, Door::Smtp { lmtp: true, .. });
+                self.sender.door = Door::Smtp { helo: name, extended, lmtp };
                 Ok(Answer::Proceed)
             }
             Question::Mail { reverse_path, parameters } => {
@@ -264,8 +276,12 @@ impl Answers for Conversation {
                 if let Some(server) = snapshot.virtual_servers.get(&self.sender.client.server.name) {
                     self.sender.client.server = server.clone();
                 }
+                let sender = reverse_path.to_string();
+                self.refusable = Refusable { sender: Some(sender), ..Refusable::default() };
                 Incoming::begin(&self.inbound.intake, snapshot, self.sender.clone(), reverse_path, parameters).map(
                     |incoming| {
+                        let incoming = incoming.in_session(self.session.id().to_string());
+                        self.refusable.message = Some(incoming.id());
                         self.session.set_state(SessionState::Envelope);
                         let reply = incoming.reply_to_mail();
                         self.incoming = Some(incoming);
@@ -275,6 +291,7 @@ impl Answers for Conversation {
             }
             Question::Rcpt { forward_path, parameters } => match &mut self.incoming {
                 Some(incoming) => {
+                    self.refusable.recipients = vec![forward_path.to_string()];
                     incoming.recipient(&self.inbound.intake, forward_path, parameters).await.map(|()| Answer::Proceed)
                 }
                 None => Ok(out_of_step()),
@@ -289,6 +306,7 @@ impl Answers for Conversation {
             },
             Question::Commit => match self.incoming.take() {
                 Some(incoming) => {
+                    self.refusable.recipients = incoming.named_recipients();
                     self.session.set_state(SessionState::Committing);
                     let committed = incoming.commit(&self.inbound.intake).await;
                     self.session.set_state(SessionState::Idle);
@@ -299,8 +317,12 @@ impl Answers for Conversation {
                 }
                 None => Ok(out_of_step()),
             },
-            Question::Auth(step) => return self.authenticate(step).await,
+            Question::Auth(step) => {
+                self.refusable = Refusable::default();
+                return self.authenticate(step).await;
+            }
             Question::Etrn(what) => {
+                self.refusable = Refusable::default();
                 let client = &self.sender.client;
                 let asked = client.admit_etrn(&self.inbound.live.current(), &what);
                 asked.map(|asked| Answer::Reply(fetching::etrn(&self.inbound.intake.queue, client, &asked)))
@@ -330,6 +352,7 @@ impl Answers for Conversation {
         match incoming.content(chunk).await {
             Ok(()) => Ok(()),
             Err(refusal) => {
+                self.refusable.recipients = incoming.named_recipients();
                 self.incoming = None;
                 self.log(&refusal);
                 Err(refusal.reply)
@@ -347,7 +370,9 @@ impl Answers for Conversation {
         self.session.set_tls(secured.clone());
         let client = &mut self.sender.client;
         (client.tls, client.account) = (Some(secured), None);
-        self.sender.helo.clear();
+        if let Door::Smtp { helo, .. } = &mut self.sender.door {
+            helo.clear();
+        }
         self.login = None;
     }
 
@@ -400,7 +425,7 @@ impl Conversation {
             session: self.session.id().to_string(),
             client: self.session.client(),
             local: self.session.opening().binding,
-            helo: self.sender.helo.clone(),
+            helo: self.sender.door.helo().unwrap_or_default().to_owned(),
             account: client.account.as_ref().map(|account| account.name.to_string()),
             verb: note.verb,
             argument: note.argument.to_vec(),
@@ -505,5 +530,27 @@ impl Conversation {
             detail = %refusal.detail,
             "refused"
         );
+        self.track(refusal);
+    }
+
+    /// What concerns mail is tracked: a sender, a recipient or a message that was refused.
+    fn track(&self, refusal: &Refusal) {
+        let about = &self.refusable;
+        if about.sender.is_none() {
+            return;
+        }
+        let client = &self.sender.client;
+        self.inbound.intake.queue.track_rejected(Rejection {
+            message: about.message,
+            sender: about.sender.clone(),
+            recipients: about.recipients.clone(),
+            client: client.address,
+            account: client.account.as_ref().map(|account| &account.name),
+            session: &self.session.id().to_string(),
+            virtual_server: client.server.name.as_str(),
+            reply: &refusal.reply,
+            rule: refusal.rule,
+            reason: &refusal.detail,
+        });
     }
 }

@@ -9,36 +9,24 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Intake;
-use super::admission::{Client, Refusal, UNKNOWN_RECIPIENT, restricted};
+use super::admission::{Refusal, UNKNOWN_RECIPIENT, restricted};
+use super::door::Sender;
 use super::filters::{Fate, Match};
 use super::header::HeaderScanner;
-use super::{staging, trace};
+use super::{limits, staging, trace};
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
-use crate::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
+use crate::model::mail::{Idempotency, Message, MessageId, Origin, Recipient, RecipientStatus, Waits};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::filter::FilterAction;
 use crate::model::time::Timestamp;
 use crate::observe::metrics::ByName;
-use crate::queue::{Assignment, Sending, assign, is_ours, restriction_failure};
+use crate::queue::{Arrival, Assignment, Sending, assign, is_ours, restriction_failure};
 use crate::smtp::address::{ForwardPath, ReversePath};
-use crate::smtp::parameters::{MailParameters, RcptParameters};
+use crate::smtp::parameters::{Body, MailParameters, RcptParameters};
 use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::store::Draft;
-
-/// Who sends, as far as the session told.
-#[derive(Debug, Clone)]
-pub struct Sender {
-    /// The client.
-    pub client: Client,
-    /// Its HELO or EHLO name, cleaned.
-    pub helo: String,
-    /// It said EHLO or LHLO.
-    pub extended: bool,
-    /// It speaks LMTP.
-    pub lmtp: bool,
-}
 
 /// A recipient that was accepted.
 struct Taken {
@@ -48,6 +36,8 @@ struct Taken {
     name: Option<Name>,
     /// Why it is not delivered but kept in the dead-letter queue.
     archived: Option<Match>,
+    /// Why it fails, at once (in the dead-letter queue) or with a report (in the directory queue).
+    failed: Option<Failure>,
 }
 
 /// A message that is being handed in.
@@ -68,6 +58,8 @@ pub struct Incoming {
     /// Octets of our own trace field.
     traced: u64,
     header: HeaderScanner,
+    /// The session that it comes in.
+    session: Option<String>,
 }
 
 impl Incoming {
@@ -82,7 +74,10 @@ impl Incoming {
         reverse_path: ReversePath,
         parameters: MailParameters,
     ) -> Result<Self, Refusal> {
-        sender.client.admit_sender(intake, &snapshot, &reverse_path)?;
+        sender.door.admit_sender(&reverse_path)?;
+        sender.client.check_sender(intake, &snapshot, &reverse_path)?;
+        // last, so that what is refused for another reason uses nothing up
+        limits::count_message(intake, &snapshot, &sender, &reverse_path)?;
         let fate = sender.client.filter_sender(intake, &snapshot, &reverse_path)?;
         let began = Timestamp::from_millis(intake.clock.unix_millis());
         let asked_for = parameters.priority;
@@ -105,12 +100,39 @@ impl Incoming {
             draft,
             traced: 0,
             header: HeaderScanner::default(),
+            session: None,
         })
+    }
+
+    /// Says in which session it comes, for message tracking.
+    pub fn in_session(mut self, session: impl Into<String>) -> Self {
+        self.session = Some(session.into());
+        self
+    }
+
+    /// The id that the message will have.
+    pub fn id(&self) -> MessageId {
+        self.draft.id()
+    }
+
+    /// The recipients that were accepted, as many as message tracking names.
+    pub fn named_recipients(&self) -> Vec<String> {
+        self.recipients.iter().take(50).map(|taken| taken.path.to_string()).collect()
     }
 
     /// The reverse-path.
     pub fn reverse_path(&self) -> &ReversePath {
         &self.reverse_path
+    }
+
+    /// The id that it will have.
+    pub(super) fn id(&self) -> MessageId {
+        self.draft.id()
+    }
+
+    /// Says what the content was found to be made of, where that was not known at MAIL.
+    pub(super) fn declare(&mut self, body: Body) {
+        self.parameters.body = body;
     }
 
     /// The reply to MAIL, when something of it was granted only in part.
@@ -187,17 +209,57 @@ impl Incoming {
                 (staged, queue, name)
             }
         };
-        if let Some(account) = &self.sender.client.account {
-            let counted = intake.quotas.recipient(account, intake.clock.now());
-            counted.map_err(|over| Refusal::of_quota(account, &over))?;
+        if archived.is_none() {
+            let _ = limits::admit_unsuppressed(intake, &path, is_ours(&queue));
         }
+        limits::count_recipient(intake, &self.snapshot, &self.sender, &self.reverse_path, self.recipients.len())?;
         self.known.insert(path.clone());
         // two addresses of one mailbox are one delivery
         if name.is_some() && self.recipients.iter().any(|other| other.name == name && other.queue == queue) {
             return Ok(());
         }
-        self.recipients.push(Taken { path, parameters, queue, name, archived });
+        self.recipients.push(Taken { path, parameters, queue, name, archived, failed: None });
         Ok(())
+    }
+
+    /// Adds a recipient of a message that nobody is there to be refused: one who may not be written to is taken too, and its
+    /// sender gets a report.
+    ///
+    /// # Errors
+    /// What is refused for now only.
+    pub async fn recipient_or_report(
+        &mut self,
+        intake: &Intake,
+        path: ForwardPath,
+        parameters: RcptParameters,
+    ) -> Result<(), Refusal> {
+        match self.recipient(intake, path.clone(), parameters.clone()).await {
+            Err(refusal) if refusal.is_permanent() => {
+                tracing::info!(
+                    message.id = %self.draft.id(),
+                    virtualServer = %self.sender.client.server.name,
+                    sender = %self.reverse_path,
+                    recipient = %path,
+                    rule = refusal.rule,
+                    detail = %refusal.detail,
+                    "refused; the sender gets a report"
+                );
+                self.add_failed(path, parameters, QueueName::Directory, refusal.failure());
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Adds a recipient for whom the message only goes to the dead-letter queue.
+    pub fn dead_recipient(&mut self, path: ForwardPath, why: Failure) {
+        self.add_failed(path, RcptParameters::default(), QueueName::DeadLetter, why);
+    }
+
+    fn add_failed(&mut self, path: ForwardPath, parameters: RcptParameters, queue: QueueName, why: Failure) {
+        if self.known.insert(path.clone()) {
+            self.recipients.push(Taken { path, parameters, queue, name: None, archived: None, failed: Some(why) });
+        }
     }
 
     /// The content begins: our trace field goes first (RFC 5321, 4.4).
@@ -244,13 +306,26 @@ impl Incoming {
     ///
     /// # Errors
     /// When the store could not keep it: nothing of it remains.
-    pub async fn commit(mut self, intake: &Intake) -> Result<Reply, Refusal> {
+    pub async fn commit(self, intake: &Intake) -> Result<Reply, Refusal> {
+        let id = self.draft.id();
+        self.accept(intake, None).await.map(|_| queued_as(id))
+    }
+
+    /// The same for a request that may be known by a key. `None`: filters have accepted it silently for all recipients.
+    ///
+    /// # Errors
+    /// When the store could not keep it: nothing of it remains.
+    pub(super) async fn accept(
+        mut self,
+        intake: &Intake,
+        idempotency: Option<Idempotency>,
+    ) -> Result<Option<Arc<Message>>, Refusal> {
         let received_at = Timestamp::from_millis(intake.clock.unix_millis());
         if self.recipients.is_empty() {
-            return Ok(queued_as(self.draft.id()));
+            return Ok(None);
         }
         let sent = self.draft.size() - self.traced;
-        let Sender { client, helo, extended, lmtp } = self.sender;
+        let Sender { client, door } = self.sender;
         let server = client.server.name.clone();
         if let Some(by) = &mut self.parameters.deliver_by {
             by.seconds -= i64::try_from(received_at.since(self.began).as_secs()).unwrap_or(i64::MAX);
@@ -259,16 +334,12 @@ impl Incoming {
             id: self.draft.id(),
             received_at,
             origin: Origin {
-                protocol: match (lmtp, extended) {
-                    (true, _) => Protocol::Lmtp,
-                    (false, true) => Protocol::Esmtp,
-                    (false, false) => Protocol::Smtp,
-                },
+                protocol: door.protocol(),
                 virtual_server: server.clone(),
-                client: Some(client.address),
-                helo: Some(helo),
+                client: door.has_client().then_some(client.address),
+                helo: door.helo().map(str::to_owned),
                 account: client.account.as_ref().map(|account| account.name.clone()),
-                api_key: None,
+                api_key: door.api_key().map(str::to_owned),
             },
             reverse_path: self.reverse_path,
             parameters: self.parameters,
@@ -277,7 +348,7 @@ impl Incoming {
             message_id_header: self.header.into_message_id(),
             frozen: false,
             connector: None,
-            idempotency: None,
+            idempotency,
             recipients: Vec::new(),
         };
         let due = message.due_at_once(received_at);
@@ -285,20 +356,23 @@ impl Incoming {
         message.recipients = self
             .recipients
             .into_iter()
-            .map(|Taken { path, parameters, queue, name, archived }| Recipient {
-                forward_path: path,
-                parameters,
-                directory_name: name,
-                status: if archived.is_some() { RecipientStatus::Failed } else { RecipientStatus::Pending },
-                waits: Some(Waits { queue, due: if archived.is_some() { kept_until } else { due } }),
-                attempts: 0,
-                delay_notified: false,
-                last_failure: archived.map(|found| found.failure()),
+            .map(|Taken { path, parameters, queue, name, archived, failed }| {
+                let dead = queue == QueueName::DeadLetter;
+                Recipient {
+                    forward_path: path,
+                    parameters,
+                    directory_name: name,
+                    status: if dead { RecipientStatus::Failed } else { RecipientStatus::Pending },
+                    waits: Some(Waits { queue, due: if dead { kept_until } else { due } }),
+                    attempts: 0,
+                    delay_notified: false,
+                    last_failure: archived.map(|found| found.failure()).or(failed),
+                }
             })
             .collect();
         let message = assigned_by_size(&self.snapshot, intake, message, sent)?;
         let leased = self.draft.commit(message).await.map_err(|error| Refusal::of_store(&error))?;
-        let message = &leased.message;
+        let message = leased.message.clone();
         let label = ByName { name: server.as_str().to_owned() };
         intake.metrics.accepted.get_or_create(&label).inc();
         intake.metrics.accepted_bytes.get_or_create(&label).inc_by(message.size);
@@ -308,16 +382,17 @@ impl Incoming {
             peer.addr = %client.address,
             sender = %message.reverse_path,
             account = client.account.as_ref().map(|account| tracing::field::display(&account.name)),
+            key = message.origin.api_key.as_deref(),
             tls = client.tls.as_ref().map(|tls| tls.version),
             recipients = message.recipients.len(),
             size = message.size,
             header.message_id = message.message_id_header.as_deref(),
             "accepted"
         );
-        let reply = queued_as(message.id);
-        intake.queue.track_received(message);
+        let tls = client.tls.as_ref().map(|tls| tls.version);
+        intake.queue.track_arrival(&message, Arrival { session: self.session.as_deref(), tls });
         intake.queue.enqueue(leased);
-        Ok(reply)
+        Ok(Some(message))
     }
 
     fn log_filtered(&self, intake: &Intake, action: FilterAction, found: &Match, recipient: &ForwardPath) {
@@ -370,8 +445,8 @@ fn assigned_by_size(snapshot: &Snapshot, intake: &Intake, mut message: Message, 
     let mut refused = None;
     let mut taken = false;
     for recipient in &message.recipients {
-        // what a filter has archived stays where it is
-        if recipient.waits.as_ref().is_some_and(|waits| waits.queue == QueueName::DeadLetter) {
+        // what a filter has archived, or fails anyway, stays where it is
+        if recipient.last_failure.is_some() {
             taken = true;
             assigned.push(None);
             continue;

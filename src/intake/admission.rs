@@ -4,7 +4,9 @@
 //! |---|---|---|
 //! | connect | `connectionControl` | 554 5.7.1 |
 //! | MAIL | `sendAs`: the account may not send under this reverse-path | 550 5.7.1 |
-//! | MAIL, RCPT | `quotas`: the account has sent as much as it may | 452 4.7.1 |
+//! | MAIL, RCPT | `quotas`: the account, the API key, or whoever sends from this domain, has sent as much as it may (`super::limits`) | 452 4.7.1 |
+//! | RCPT | `recipientsPerMessage`: a message with more recipients than they may have | 452 4.5.3 |
+//! | RCPT | `suppression`: the recipient is on the suppression list | 550 5.7.1 |
 //! | MAIL | `overload`: too much is queued, or too little memory is left | 452 4.3.1 |
 //! | MAIL | `reserve`: free space, a store that can write | 452 4.3.1, 451 4.3.0 |
 //! | MAIL | `futureRelease`: who may not relay here may not have mail held (RFC 4865), nobody for more than 45 days | 550 5.7.1, 501 5.5.4 |
@@ -29,7 +31,7 @@ use std::time::Duration;
 
 use super::Intake;
 use super::filters::Filtering;
-use crate::accounts::{Account, OverQuota};
+use crate::accounts::Account;
 use crate::config::{Peer, Snapshot, VirtualServer};
 use crate::directory::Restriction;
 use crate::model::host::HostName;
@@ -72,6 +74,8 @@ pub struct Client {
     pub tls: Option<Arc<Secured>>,
     /// What its filters know of the connection.
     pub filtering: Arc<Filtering>,
+    /// It comes in by a door that opens only to who may relay: REST, a pickup directory.
+    pub trusted: bool,
 }
 
 /// A refusal, for the peer and for the operator.
@@ -85,12 +89,14 @@ pub struct Refusal {
     pub detail: String,
     /// The session ends with it.
     pub closes: bool,
+    /// When it is worth to come again, if that is known.
+    pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
     /// The session goes on after it.
     pub fn new(rule: &'static str, reply: Reply, detail: impl Into<String>) -> Self {
-        Refusal { reply, rule, detail: detail.into(), closes: false }
+        Refusal { reply, rule, detail: detail.into(), closes: false, retry_after: None }
     }
 
     /// What the failure of the store means for the client.
@@ -109,12 +115,6 @@ impl Refusal {
         let reply = Reply::new(452, EnhancedStatus::transient(3, 1), "Too busy, try again later");
         Refusal::new("overload", reply, over.to_string())
     }
-
-    /// An account has used up its quota.
-    pub fn of_quota(account: &Account, over: &OverQuota) -> Self {
-        let reply = Reply::new(452, EnhancedStatus::transient(7, 1), "You have sent as much as you may for now");
-        Refusal::new("quotas", reply, format!("account {}: {over}", account.name))
-    }
 }
 
 /// What a client asks for by ETRN.
@@ -131,10 +131,10 @@ impl Client {
         Peer { address: self.address, name: self.name.as_ref() }
     }
 
-    /// May it relay to any domain: by its address or name, or as an account?
+    /// May it relay to any domain: by its door, by its address or name, or as an account?
     pub fn is_trusted(&self) -> bool {
         let account = self.account.as_ref().is_some_and(|account| account.may_relay);
-        self.server.may_relay(self.peer()) || account && self.server.relays_authenticated()
+        self.trusted || self.server.may_relay(self.peer()) || account && self.server.relays_authenticated()
     }
 
     /// May it talk to this server at all?
@@ -149,21 +149,10 @@ impl Client {
         Err(Refusal::new("connectionControl", reply, "the virtual server's connectionControl refuses this address"))
     }
 
-    /// May it begin a message under this reverse-path? Counts the message.
+    /// May it begin a message under this reverse-path? Quotas are asked apart ([`super::limits`]).
     ///
     /// # Errors
-    /// 452 or 451 when the store takes nothing new; 550 or 452 for an account that may not.
-    pub fn admit_sender(&self, intake: &Intake, snapshot: &Snapshot, sender: &ReversePath) -> Result<(), Refusal> {
-        self.check_sender(intake, snapshot, sender)?;
-        // last, so that what is refused for another reason uses nothing up
-        if let Some(account) = &self.account {
-            let counted = intake.quotas.message(account, intake.clock.now());
-            counted.map_err(|over| Refusal::of_quota(account, &over))?;
-        }
-        Ok(())
-    }
-
-    /// The same, but for the quota.
+    /// 452 or 451 when the store takes nothing new; 550 for an account that may not.
     pub(super) fn check_sender(
         &self,
         intake: &Intake,

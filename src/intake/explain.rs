@@ -20,7 +20,7 @@ use utoipa::ToSchema;
 
 use super::admission::{Client, Refusal};
 use super::filters::{Fate, Filtering};
-use super::{Intake, staging, verify};
+use super::{Intake, limits, staging, verify};
 use crate::accounts::Account;
 use crate::config::{Snapshot, VirtualServer};
 use crate::directory::Distributor;
@@ -241,8 +241,53 @@ fn taken(intake: &Intake, snapshot: &Snapshot, message: &Message, recipient: &Re
     let down = intake.queue.down();
     let assigned = queue::assign_again(snapshot, &*intake.recipients, message, recipient, &down);
     let sending = Sending::of(message, &down);
-    onward(intake, snapshot, &recipient.forward_path, &assigned, sending, &mut told);
+    match chosen(snapshot, message, recipient, &assigned, &mut told) {
+        Some(queue) => hours(intake, snapshot, queue, message.size, &mut told),
+        None => onward(intake, snapshot, &recipient.forward_path, &assigned, sending, &mut told),
+    }
+    if let Assignment::Queue(queue, _) = &assigned {
+        kept_back(intake, message, recipient, queue, &mut told);
+    }
     told
+}
+
+/// The operator's choice of a connector, if there is one; the queue that the recipient waits in, if it holds.
+fn chosen<'a>(
+    snapshot: &Snapshot,
+    message: &Message,
+    recipient: &Recipient,
+    assigned: &'a Assignment,
+    told: &mut Explanation,
+) -> Option<&'a QueueName> {
+    const RULE: &str = "chosenByOperator";
+    let name = message.connector.as_ref().filter(|_| assigned.is_remote())?;
+    let object = format!("connectors/{name}");
+    let (Assignment::Queue(queue, _), ForwardPath::Mailbox(mailbox)) = (assigned, &recipient.forward_path) else {
+        return None;
+    };
+    if queue::pinned(snapshot, message).is_none() {
+        let words = "it is gone or switched off: the message is routed as usual";
+        told.about(object, Stage::Route, RULE, Outcome::PassedOver, words);
+        return None;
+    }
+    told.note(Stage::Directory, "recipient", Outcome::Passed, elsewhere(snapshot, mailbox));
+    told.about(object, Stage::Route, RULE, Outcome::Chosen, "whatever its address spaces and restrictions say");
+    let took = &message.origin.virtual_server;
+    let took = snapshot.delivery_server(took).map_or(took, |server| &server.name).clone();
+    told.destination = Some(Destination { queue: queue.clone(), took });
+    Some(queue)
+}
+
+/// What an operator does against its going.
+fn kept_back(intake: &Intake, message: &Message, recipient: &Recipient, queue: &QueueName, told: &mut Explanation) {
+    if let Some(hold) = intake.queue.held_by(message, recipient, queue) {
+        let words = format!("held by {:?}: {}", hold.by, hold.reason);
+        told.about(format!("holds/{}", hold.id), Stage::Hours, "hold", Outcome::Waits, words);
+    }
+    if let Some((connector, by)) = queue.connector().and_then(|name| Some((name, intake.queue.suspended(name)?))) {
+        let words = format!("suspended by {:?}", by.by);
+        told.about(format!("connectors/{connector}"), Stage::Hours, "suspended", Outcome::Waits, words);
+    }
 }
 
 /// Everything that can refuse a client. The priority that it is granted.
@@ -268,15 +313,14 @@ async fn at_the_door(
         account: account.clone(),
         tls: None,
         filtering: Filtering::new(binding),
+        trusted: false,
     };
     told.judged(Stage::Connect, "connectionControl", client.admit_connection())?;
     told.judged(Stage::Mail, "tls", protocol_wants(server, question))?;
     told.judged(Stage::Mail, "maxSize", fits(server, *size))?;
     told.judged(Stage::Mail, "sendAs", client.check_sender(intake, snapshot, sender))?;
-    if let Some(account) = account {
-        let now = intake.clock.now();
-        let over = intake.quotas.is_used_up(account, now);
-        told.judged(Stage::Mail, "quotas", over.map_or(Ok(()), |over| Err(Refusal::of_quota(account, &over))))?;
+    if let Some(judged) = limits::judged(intake, snapshot, account.as_deref(), sender) {
+        told.judged(Stage::Mail, "quotas", judged)?;
     }
     let fate = told.judged(Stage::Mail, "senderFilter", client.filter_sender(intake, snapshot, sender))?;
     let now = Timestamp::from_millis(intake.clock.unix_millis());
@@ -301,6 +345,10 @@ async fn at_the_door(
     told.judged(Stage::Rcpt, "recipient", admitted)?;
     if let Some(last) = told.decisions.last_mut() {
         last.detail = why.to_owned();
+    }
+    if let Some(waits) = queue.as_ref().filter(|_| !intake.queue.suppressions().is_empty()) {
+        let allowed = limits::admit_unsuppressed(intake, recipient, queue::is_ours(waits));
+        told.judged(Stage::Rcpt, "suppression", allowed)?;
     }
     let verified = queue.filter(|queue| verify::wanted(snapshot, queue) != VerifyRecipients::None);
     let stays = matches!(staging::apply(server, recipient), Ok(None));

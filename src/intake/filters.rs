@@ -86,6 +86,12 @@ impl Filtering {
         Arc::new(Filtering { binding: at, names: binding.filters.clone(), known: Mutex::default() })
     }
 
+    /// For a door that has no bindings, and so no filters.
+    pub fn none() -> Arc<Self> {
+        let at = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0);
+        Arc::new(Filtering { binding: at, names: Vec::new(), known: Mutex::default() })
+    }
+
     /// The filters in force for this connection, in order.
     fn filters<'a>(&'a self, snapshot: &'a Snapshot, server: &'a VirtualServer) -> impl Iterator<Item = &'a Filter> {
         let names = named(server, self.binding).unwrap_or(&self.names);
@@ -187,7 +193,8 @@ impl Match {
         };
         intake.metrics.filtered(action.word());
         let closes = action == FilterAction::Drop;
-        Err(Refusal { reply: Reply::new(code, status, text), rule: self.rule, detail: self.detail, closes })
+        let reply = Reply::new(code, status, text);
+        Err(Refusal { reply, rule: self.rule, detail: self.detail, closes, retry_after: None })
     }
 }
 
@@ -340,7 +347,7 @@ mod tests {
     use super::*;
     use crate::accounts::Account;
     use crate::config::{Actor, Configuration, FirstStart, OpenOptions, Precondition, StoredRecipients};
-    use crate::intake::{Incoming, Sender};
+    use crate::intake::{Door, Incoming, Sender};
     use crate::model::labels::Labels;
     use crate::model::mail::RecipientStatus;
     use crate::model::queue_name::QueueName;
@@ -400,6 +407,7 @@ mod tests {
             let options = OpenOptions {
                 host_name: "mail.a.example".parse().unwrap(),
                 secrets_dir: "/nonexistent".into(),
+                files: false,
                 now: Arc::new(move || Timestamp::from_millis(wall.unix_millis())),
             };
             let configuration = Configuration::open(Arc::new(store.clone()), options).await.unwrap();
@@ -449,13 +457,15 @@ mod tests {
         fn client(&self, address: &str) -> Client {
             let server = self.configuration.live().current().virtual_servers["default"].clone();
             let filtering = Filtering::new(&server.spec.bindings[0]);
-            Client { address: address.parse().unwrap(), name: None, server, account: None, tls: None, filtering }
+            let address = address.parse().unwrap();
+            Client { address, name: None, server, account: None, tls: None, filtering, trusted: false }
         }
 
         /// Hands in a message and says what came of it: the code and rule of the refusal, or 250.
         async fn mail(&self, client: &Client, from: &str, to: &[&str]) -> Vec<(u16, &'static str)> {
             let from = if from.is_empty() { ReversePath::Null } else { ReversePath::Mailbox(from.parse().unwrap()) };
-            let sender = Sender { client: client.clone(), helo: "x".into(), extended: true, lmtp: false };
+            let door = Door::Smtp { helo: "x".into(), extended: true, lmtp: false };
+            let sender = Sender { client: client.clone(), door };
             let snapshot = self.configuration.live().current();
             let begun = Incoming::begin(&self.intake, snapshot, sender, from, MailParameters::default());
             let mut incoming = match begun {

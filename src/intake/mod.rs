@@ -2,16 +2,22 @@
 //!
 //! `admission` says who may do what, as a list of named rules; `filters` whose mail is not taken, binding by binding;
 //! `verify` whether they exist at the next hop;
+//! `submit` is the way in for REST: `compose` writes messages, `raw` reads those that come as they are;
 //! `explain` tells what would become of a message, by the same rules;
 //! `accept` takes the content, and returns only when the message is durable and on its way. Policy sees values, never bytes of the protocol; a refusal is a
 //! [`Reply`](crate::smtp::reply::Reply) with generic words, and a log line with the rule's name for the operator.
 
 mod accept;
 mod admission;
+pub mod compose;
+mod door;
 pub mod explain;
 mod filters;
 mod header;
+mod limits;
+pub mod raw;
 mod staging;
+pub mod submit;
 mod trace;
 mod verify;
 
@@ -27,8 +33,9 @@ use crate::routing::callout::Callout;
 use crate::status::Overload;
 use crate::store::Store;
 
-pub use accept::{Incoming, Sender};
+pub use accept::Incoming;
 pub use admission::{Asked, Client, Refusal, max_hold};
+pub use door::{Door, Sender, Submitter};
 pub use filters::Filtering;
 
 /// What acceptance needs of the rest of the house.

@@ -23,26 +23,14 @@ pub(super) fn received(
         IpAddr::V6(v6) => format!("[IPv6:{v6}]"),
     };
     let name = client.name.as_ref().map_or_else(String::new, |name| format!("{name} "));
+    // who names himself is told by his name, with what we know behind it
+    let from = sender.door.helo().map_or_else(|| address.clone(), |helo| format!("{helo} ({name}{address})"));
     let tls = client.tls.as_ref().map_or_else(String::new, |tls| format!(" ({} {})", tls.version, tls.cipher));
     let for_whom = only.map_or_else(String::new, |path| format!("\r\n\tfor <{path}>"));
     format!(
-        "Received: from {helo} ({name}{address})\r\n\tby {by} (Bridgehead) with {protocol}{tls}\r\n\tid {id}{for_whom};\r\n\t{date}\r\n",
-        helo = sender.helo,
+        "Received: from {from}\r\n\tby {by} (Bridgehead) with {protocol}{tls}\r\n\tid {id}{for_whom};\r\n\t{date}\r\n",
         by = client.server.fqdn.as_str(),
-        protocol = protocol(sender, parameters),
+        protocol = sender.with(parameters),
         date = date_field(now),
     )
-}
-
-fn protocol(sender: &Sender, parameters: &MailParameters) -> String {
-    let word = match (sender.lmtp, sender.extended, parameters.smtputf8) {
-        (true, _, true) => "UTF8LMTP",
-        (true, _, false) => "LMTP",
-        (false, true, true) => "UTF8SMTP",
-        (false, true, false) => "ESMTP",
-        (false, false, _) => return "SMTP".to_owned(),
-    };
-    let secure = if sender.client.tls.is_some() { "S" } else { "" };
-    let authenticated = if sender.client.account.is_some() { "A" } else { "" };
-    format!("{word}{secure}{authenticated}")
 }

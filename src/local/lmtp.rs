@@ -61,6 +61,7 @@ pub(super) async fn session(
         holds: &holds,
         only_from: None,
         next_hop: label(store),
+        tls: None,
         turn: Turn::of_all(),
         taken: Taken::Delivered,
         peer: connection.extensions().clone(),

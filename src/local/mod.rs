@@ -3,7 +3,7 @@
 //! * `maildir`, `quota`: a Maildir per recipient, and how full it may be.
 //! * `drop_directory`: a file per message, as the Drop directory of the Windows SMTP service had.
 //! * `lmtp`: a server that takes mail by LMTP; one session carries many messages.
-//! * `webhook`, `parsed`, `signature`: a URL that messages are posted to, as they are or taken apart, signed.
+//! * `webhook`, `parsed`: a URL that messages are posted to, as they are or taken apart, signed.
 //!
 //! A delivery to a file counts when it is synced, file and directory; one to a server when that has said so. A store that
 //! does not exist, cannot be reached or cannot be written as a whole puts its queue to rest, and the mail in it waits by the
@@ -16,7 +16,6 @@ mod lmtp;
 mod maildir;
 mod parsed;
 mod quota;
-mod signature;
 mod webhook;
 
 use std::path::PathBuf;
@@ -152,7 +151,7 @@ impl Local {
         let result = |done: Result<(), Failure>| done.map_or_else(AttemptResult::Failed, |()| AttemptResult::Delivered);
         let results = here.into_iter().zip(delivered).map(|(index, done)| (index, result(done))).collect();
         let duration = self.clock.now().saturating_duration_since(since);
-        Attempt { leased, results, next_hop: Some(label(store)), duration }
+        Attempt { leased, results, next_hop: Some(label(store)), tls: None, duration }
     }
 }
 

@@ -20,10 +20,10 @@ use tokio::sync::SemaphorePermit;
 use super::Local;
 use super::content::{Content, unreadable};
 use super::parsed::{self, Envelope, Frame};
-use super::signature::Signature;
 use crate::config::MailboxStore;
 use crate::model::failure::{Failure, Scope};
 use crate::model::spec::mailbox_store::{WebhookFormat, WebhookStore};
+use crate::net::signature::Signature;
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::Leased;
 

@@ -142,7 +142,9 @@ impl Failure {
             OpenError::Refused { phase, reply } => refused_for_now(*phase, reply),
             OpenError::Broken { phase, cause } => broken(Scope::Host, *phase, *cause),
             OpenError::NoStartTls => own(4, format!("{whose} requires TLS, and the server does not offer STARTTLS")),
-            OpenError::Handshake(why) => own(5, format!("no TLS session could be made for {whose}: {}", clean(why))),
+            OpenError::Handshake(fault) => {
+                own(5, format!("no TLS session could be made for {whose}: {}", clean(&fault.words)))
+            }
             OpenError::Login { mechanism, why } => {
                 let login = format!("{whose} cannot log in by {mechanism}");
                 match why {

@@ -90,6 +90,33 @@ pub fn is_off_limits(address: IpAddr) -> bool {
     }
 }
 
+/// True for addresses that anybody may reach: not [off limits](is_off_limits), not of this machine, not of a network of one's own
+/// (RFC 6890). Also in IPv6 that carries IPv4.
+pub fn is_public(address: IpAddr) -> bool {
+    if is_off_limits(address) {
+        return false;
+    }
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, _] = address.octets();
+            !(address.is_loopback()
+                || address.is_private()
+                || address.is_multicast()
+                || a == 0
+                || a >= 240
+                || a == 100 && b & 0xc0 == 64
+                || (a, b, c) == (192, 0, 0)
+                || a == 198 && b & 0xfe == 18)
+        }
+        IpAddr::V6(address) => match carried(address) {
+            // the unspecified address and that of the machine itself, too
+            Some(inner) => is_public(IpAddr::V4(inner)),
+            // global unicast (RFC 4291, 2.4)
+            None => address.segments()[0] & 0xe000 == 0x2000,
+        },
+    }
+}
+
 /// The IPv4 address in an IPv6 one: mapped or compatible (RFC 4291), NAT64 (RFC 6052), 6to4 (RFC 3056).
 fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let low = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
@@ -102,6 +129,35 @@ fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_near_is_not_public() {
+        for address in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.31.0.1",
+            "192.168.0.1",
+            "100.64.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "169.254.169.254",
+            "198.18.0.1",
+            "::",
+            "::1",
+            "fd00::1",
+            "fe80::1",
+            "ff02::1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:a00:1::",
+        ] {
+            assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in ["8.8.8.8", "172.32.0.1", "100.128.0.1", "2a00:1450::1", "64:ff9b::808:808"] {
+            assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+    }
 
     #[test]
     fn urls_hold_no_secrets_and_lead_to_no_metadata() {

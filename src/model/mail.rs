@@ -211,6 +211,8 @@ pub enum Protocol {
     Pickup,
     /// Brought in from elsewhere: an export of this or another appliance, an old mailroot.
     Import,
+    /// A TLS report that the appliance wrote itself (RFC 8460).
+    TlsReport,
 }
 
 /// One recipient and what became of it.

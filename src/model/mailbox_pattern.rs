@@ -21,6 +21,17 @@ pub enum MailboxPattern {
     Below(Domain),
 }
 
+/// The keys of all patterns that cover a mailbox, the most specific first.
+pub fn covering_keys(mailbox: &Mailbox) -> Vec<String> {
+    let domain = domain_key(mailbox.domain());
+    let mut keys = vec![mailbox_key(mailbox), format!("*@{domain}")];
+    if mailbox.domain().name().is_some() {
+        let parents = std::iter::successors(domain.split_once('.'), |(_, rest)| rest.split_once('.'));
+        keys.extend(parents.map(|(_, parent)| format!("*@*.{parent}")));
+    }
+    keys
+}
+
 /// The text is no mailbox pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -30,8 +41,8 @@ pub enum MailboxPattern {
 pub struct NotAMailboxPattern;
 
 impl MailboxPattern {
-    /// What [`MailboxSet`] knows it by: nothing else has the same text.
-    fn key(&self) -> String {
+    /// What [`MailboxSet`] and the suppression list know it by: nothing else has the same text.
+    pub fn key(&self) -> String {
         match self {
             MailboxPattern::Mailbox(mailbox) => mailbox_key(mailbox),
             MailboxPattern::Domain(domain) => format!("*@{}", domain_key(domain)),
@@ -141,6 +152,9 @@ mod tests {
             ("bob@[192.0.2.1]", None),
         ] {
             assert_eq!(set.find(&mailbox.parse().unwrap()), found, "{mailbox}");
+            let keys = covering_keys(&mailbox.parse().unwrap());
+            let covering = keys.iter().find(|key| patterns.iter().any(|pattern| pattern.key() == **key));
+            assert_eq!(covering.map(String::as_str), found, "{mailbox}");
         }
         assert_eq!(MailboxSet::default().find(&"a@b".parse().unwrap()), None);
     }

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod dns_list;
 pub mod duration;
+pub mod event_kind;
 pub mod failure;
 pub mod host;
 pub mod http_url;
@@ -16,6 +17,7 @@ pub mod path;
 pub mod pattern;
 pub mod queue_name;
 pub mod rate;
+pub mod rates;
 pub mod recipient_ref;
 pub mod schedule;
 pub mod secret;

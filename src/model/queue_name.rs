@@ -26,12 +26,14 @@ pub enum QueueName {
     Directory,
     /// `unrouted`: no connector carries it now; it is routed again later.
     Unrouted,
+    /// `held`: mail that an operator holds, until it is let go.
+    Held,
     /// `deadLetter`: nothing more can be done and nobody could be told; kept until its retention ends.
     DeadLetter,
 }
 
 impl QueueName {
-    /// What the queue is for, in one word: `smartHost`, `dns`, `local`, `directory`, `unrouted`, `deadLetter`.
+    /// What the queue is for, in one word: `smartHost`, `dns`, `local`, `directory`, `unrouted`, `held`, `deadLetter`.
     pub fn kind(&self) -> &'static str {
         match self {
             QueueName::SmartHost(_) => "smartHost",
@@ -39,6 +41,7 @@ impl QueueName {
             QueueName::Local(_) => "local",
             QueueName::Directory => "directory",
             QueueName::Unrouted => "unrouted",
+            QueueName::Held => "held",
             QueueName::DeadLetter => "deadLetter",
         }
     }
@@ -60,6 +63,7 @@ impl fmt::Display for QueueName {
             QueueName::Local(store) => write!(f, "local:{store}"),
             QueueName::Directory => f.write_str("directory"),
             QueueName::Unrouted => f.write_str("unrouted"),
+            QueueName::Held => f.write_str("held"),
             QueueName::DeadLetter => f.write_str("deadLetter"),
         }
     }
@@ -68,7 +72,7 @@ impl fmt::Display for QueueName {
 /// The text names no queue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not a queue: smarthost:<connector>, dns:<connector>:<domain>, local:<mailbox store>, directory, unrouted or deadLetter"
+    "not a queue: smarthost:<connector>, dns:<connector>:<domain>, local:<mailbox store>, directory, unrouted, held or deadLetter"
 )]
 pub struct NotAQueue;
 
@@ -79,6 +83,7 @@ impl FromStr for QueueName {
         match text.split_once(':') {
             None if text == "directory" => Ok(QueueName::Directory),
             None if text == "unrouted" => Ok(QueueName::Unrouted),
+            None if text == "held" => Ok(QueueName::Held),
             None if text == "deadLetter" => Ok(QueueName::DeadLetter),
             Some(("smarthost", connector)) => connector.parse().map(QueueName::SmartHost).map_err(|_| NotAQueue),
             Some(("local", store)) => store.parse().map(QueueName::Local).map_err(|_| NotAQueue),
@@ -117,6 +122,7 @@ mod tests {
             "local:default",
             "directory",
             "unrouted",
+            "held",
             "deadLetter",
         ] {
             assert_eq!(id.parse::<QueueName>().unwrap().to_string(), id);

@@ -515,7 +515,7 @@ mod tests {
         assert_eq!(error, OpenError::Broken { phase: Phase::StartTls, cause: Cause::Garbage });
         assert!(said.is_empty(), "no hello of TLS");
         let (error, said) = open("220 go\r\n").await;
-        assert_eq!(error, OpenError::Handshake("the server did not answer in time".to_owned()));
+        assert_eq!(error, OpenError::Handshake("the server did not answer in time".into()));
         assert_eq!(said[0], 22, "a hello of TLS");
     }
 

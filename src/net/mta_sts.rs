@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::clock::Clock;
+use super::http::words;
 use super::resolver::Resolver;
 use crate::model::http_url::is_off_limits;
 
@@ -58,6 +59,35 @@ pub struct Policy {
     hosts: Vec<String>,
 }
 
+/// Why a domain that says that it has a policy has none (RFC 8460, 4.3.2.2).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotHad {
+    /// It could not be got.
+    #[error("{0}")]
+    Fetch(String),
+    /// Its host's certificate is not good.
+    #[error("{0}")]
+    Certificate(String),
+    /// It is no policy.
+    #[error("the policy is not valid: {0}")]
+    Invalid(&'static str),
+}
+
+impl From<String> for NotHad {
+    fn from(why: String) -> Self {
+        NotHad::Fetch(why)
+    }
+}
+
+/// What holds for a domain.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Found {
+    /// Its policy.
+    pub policy: Option<Arc<Policy>>,
+    /// Why there is none though the domain says so.
+    pub fault: Option<NotHad>,
+}
+
 impl Policy {
     /// Reads one.
     ///
@@ -94,6 +124,24 @@ impl Policy {
         Ok(Policy { mode, max_age: Duration::from_secs(seconds.min(MOST_AGE)), hosts })
     }
 
+    /// The hosts that it names, as it names them.
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
+
+    /// As a policy is written, line by line.
+    pub fn lines(&self) -> Vec<String> {
+        let mode = match self.mode {
+            Mode::Enforce => "enforce",
+            Mode::Testing => "testing",
+            Mode::None => "none",
+        };
+        let mut lines = vec!["version: STSv1".to_owned(), format!("mode: {mode}")];
+        lines.extend(self.hosts.iter().map(|host| format!("mx: {host}")));
+        lines.push(format!("max_age: {}", self.max_age.as_secs()));
+        lines
+    }
+
     /// Whether it names the host (RFC 8461, 4.1): `*.` stands for one label.
     pub fn names(&self, host: &str) -> bool {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
@@ -121,8 +169,8 @@ pub fn policy_id(records: &[String]) -> Option<String> {
 #[async_trait]
 pub trait GetPolicy: Send + Sync {
     /// # Errors
-    /// In words, why it cannot be had.
-    async fn get(&self, domain: &str, resolver: &dyn Resolver) -> Result<String, String>;
+    /// Why it cannot be had.
+    async fn get(&self, domain: &str, resolver: &dyn Resolver) -> Result<String, NotHad>;
 }
 
 /// Gets policies as RFC 8461, 3.3 says.
@@ -131,7 +179,7 @@ pub struct OverHttps;
 
 #[async_trait]
 impl GetPolicy for OverHttps {
-    async fn get(&self, domain: &str, resolver: &dyn Resolver) -> Result<String, String> {
+    async fn get(&self, domain: &str, resolver: &dyn Resolver) -> Result<String, NotHad> {
         let host = format!("mta-sts.{domain}");
         let found = resolver.addresses(&host).await.map_err(|error| format!("{host}: {error}"))?;
         let addresses: Vec<_> = found
@@ -141,7 +189,7 @@ impl GetPolicy for OverHttps {
             .map(|address| (address, 443).into())
             .collect();
         if addresses.is_empty() {
-            return Err(format!("{host} leads to link-local or metadata addresses only"));
+            return Err(format!("{host} leads to link-local or metadata addresses only").into());
         }
         let client = reqwest::Client::builder()
             .https_only(true)
@@ -155,36 +203,47 @@ impl GetPolicy for OverHttps {
             .map_err(|error| words(&error))?;
         let get = async {
             let url = format!("https://{host}/.well-known/mta-sts.txt");
-            let mut response = client.get(url).send().await.map_err(|error| words(&error))?;
+            let mut response = client.get(url).send().await.map_err(|error| not_sent(&error))?;
             if response.status() != reqwest::StatusCode::OK {
-                return Err(format!("{host} answers {}", response.status()));
+                return Err(format!("{host} answers {}", response.status()).into());
             }
             let kind = response.headers().get(reqwest::header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
             if !kind.is_some_and(|kind| kind.trim().to_ascii_lowercase().starts_with("text/plain")) {
-                return Err(format!("{host} answers with something else than text/plain"));
+                return Err(format!("{host} answers with something else than text/plain").into());
             }
             let mut text = Vec::new();
             while let Some(more) = response.chunk().await.map_err(|error| words(&error))? {
                 if text.len() + more.len() > MOST_OCTETS {
-                    return Err("the policy is longer than 64 KiB".to_owned());
+                    return Err("the policy is longer than 64 KiB".to_owned().into());
                 }
                 text.extend_from_slice(&more);
             }
-            String::from_utf8(text).map_err(|_| "the policy is no text".to_owned())
+            String::from_utf8(text).map_err(|_| NotHad::Invalid("it is no text"))
         };
-        tokio::time::timeout(LIMIT, get).await.unwrap_or_else(|_| Err(format!("{host} takes longer than 60 seconds")))
+        let late = || NotHad::Fetch(format!("{host} takes longer than 60 seconds"));
+        tokio::time::timeout(LIMIT, get).await.unwrap_or_else(|_| Err(late()))
     }
 }
 
-/// The error with what caused it.
-fn words(error: &reqwest::Error) -> String {
-    let mut words = error.to_string();
+/// A certificate that is not good is told apart.
+fn not_sent(error: &reqwest::Error) -> NotHad {
+    let words = words(error);
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        words = format!("{words}: {error}");
+        if is_of_certificate(error) {
+            return NotHad::Certificate(words);
+        }
         cause = error.source();
     }
-    words
+    NotHad::Fetch(words)
+}
+
+/// Errors of IO hold those of TLS, also one in the other, where `source` does not come by.
+fn is_of_certificate(mut error: &(dyn std::error::Error + 'static)) -> bool {
+    while let Some(inner) = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
+        error = inner;
+    }
+    matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Keeps policies over a restart.
@@ -214,7 +273,7 @@ struct Kept {
 struct Known {
     policy: Option<Remembered>,
     /// What was asked for last and could not be had, and when.
-    failed: Option<(String, Instant)>,
+    failed: Option<(String, Instant, NotHad)>,
 }
 
 #[derive(Debug)]
@@ -272,7 +331,7 @@ impl Policies {
     }
 
     /// The policy that holds for a domain now. Asked for by many at once, it is got once.
-    pub async fn of(&self, domain: &str, resolver: &dyn Resolver) -> Option<Arc<Policy>> {
+    pub async fn of(&self, domain: &str, resolver: &dyn Resolver) -> Found {
         let domain = domain.trim_end_matches('.').to_ascii_lowercase();
         let texts = resolver.texts(&format!("_mta-sts.{domain}")).await.unwrap_or_default();
         let id = policy_id(&texts);
@@ -280,31 +339,35 @@ impl Policies {
         for other in gone {
             self.keep.keep(&other, None).await;
         }
-        let known = known?;
+        let Some(known) = known else { return Found::default() };
         let mut known = known.lock().await;
         let now = self.clock.now();
+        let promised = id.clone();
         if let Some(id) = id {
             let fresh = known.policy.as_ref().is_some_and(|old| old.id == id && now < old.fresh_until);
-            let rests =
-                known.failed.as_ref().is_some_and(|(of, at)| *of == id && now.saturating_duration_since(*at) < REST);
+            let failed = known.failed.as_ref();
+            let rests = failed.is_some_and(|(of, at, _)| *of == id && now.saturating_duration_since(*at) < REST);
             if !fresh && !rests {
                 let got = self.get.get(&domain, resolver).await;
                 let now = self.clock.now();
-                match got.and_then(|text| Policy::parse(&text).map_err(|why| format!("the policy is not valid: {why}")))
-                {
+                match got.and_then(|text| Policy::parse(&text).map_err(NotHad::Invalid)) {
                     Ok(policy) => {
                         known.policy = Some(self.remember(&domain, policy, id).await);
                         known.failed = None;
                     }
                     Err(why) => {
-                        tracing::warn!(domain, why, "the MTA-STS policy cannot be had");
-                        known.failed = Some((id, now));
+                        tracing::warn!(domain, %why, "the MTA-STS policy cannot be had");
+                        known.failed = Some((id, now, why));
                     }
                 }
             }
         }
         let now = self.clock.now();
-        known.policy.as_ref().filter(|policy| now < policy.holds_until).map(|remembered| remembered.policy.clone())
+        let held = known.policy.as_ref().filter(|policy| now < policy.holds_until);
+        let policy = held.map(|remembered| remembered.policy.clone());
+        // what is remembered holds, whatever came of getting it anew
+        let failed = known.failed.as_ref().filter(|(of, ..)| policy.is_none() && promised.as_ref() == Some(of));
+        Found { fault: failed.map(|(_, _, why)| why.clone()), policy }
     }
 
     /// What is known of a domain, and which others had to go to make room for it.

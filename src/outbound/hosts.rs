@@ -13,7 +13,7 @@ use crate::model::host::{Host, domain_key};
 use crate::model::http_url::is_off_limits;
 use crate::model::queue_name::QueueName;
 use crate::model::spec::connector::{DnsRoute, RouteSpec};
-use crate::net::mta_sts::{Mode, Policies, Policy};
+use crate::net::mta_sts::{Found, Policies, Policy};
 use crate::net::resolver::{ResolveError, Resolver, Resolvers, Vouched};
 use crate::queue::next_hosts::HostKey;
 use crate::routing::Connector;
@@ -157,11 +157,8 @@ async fn by_mx(
     let names = Names { dane: wanted.dane && named_securely, domain: domain.name().map(|_| &*ascii) };
     let mut found = look_up(with.resolvers, server, &hosts, names).await?;
     found.iter_mut().for_each(|hop| hop.asked.named_securely = named_securely);
-    if wanted.sts
-        && domain.name().is_some()
-        && let Some(policy) = with.policies.of(&ascii, &*resolver).await
-    {
-        keep(&policy, &ascii, &mut found);
+    if wanted.sts && domain.name().is_some() {
+        keep(&with.policies.of(&ascii, &*resolver).await, &mut found);
     }
     // what stands behind ourselves in the order would only send it back to us
     if let Some(at) = found.iter().position(|hop| is_own_listener(with.listeners, hop.address)) {
@@ -171,13 +168,12 @@ async fn by_mx(
 }
 
 /// Notes what a policy of MTA-STS says of hosts.
-fn keep(policy: &Policy, domain: &str, hops: &mut [NextHop]) {
+fn keep(of_domain: &Found, hops: &mut [NextHop]) {
     for hop in hops {
-        let names_host = policy.names(&hop.name);
-        if policy.mode == Mode::Testing && !names_host {
-            tracing::warn!(domain, next_hop = %hop.name, "the domain's MTA-STS policy, in testing, does not name the host");
-        }
-        hop.asked.sts = Some(Sts { mode: policy.mode, names_host });
+        let says = |policy: &Arc<Policy>| Sts { mode: policy.mode, names_host: policy.names(&hop.name) };
+        hop.asked.sts = of_domain.policy.as_ref().map(says);
+        hop.asked.sts_policy = of_domain.policy.clone();
+        hop.asked.sts_fault = of_domain.fault.clone();
     }
 }
 

@@ -2,12 +2,13 @@
 //!
 //! `worker` is one worker's life: find hosts, open a session, carry messages over it as long as there are any, again.
 //! `hosts` says which addresses to try, `tlsa` what their owners ask by DNS, `session` opens one with each, encrypted and logged in, by
-//! a token of `tokens` if need be; `sources` says from which of our addresses, `callout` asks them for recipients. `turned` is a
+//! a token of `tokens` if need be; `counted` notes what came of TLS, for reports; `sources` says from which of our addresses, `callout` asks them for recipients. `turned` is a
 //! session over a connection that was turned round, `request` asks for mail that waits elsewhere. `slots` bounds sessions over all
 //! queues. [`crate::queue::carrier`] hands messages to
 //! the session one by one and turns results into outcomes.
 
 mod callout;
+mod counted;
 mod hosts;
 mod kept;
 mod probe;
@@ -34,6 +35,7 @@ use crate::queue::{Hand, Queue};
 use crate::routing::Connector;
 use crate::routing::access::Login;
 use crate::status::Listeners;
+use crate::tlsrpt::TlsReports;
 
 use hosts::LookUp;
 pub use kept::KeptPolicies;
@@ -52,6 +54,7 @@ pub struct Outbound {
     metrics: Metrics,
     slots: Slots,
     tokens: Tokens,
+    tls_reports: Arc<TlsReports>,
     /// Counts sessions, so that source addresses are used by turns.
     sessions: AtomicUsize,
     /// What next hops have said of recipients.
@@ -70,12 +73,14 @@ pub struct Surroundings {
     pub policies: Arc<dyn Keep>,
     /// Gives the tokens that connectors log in with.
     pub tokens: Arc<dyn TokenEndpoint>,
+    /// Counts what comes of TLS.
+    pub tls_reports: Arc<TlsReports>,
 }
 
 impl Outbound {
     /// For a queue.
     pub fn new(queue: Arc<Queue>, clock: Arc<dyn Clock>, metrics: Metrics, around: Surroundings) -> Arc<Self> {
-        let Surroundings { connect, resolvers, listeners, policies, tokens } = around;
+        let Surroundings { connect, resolvers, listeners, policies, tokens, tls_reports } = around;
         let tokens = Tokens::new(clock.clone(), tokens);
         Arc::new(Outbound {
             queue,
@@ -87,6 +92,7 @@ impl Outbound {
             metrics,
             slots: Slots::default(),
             tokens,
+            tls_reports,
             sessions: AtomicUsize::new(0),
             callouts: callout::Answers::default(),
         })

@@ -7,8 +7,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::counted::Counted;
 use super::hosts::NextHop;
-use super::{Outbound, sources};
+use super::{Outbound, counted, sources};
 use crate::config::VirtualServer;
 use crate::model::failure::{Failure, Scope};
 use crate::model::queue_name::QueueName;
@@ -58,6 +59,8 @@ pub(super) async fn credentials(outbound: &Outbound, connector: &Connector) -> R
 pub(super) enum Purpose<'a> {
     /// It carries mail.
     Mail,
+    /// It carries a TLS report: not to be counted.
+    Report,
     /// It asks whether recipients exist.
     Callout,
     /// It carries nothing; what is said is written down.
@@ -85,7 +88,12 @@ pub(super) async fn open(
     let mut last = None;
     for (at, hop) in host.iter().enumerate() {
         let security = security_of(server, connector, floor, queue, hop);
+        let counted = match purpose {
+            Purpose::Mail => Counted::of(connector, server, queue, hop, &security),
+            Purpose::Report | Purpose::Callout | Purpose::Test(_) => None,
+        };
         if let Some(why) = &security.refused {
+            counted.iter().for_each(|counted| counted.refused(&outbound.tls_reports, why));
             let words = format!("{whose} sends nothing there: {why}");
             last = Some(Failure::new(Scope::Host, EnhancedStatus::transient(7, 5), words).by(&label(hop)));
             continue;
@@ -93,6 +101,7 @@ pub(super) async fn open(
         let mut plan = Plan::new(connector, server, hop, &security, login.as_ref())
             .map_err(|why| Failure::of_setup(&why, &whose).by(&label(hop)))?;
         plan.settings.envelope_only = matches!(purpose, Purpose::Callout);
+        plan.counted = counted;
         match sources::candidate(connector, server, hop.address, turn) {
             Some(from) => left.push((at, plan, from)),
             None => {
@@ -103,7 +112,7 @@ pub(super) async fn open(
     }
     let transcript = match purpose {
         Purpose::Test(transcript) => Some(transcript),
-        Purpose::Mail | Purpose::Callout => None,
+        Purpose::Mail | Purpose::Report | Purpose::Callout => None,
     };
     while !left.is_empty() {
         let candidates: Vec<Candidate> = left.iter().map(|(_, _, candidate)| candidate.clone()).collect();
@@ -191,6 +200,8 @@ struct Plan {
     encryption: Encryption,
     handshake: Option<Handshake>,
     may_go_in_clear: bool,
+    /// For the domain's report.
+    counted: Option<Counted>,
 }
 
 impl Plan {
@@ -228,7 +239,10 @@ impl Plan {
                 let of = server_name(name).ok_or_else(|| format!("no certificate can be for the name {name}"))?;
                 Some((of, Check::Name))
             }
-            (None, None) => Some((server_name(&hop.name).unwrap_or_else(|| no_name(hop.address.ip())), Check::Nothing)),
+            (None, None) => {
+                let check = if counted::is_in_testing(hop) { Check::Tried } else { Check::Nothing };
+                Some((server_name(&hop.name).unwrap_or_else(|| no_name(hop.address.ip())), check))
+            }
         };
         let handshake = match (handshake, &connector.access.tls) {
             (None, _) => None,
@@ -245,7 +259,8 @@ impl Plan {
             ..Settings::new(server.fqdn.as_str())
         };
         let may_go_in_clear = encryption == Encryption::Opportunistic && (login.is_none() || near);
-        Ok(Plan { settings: Settings { login, ..settings }, encryption, handshake, may_go_in_clear })
+        let settings = Settings { login, ..settings };
+        Ok(Plan { settings, encryption, handshake, may_go_in_clear, counted: None })
     }
 
     /// The same with other credentials.
@@ -303,7 +318,12 @@ impl Plan {
             Some(connected) => connected,
             None => self.connect(outbound, way).await?,
         };
-        match self.greet(outbound, connected, self.encryption, way.transcript).await {
+        let from = connected.local.ip();
+        let first = self.greet(outbound, connected, self.encryption, way.transcript).await;
+        if let Some(counted) = &self.counted {
+            counted.session(&outbound.tls_reports, from, first.as_ref().map(Connection::agreed));
+        }
+        match first {
             Err(error) if self.may_go_in_clear && is_about_tls(&error) => {
                 let (connector, next_hop) = (&way.connector.name, label(way.hop));
                 tracing::info!(connector = %connector, next_hop, %error, "no TLS: the host is tried in clear");

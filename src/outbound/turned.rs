@@ -93,6 +93,7 @@ fn session<'a>(
         holds,
         only_from: None,
         next_hop: peer.to_owned(),
+        tls: None,
         taken: Taken::Relayed(PassedOn { dsn: offers.dsn, deliver_by: offers.deliver_by.is_some() }),
         senders: SenderRules {
             rewrite: connector.spec.rewrite_sender.clone(),

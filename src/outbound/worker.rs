@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Outbound;
+use super::counted;
 use super::hosts::{self, NextHop, hosts_of};
 use super::session::{self, Purpose, label};
 use crate::config::{Snapshot, VirtualServer};
 use crate::model::failure::{Failure, Scope};
-use crate::model::mail::Waits;
+use crate::model::mail::{Protocol, Waits};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::net::client_driver::{Connection, Ended};
@@ -23,7 +24,7 @@ use crate::net::connect::Stream;
 use crate::queue::carrier::{Carrier, IDLE, Left, Session, Taken};
 use crate::queue::next_hosts::{HostKey, Turn};
 use crate::queue::outgoing::SenderRules;
-use crate::queue::{Attempt, AttemptResult, Hand, PassedOn, Take};
+use crate::queue::{Attempt, AttemptResult, Hand, HopTls, PassedOn, Take};
 use crate::routing::Connector;
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::Leased;
@@ -86,12 +87,14 @@ async fn round(outbound: &Outbound, hand: &Hand, first: Leased, seed: u64) -> Ro
         ),
     ];
     let slot = outbound.slots.take(&limits).await;
-    let hops = match hosts::find(outbound.look_up(), &snapshot, &server, &connector, queue, seed).await {
+    let asks = asks_of(&connector, &first);
+    let hops = match hosts::find(outbound.look_up(), &snapshot, &server, &asks, queue, seed).await {
         Ok(hops) => hops,
         Err(failure) if failure.is_permanent() => {
             return Round::Again(fail_all(outbound, hand, &snapshot, &connector, &server, first, failure).await);
         }
         Err(failure) => {
+            counted::no_hosts(&outbound.tls_reports, &asks, queue, &failure);
             outbound.queue.next_hop_failed(hand, &server.name, failure);
             return Round::Over(Some(first));
         }
@@ -137,7 +140,7 @@ async fn settle_all(outbound: &Outbound, hand: &Hand, leased: Leased, failure: &
             (index, AttemptResult::Failed(said.unwrap_or(failure).clone()))
         })
         .collect();
-    let attempt = Attempt { leased, results, next_hop: None, duration: Duration::ZERO };
+    let attempt = Attempt { leased, results, next_hop: None, tls: None, duration: Duration::ZERO };
     outbound.queue.settle(attempt).await;
 }
 
@@ -152,10 +155,13 @@ async fn carry(
 ) -> Round {
     let asked = hand.link().asked(first.message.id, outbound.now());
     let left: Vec<NextHop> = hops.iter().filter(|hop| !asked.contains(&hop.host())).cloned().collect();
+    // alone: no other mail goes over a session that is held to less
+    let is_report = is_report(&first);
+    let (asks, purpose) = (asks_of(connector, &first), if is_report { Purpose::Report } else { Purpose::Mail });
     let mut first = Some(first);
     let mut rest = left.as_slice();
     loop {
-        let (connection, at) = match open(outbound, server, connector, &hand.link().name, rest).await {
+        let (connection, at) = match open(outbound, server, &asks, &hand.link().name, rest, purpose).await {
             Ok(opened) => opened,
             Err(failure) => return none_left(outbound, hand, server, &asked, first, failure).await,
         };
@@ -181,6 +187,7 @@ async fn carry(
             holds: &holds,
             only_from,
             next_hop: hop.clone(),
+            tls: connection.agreed().map(|tls| HopTls { version: tls.version, verified: tls.verified }),
             turn,
             taken: Taken::Relayed(PassedOn { dsn: peer.dsn, deliver_by: peer.deliver_by.is_some() }),
             senders: SenderRules {
@@ -190,7 +197,7 @@ async fn carry(
             peer: peer.clone(),
             max_recipients: peer.max_recipients.map_or(usize::MAX, |max| max as usize),
             postmaster: None,
-            budget: [peer.max_transactions, hand.link().messages_in_a_session()]
+            budget: [peer.max_transactions, hand.link().messages_in_a_session(), is_report.then_some(1)]
                 .into_iter()
                 .flatten()
                 .fold(budget, u32::min),
@@ -221,6 +228,22 @@ async fn carry(
     }
 }
 
+/// Whether the message is a TLS report. It goes out whatever is wrong with the TLS of who gets it (RFC 8460, 3).
+fn is_report(leased: &Leased) -> bool {
+    leased.message.origin.protocol == Protocol::TlsReport
+}
+
+/// The connector as the message is carried: what an owner of hosts asks is not asked of a report, which may be about just that.
+/// What our own settings demand is.
+fn asks_of(connector: &Arc<Connector>, first: &Leased) -> Arc<Connector> {
+    if !is_report(first) {
+        return connector.clone();
+    }
+    let mut lenient = Connector::clone(connector);
+    (lenient.spec.security.honour_dane, lenient.spec.security.honour_mta_sts) = (false, false);
+    Arc::new(lenient)
+}
+
 /// The server under whose name and limits the session runs: the connector's bridgehead, else the one that took the message, else
 /// the default one.
 fn sender(snapshot: &Snapshot, connector: &Connector, first: &Leased) -> Option<Arc<VirtualServer>> {
@@ -248,13 +271,14 @@ async fn open(
     connector: &Connector,
     queue: &QueueName,
     hops: &[NextHop],
+    purpose: Purpose<'_>,
 ) -> Result<(Connection<Box<dyn Stream>>, usize), Failure> {
     let mut credentials = session::credentials(outbound, connector).await?;
     let mut last = None;
     let mut before = 0;
     // only addresses of one host race: the order of hosts is the route's
     for host in hops.chunk_by(|one, next| one.host() == next.host()) {
-        match session::open(outbound, server, connector, queue, host, &mut credentials, Purpose::Mail).await {
+        match session::open(outbound, server, connector, queue, host, &mut credentials, purpose).await {
             Ok((connection, at)) => return Ok((connection, before + at)),
             Err(failure) => {
                 tracing::info!(connector = %connector.name, next_hop = %host[0].name, failure = %failure, "no host");

@@ -1,6 +1,7 @@
 //! Which queue a recipient waits in: the directory says who is meant, routing says which connector carries it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::config::Snapshot;
 use crate::directory::{Envelope, LookupFailed, Recipients, Resolution, Restriction, is_among, resolve, resolve_taken};
@@ -8,7 +9,7 @@ use crate::model::mail::{Message, Recipient};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::recipient_ref::SenderPattern;
-use crate::routing::{CannotTell, Considered, Route, RouteRequest, Senders};
+use crate::routing::{CannotTell, Connector, Considered, Route, RouteRequest, Senders};
 use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
 
 /// Where a recipient belongs.
@@ -88,7 +89,19 @@ pub fn assign_again(
     down: &BTreeSet<Name>,
 ) -> Assignment {
     let known = recipient.directory_name.as_ref();
-    assign_own(snapshot, recipients, &recipient.forward_path, known, Sending::of(message, down))
+    let resolution = resolve_taken(&snapshot.domains, recipients, &recipient.forward_path, known);
+    // an operator's choice asks nothing else
+    if let (Resolution::Remote(mailbox), Some(connector)) = (&resolution, pinned(snapshot, message)) {
+        return Assignment::Queue(connector.queue(mailbox.domain()), None);
+    }
+    place(snapshot, recipients, resolution, Sending::of(message, down))
+}
+
+/// The connector that an operator has chosen for the mail of a message that goes elsewhere: neither address spaces nor
+/// restrictions are asked, nor whether it is down. One that is gone or switched off does not count, as long as it is so: the
+/// message is routed as usual.
+pub fn pinned<'a>(snapshot: &'a Snapshot, message: &Message) -> Option<&'a Arc<Connector>> {
+    snapshot.routes.connector(message.connector.as_ref()?)
 }
 
 /// Assigns a forward-path that nobody asked for at RCPT: a sender who is told something, a member of a group.

@@ -15,10 +15,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::operate::{ActionError, MessageFilter, Operate as _};
-use super::operations::matches;
-use super::outcome::{Conclusion, Facts, Persistence};
+use super::operations::{begin_of, is_behind, matches};
+use super::outcome::{Conclusion, Persistence};
 use super::{Assignment, Operator, Queue, assign_again, log_store_error};
-use crate::model::mail::MessageId;
+use crate::model::mail::{Message, MessageId};
+use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::store::{PageKey, StoreError};
@@ -55,10 +56,27 @@ pub enum BulkAction {
     Thaw,
     /// It is due now.
     Retry,
-    /// It is routed anew, and due now; dead letters too.
+    /// It is routed anew, and due now; dead letters too. `parameters.connector` chooses who carries it.
     Reroute,
+    /// Its dead letters are sent on their way again, as if they had just come.
+    Resubmit,
     /// It is removed; `parameters.ndr` says whether its sender is told.
     Delete,
+    /// What a new hold means is moved to the queue `held`.
+    Hold,
+    /// What no hold means any more goes on.
+    Release,
+}
+
+/// What is to be done with each message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// What.
+    pub action: BulkAction,
+    /// With `Delete`: whether senders are told.
+    pub ndr: bool,
+    /// With `Reroute`: the connector that is chosen; without, nobody has chosen any more.
+    pub connector: Option<Name>,
 }
 
 /// How an operation is.
@@ -82,6 +100,9 @@ pub struct Operation {
     pub action: BulkAction,
     /// With `Delete`: whether senders are told.
     pub ndr: bool,
+    /// With `Reroute`: the connector that is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connector: Option<Name>,
     /// With which messages; the times in it are fixed.
     pub selector: MessageFilter,
     /// Who wanted it.
@@ -107,6 +128,27 @@ pub struct Operation {
 }
 
 impl Operation {
+    fn new(order: Order, selector: MessageFilter, by: &str, now: Timestamp) -> Self {
+        let Order { action, ndr, connector } = order;
+        Operation {
+            id: Uuid::now_v7(),
+            action,
+            ndr,
+            connector,
+            selector,
+            by: by.chars().take(63).collect(),
+            started_at: now,
+            ended_at: None,
+            state: OperationState::Running,
+            total: None,
+            done: 0,
+            skipped: 0,
+            failed: 0,
+            errors: Vec::new(),
+            after: None,
+        }
+    }
+
     fn record(&self) -> Result<Vec<u8>, StoreError> {
         serde_json::to_vec(self).map_err(|error| StoreError::Io(error.to_string()))
     }
@@ -143,6 +185,9 @@ pub enum BulkError {
     /// Too many are running.
     #[error("{MOST_RUNNING} operations are running; wait until one has ended, or cancel one")]
     TooMany,
+    /// There is no such connector, or it is switched off.
+    #[error("there is no such connector, or it is switched off")]
+    UnknownConnector,
     /// There is none of this id.
     #[error("no such operation")]
     NotFound,
@@ -158,13 +203,7 @@ pub trait Bulk: Send + Sync {
     async fn preview(&self, selector: &MessageFilter) -> Result<Preview, BulkError>;
 
     /// Begins an operation; it is remembered when this returns.
-    async fn begin(
-        &self,
-        action: BulkAction,
-        ndr: bool,
-        selector: MessageFilter,
-        by: String,
-    ) -> Result<Operation, BulkError>;
+    async fn begin(&self, order: Order, selector: MessageFilter, by: String) -> Result<Operation, BulkError>;
 
     /// All that are remembered, the latest first.
     fn operations(&self) -> Vec<Operation>;
@@ -181,7 +220,7 @@ impl Bulk for Operator {
         let mut preview = Preview::default();
         let (mut after, mut looked) = (None, 0);
         loop {
-            let (ids, next) = queue.meant(&selector, after).await?;
+            let (ids, next) = queue.meant(&selector, BulkAction::Freeze, after).await?;
             preview.count += ids.len() as u64;
             preview.sample.extend(ids.into_iter().take(SAMPLE - preview.sample.len()));
             looked += STEP as u64;
@@ -193,36 +232,18 @@ impl Bulk for Operator {
         }
     }
 
-    async fn begin(
-        &self,
-        action: BulkAction,
-        ndr: bool,
-        selector: MessageFilter,
-        by: String,
-    ) -> Result<Operation, BulkError> {
+    async fn begin(&self, order: Order, selector: MessageFilter, by: String) -> Result<Operation, BulkError> {
         let queue = self.0.clone();
         let now = queue.now();
-        let operation = Operation {
-            id: Uuid::now_v7(),
-            action,
-            ndr,
-            selector: selector.fixed(now).ok_or(BulkError::EmptySelector)?,
-            by: by.chars().take(63).collect(),
-            started_at: now,
-            ended_at: None,
-            state: OperationState::Running,
-            total: None,
-            done: 0,
-            skipped: 0,
-            failed: 0,
-            errors: Vec::new(),
-            after: None,
-        };
+        if order.connector.as_ref().is_some_and(|name| queue.live.current().routes.connector(name).is_none()) {
+            return Err(BulkError::UnknownConnector);
+        }
+        let operation = Operation::new(order, selector.fixed(now).ok_or(BulkError::EmptySelector)?, &by, now);
         if operation.record()?.len() > LONGEST_RECORD - GROWS_BY {
             return Err(BulkError::TooLong);
         }
         // what is remembered is also carried out, when whoever asked has gone
-        let begun = tokio::spawn(async move { queue.begin(operation).await });
+        let begun = tokio::spawn(async move { queue.begin(operation, MOST_RUNNING).await });
         begun.await.unwrap_or_else(|error| Err(StoreError::Io(error.to_string()).into()))
     }
 
@@ -263,10 +284,21 @@ impl Queue {
         stored.iter().find_map(|(_, value)| serde_json::from_slice(value).ok())
     }
 
-    async fn begin(self: Arc<Self>, operation: Operation) -> Result<Operation, BulkError> {
+    /// Begins what nobody asked for as such: it does not count among those that people may have running.
+    pub(super) async fn begin_by_itself(
+        self: Arc<Self>,
+        order: Order,
+        selector: MessageFilter,
+        by: &str,
+    ) -> Result<Operation, BulkError> {
+        let operation = Operation::new(order, selector, by, self.now());
+        self.begin(operation, usize::MAX).await
+    }
+
+    async fn begin(self: Arc<Self>, operation: Operation, most_running: usize) -> Result<Operation, BulkError> {
         let _one = self.operating.lock().await;
         let known = self.operations();
-        if known.iter().filter(|known| known.state == OperationState::Running).count() >= MOST_RUNNING {
+        if known.iter().filter(|known| known.state == OperationState::Running).count() >= most_running {
             return Err(BulkError::TooMany);
         }
         for old in known.iter().skip(MOST_REMEMBERED - 1).filter(|old| old.state != OperationState::Running) {
@@ -324,7 +356,7 @@ impl Queue {
         }
         loop {
             let after = operation.after.map(|(received_at, id)| PageKey { received_at, id });
-            let (ids, next) = match self.meant(&operation.selector, after).await {
+            let (ids, next) = match self.meant(&operation.selector, operation.action, after).await {
                 Ok(step) => step,
                 Err(error) => {
                     log_store_error("mail that an operation means could not be read", &error);
@@ -339,7 +371,7 @@ impl Queue {
                 if self.stopping.load(Ordering::Acquire) {
                     return;
                 }
-                match self.act(operation.action, operation.ndr, id).await {
+                match self.act(&operation, id).await {
                     Ok(()) => operation.done += 1,
                     Err(ActionError::Leased | ActionError::NotFound) => operation.skipped += 1,
                     Err(ActionError::Store(error)) => {
@@ -367,7 +399,7 @@ impl Queue {
     async fn count(&self, operation: &Operation) -> Option<u64> {
         let (mut total, mut after) = (0, None);
         loop {
-            match self.meant(&operation.selector, after).await {
+            match self.meant(&operation.selector, operation.action, after).await {
                 Ok((ids, next)) => {
                     total += ids.len() as u64;
                     after = next;
@@ -390,42 +422,58 @@ impl Queue {
     async fn meant(
         &self,
         selector: &MessageFilter,
+        action: BulkAction,
         after: Option<PageKey>,
     ) -> Result<(Vec<MessageId>, Option<PageKey>), StoreError> {
         // others want the store and this thread too
         tokio::task::yield_now().await;
         let now = self.now();
-        let rows = self.store.page(selector.queue.as_ref(), after, STEP).await?;
+        let snapshot = self.live.current();
+        let rows = self.store.page(selector.queue.as_ref(), after.max(begin_of(selector)), STEP).await?;
         let next = if rows.len() < STEP { None } else { rows.last().map(|(key, _)| *key) };
         // behind this time nothing is meant
-        let ended = rows.last().is_some_and(|(key, _)| selector.until.is_some_and(|until| key.received_at >= until));
-        let meant = rows.iter().filter(|(_, message)| matches(selector, message, now));
+        let ended = rows.last().is_some_and(|(key, _)| is_behind(selector, key));
+        let meant = rows.iter().filter(|(_, message)| match action {
+            BulkAction::Hold => matches(selector, message, &snapshot, now) && self.holds_some_of(message),
+            _ => matches(selector, message, &snapshot, now),
+        });
         let ids = meant.map(|(_, message)| message.id).collect();
         Ok((ids, next.filter(|_| !ended)))
     }
 
-    async fn act(&self, action: BulkAction, ndr: bool, id: MessageId) -> Result<(), ActionError> {
-        match action {
+    async fn act(&self, operation: &Operation, id: MessageId) -> Result<(), ActionError> {
+        match operation.action {
             BulkAction::Freeze => self.freeze(id).await,
             BulkAction::Thaw => self.thaw(id).await,
             BulkAction::Retry => self.retry(id).await,
-            BulkAction::Reroute => self.route_again(id, false).await,
-            BulkAction::Delete => self.remove(id, ndr, false).await,
+            BulkAction::Reroute => self.route_again(id, operation.connector.clone(), false).await,
+            BulkAction::Resubmit => self.resubmit(id).await,
+            BulkAction::Delete => self.remove(id, operation.ndr, false).await,
+            BulkAction::Hold | BulkAction::Release => {
+                let leased = self.lease_for_operator(id).await?;
+                Ok(self.move_by_holds(leased).await?)
+            }
         }
     }
 
-    /// Routes a message anew, whatever it waits for; dead letters too.
-    pub(super) async fn route_again(&self, id: MessageId, synced: bool) -> Result<(), ActionError> {
+    /// Routes a message anew, whatever it waits for; dead letters too. From now on this connector is chosen for it, or none.
+    pub(super) async fn route_again(
+        &self,
+        id: MessageId,
+        connector: Option<Name>,
+        synced: bool,
+    ) -> Result<(), ActionError> {
         let leased = self.lease_for_operator(id).await?;
         let (snapshot, down) = (self.live.current(), self.down());
-        let all = leased
-            .message
+        let mut chosen = Message::clone(&leased.message);
+        chosen.connector.clone_from(&connector);
+        let all = chosen
             .recipients
             .iter()
             .zip(0u32..)
             .filter(|(recipient, _)| recipient.waits.is_some())
             .map(|(recipient, index)| {
-                let to = match assign_again(&snapshot, &*self.recipients, &leased.message, recipient, &down) {
+                let to = match assign_again(&snapshot, &*self.recipients, &chosen, recipient, &down) {
                     Assignment::Queue(queue, name) => Conclusion::Moved(queue, name),
                     Assignment::Refused(_) | Assignment::Unknown | Assignment::TryLater => {
                         Conclusion::Moved(QueueName::Unrouted, recipient.directory_name.clone())
@@ -434,7 +482,7 @@ impl Queue {
                 (index, to)
             })
             .collect();
-        Ok(self.conclude(leased, all, Facts::default(), Persistence::Once { synced }).await?)
+        Ok(self.conclude_chosen(leased, all, connector, Persistence::Once { synced }).await?)
     }
 }
 
@@ -448,6 +496,7 @@ mod tests {
             id: Uuid::now_v7(),
             action: BulkAction::Reroute,
             ndr: false,
+            connector: None,
             selector: MessageFilter::default(),
             by: String::new(),
             started_at: Timestamp::from_millis(1_795_000_000_000),

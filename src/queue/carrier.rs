@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::next_hosts::Turn;
 use super::outcome::is_too_many_recipients;
 use super::outgoing::{self, Outgoing, SenderRules};
-use super::{Attempt, AttemptResult, Hand, PassedOn, Queue, Take};
+use super::{Attempt, AttemptResult, Hand, HopTls, PassedOn, Queue, Take};
 use crate::config::Snapshot;
 use crate::mime::{Fit, Survey};
 use crate::model::failure::{Failure, Scope};
@@ -61,6 +61,8 @@ pub struct Session<'a> {
     pub only_from: Option<Name>,
     /// The host, for logs and reports.
     pub next_hop: String,
+    /// How it is encrypted, if it is.
+    pub tls: Option<HopTls>,
     /// Where it stands among the hosts of the next hop.
     pub turn: Turn,
     /// What it means when the host takes a message.
@@ -376,7 +378,8 @@ impl Work for Carrier<'_> {
             })
             .collect();
         let duration = self.clock.now().saturating_duration_since(since);
-        let attempt = Attempt { leased, results, next_hop: Some(self.session.next_hop.clone()), duration };
+        let attempt =
+            Attempt { leased, results, next_hop: Some(self.session.next_hop.clone()), tls: self.session.tls, duration };
         self.queue.settle(attempt).await;
     }
 }

@@ -19,10 +19,13 @@
 //! * `pace`: limits of rate. `tolerance`: how much a next hop has shown that it takes.
 //! * `hours`: the schedules of connectors, mail that is held. `health`: which of them are down. `rerouting`: mail that belongs elsewhere since
 //!   something has changed.
+//! * [`holds`]: mail that an operator keeps back. `suspension`: connectors that he has suspended. [`resubmit`]: dead letters on their
+//!   way again. [`transfer`]: the whole queue into a file and back. [`steer`]: all of that for people.
 //! * `assign`: which queue a recipient waits in: directory, then routing.
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
+//! * `suppressed`: who must not be written to, and mail for him.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
-//! * `operate`: what a person sees and does; `bulk`: with many messages at once.
+//! * `operate`: what a person sees and does; `bulk`: with many messages at once. `restored`: a copy's mail is frozen first.
 //!
 //! **What happens on failure.** After a crash every message is due as before. A failure of the host puts the link queue to rest, not its messages; a failure of a message defers
 //! that message. An outcome that the store cannot record is kept in hand, with its lease, until it can: mail that was delivered
@@ -36,6 +39,8 @@ mod deadlines;
 mod dequeue;
 mod distribution;
 mod health;
+pub mod history;
+pub mod holds;
 mod hours;
 mod link;
 pub mod next_hosts;
@@ -47,13 +52,21 @@ pub mod outgoing;
 mod pace;
 mod report;
 mod rerouting;
+mod restored;
+pub mod resubmit;
 mod scheduler;
 mod settings;
+pub mod sorting;
+pub mod steer;
+mod suspension;
+mod suppressed;
 mod tolerance;
 mod track;
+pub mod transfer;
 pub mod turn;
+pub mod whereabouts;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -63,13 +76,13 @@ use async_trait::async_trait;
 
 use crate::config::{Live, Snapshot};
 use crate::directory::Recipients;
+use crate::directory::suppressions::Suppressions;
 use crate::model::failure::Failure;
-use crate::model::mail::{Message, MessageId, Recipient};
+use crate::model::mail::Message;
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::net::clock::Clock;
-use crate::observe::EventKind;
 use crate::observe::metrics::Metrics;
 use crate::store::{Lease, Leased, Store, StoreError};
 use agenda::Agenda;
@@ -77,7 +90,7 @@ use deadlines::Deadlines;
 use link::{Link, Offer};
 use turn::{Requested, Turned};
 
-pub use assign::{Assignment, Sending, Way, assign, assign_again, considered, is_ours, way};
+pub use assign::{Assignment, Sending, Way, assign, assign_again, considered, is_ours, pinned, way};
 pub use dequeue::Asker;
 pub use distribution::restriction_failure;
 pub use health::ConnectorHealth;
@@ -86,9 +99,12 @@ pub use operate::{
     ActionError, AddressFilter, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
 pub use operator::Operator;
-pub use outcome::{Attempt, AttemptResult, PassedOn};
+pub use outcome::{Attempt, AttemptResult, HopTls, PassedOn};
 pub use pace::Take;
 pub use settings::{Effective, effective};
+pub use steer::Steer;
+pub use suspension::Suspended;
+pub use track::{Arrival, Rejection};
 
 /// Who does the work of a link queue: `outbound` and `local` implement it, `boot` wires them.
 #[async_trait]
@@ -108,10 +124,17 @@ pub struct Queue {
     store: Arc<dyn Store>,
     live: Live,
     recipients: Arc<dyn Recipients>,
+    suppressions: Arc<Suppressions>,
     clock: Arc<dyn Clock>,
     metrics: Metrics,
     links: Mutex<HashMap<QueueName, Arc<Link>>>,
     frozen: Mutex<HashSet<QueueName>>,
+    /// The connectors that an operator has suspended.
+    suspended: Mutex<BTreeMap<Name, Suspended>>,
+    /// What an operator holds.
+    holds: holds::Holds,
+    /// One at a time brings an exported queue in: ids are looked up before they are taken.
+    importing: Arc<tokio::sync::Mutex<()>>,
     /// The connectors that are down: their smart hosts could not be reached, and are not tried again yet.
     down: ArcSwap<BTreeSet<Name>>,
     /// Queues, or (`None`) all of them, whose mail may belong elsewhere now.
@@ -124,6 +147,8 @@ pub struct Queue {
     requested: Mutex<HashMap<Name, Requested>>,
     agenda: Arc<Agenda>,
     deadlines: Deadlines,
+    /// How many refusals may be tracked.
+    refusals: Mutex<track::Allowance>,
     workforce: OnceLock<Arc<dyn Workforce>>,
     stopping: AtomicBool,
 }
@@ -142,7 +167,11 @@ impl Queue {
             .into_iter()
             .filter_map(|(key, _)| key.strip_prefix(FROZEN_KEY)?.parse().ok())
             .collect();
+        let holds = holds::Holds::restore(store.all(holds::Holds::prefix()));
+        let suspended = suspension::restore(store.all(suspension::KEY));
+        let suppressions = Arc::new(Suppressions::new(store.clone()));
         Arc::new(Queue {
+            suppressions,
             store,
             live,
             recipients,
@@ -150,6 +179,9 @@ impl Queue {
             metrics,
             links: Mutex::default(),
             frozen: Mutex::new(frozen),
+            suspended: Mutex::new(suspended),
+            holds,
+            importing: Arc::default(),
             down: ArcSwap::default(),
             wanting: Mutex::default(),
             operating: tokio::sync::Mutex::default(),
@@ -158,6 +190,7 @@ impl Queue {
             requested: Mutex::default(),
             agenda: Arc::default(),
             deadlines: Deadlines::default(),
+            refusals: Mutex::default(),
             workforce: OnceLock::new(),
             stopping: AtomicBool::new(false),
         })
@@ -183,6 +216,9 @@ impl Queue {
 
     /// Takes mail that has just become durable, with its leases. What is held goes back to the store until its time.
     pub fn enqueue(&self, leased: Leased) {
+        if self.holds_some_of(&leased.message) {
+            return self.set_aside(leased);
+        }
         let Leased { message, leases, content } = leased;
         let held = message.released_at() > self.now();
         for lease in leases {
@@ -282,12 +318,18 @@ impl Queue {
             return link.clone();
         }
         let frozen = self.frozen().contains(queue);
-        self.links().entry(queue.clone()).or_insert_with(|| Arc::new(Link::new(queue.clone(), frozen))).clone()
+        let mut links = self.links();
+        // asked under this lock: a connector that is suspended now misses no link
+        let stands_still = || frozen || self.is_suspended(queue);
+        links.entry(queue.clone()).or_insert_with(|| Arc::new(Link::new(queue.clone(), stands_still()))).clone()
     }
 
     fn offer(&self, link: &Arc<Link>, leased: Leased) {
-        let carried = !matches!(link.name, QueueName::Unrouted | QueueName::DeadLetter);
+        let carried = !matches!(link.name, QueueName::Unrouted | QueueName::Held | QueueName::DeadLetter);
         if !carried || self.stopping.load(Ordering::Acquire) {
+            return self.release_now(link, leased);
+        }
+        if self.is_suppressed(&link.name, &leased.message) {
             return self.release_now(link, leased);
         }
         self.note_deadline(&leased.message);
@@ -298,10 +340,12 @@ impl Queue {
         if link.is_new() {
             self.keep_hours(link, now);
         }
-        match link.offer(leased, self.now(), self.max_workers(&link.name)) {
-            Offer::Taken => {}
-            Offer::WorkerWanted => self.employ(link),
-            Offer::Refused(leased) => self.release_now(link, leased),
+        let most = self.max_workers(&link.name);
+        match self.holds.unless_held(leased, &link.name, |leased| link.offer(leased, now, most)) {
+            Ok(Offer::Taken) => {}
+            Ok(Offer::WorkerWanted) => self.employ(link),
+            Ok(Offer::Refused(leased)) => self.release_now(link, leased),
+            Err(held) => self.set_aside(held),
         }
     }
 
@@ -335,52 +379,6 @@ impl Queue {
 
     fn max_workers(&self, queue: &QueueName) -> usize {
         settings::max_sessions(&self.live.current(), queue)
-    }
-
-    fn track(
-        &self,
-        event: EventKind,
-        message: &Message,
-        recipients: impl ExactSizeIterator<Item = String>,
-        detail: track::Detail<'_>,
-    ) {
-        track::track(&*self.store, self.now(), event, message.id, recipients, detail);
-    }
-
-    /// Writes the first events of a message: who brought it, for whom; and which recipients go no further, because a filter
-    /// archived them.
-    pub fn track_received(&self, message: &Message) {
-        self.track_first(message, None);
-    }
-
-    /// The same for one that goes on to others.
-    fn track_further(&self, of: MessageId, message: &Message) {
-        self.track_first(message, Some(of));
-    }
-
-    fn track_first(&self, message: &Message, related: Option<MessageId>) {
-        self.track(
-            EventKind::Received,
-            message,
-            message.recipients.iter().map(|recipient| recipient.forward_path.to_string()),
-            track::Detail {
-                sender: Some(message.reverse_path.to_string()),
-                message_id: message.message_id_header.as_deref(),
-                size: Some(message.size),
-                client: message.origin.client,
-                virtual_server: Some(message.origin.virtual_server.as_str()),
-                related,
-                next_attempt: message.parameters.hold.map(|_| message.released_at()),
-                ..track::Detail::default()
-            },
-        );
-        let archived =
-            |recipient: &&Recipient| recipient.waits.as_ref().is_some_and(|w| w.queue == QueueName::DeadLetter);
-        for recipient in message.recipients.iter().filter(archived) {
-            self.metrics.outcome("deadLettered", 1);
-            let detail = track::Detail { failure: recipient.last_failure.as_ref(), ..track::Detail::default() };
-            self.track(EventKind::DeadLettered, message, std::iter::once(recipient.forward_path.to_string()), detail);
-        }
     }
 }
 

@@ -16,7 +16,7 @@ use super::ConnectorHealth;
 use super::turn::Requested;
 use crate::model::duration::Duration;
 use crate::model::failure::Failure;
-use crate::model::mail::{Message, MessageId, RecipientStatus};
+use crate::model::mail::{Message, MessageId, Recipient, RecipientStatus};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::size::Size;
@@ -146,6 +146,8 @@ pub enum QueueKind {
     Directory,
     /// No connector carries it now.
     Unrouted,
+    /// An operator holds it.
+    Held,
     /// Nothing more can be done.
     DeadLetter,
 }
@@ -159,6 +161,7 @@ impl QueueKind {
             QueueName::Local(_) => QueueKind::Local,
             QueueName::Directory => QueueKind::Directory,
             QueueName::Unrouted => QueueKind::Unrouted,
+            QueueName::Held => QueueKind::Held,
             QueueName::DeadLetter => QueueKind::DeadLetter,
         }
     }
@@ -179,6 +182,10 @@ pub enum QueueState {
     Remote,
     /// Frozen by an operator.
     Frozen,
+    /// Its connector is suspended.
+    Suspended,
+    /// Waits until the holds that mean it end.
+    Held,
 }
 
 /// Which messages: all that is given must hold.
@@ -198,6 +205,10 @@ pub struct MessageFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub connector: Option<Name>,
+    /// A recipient waits in a queue for this next hop: a domain, or a smart host with or without its port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub next_hop: Option<String>,
     /// The virtual server that took it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -218,6 +229,14 @@ pub struct MessageFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub message_id: Option<String>,
+    /// Its Subject contains this, in whatever case; only of messages that came while `settings.subjectLogging` was on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub subject: Option<String>,
+    /// One of the recipients is so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub status: Option<StatusFilter>,
     /// Received at or after.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = Option<String>, format = DateTime)]
@@ -249,6 +268,54 @@ impl MessageFilter {
     }
 }
 
+/// How one of the recipients is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = SelectedStatus)]
+pub enum StatusFilter {
+    /// It waits, and no attempt for it has failed.
+    Pending,
+    /// It waits after an attempt that failed.
+    Deferred,
+    /// In its mailbox store.
+    Delivered,
+    /// Taken by the next hop.
+    Relayed,
+    /// Became other recipients.
+    Expanded,
+    /// Will not be delivered; also a dead letter.
+    Failed,
+    /// Was not delivered in time; also a dead letter.
+    Expired,
+}
+
+impl StatusFilter {
+    /// Every one with its word.
+    pub const WORDS: [(&'static str, StatusFilter); 7] = [
+        ("pending", StatusFilter::Pending),
+        ("deferred", StatusFilter::Deferred),
+        ("delivered", StatusFilter::Delivered),
+        ("relayed", StatusFilter::Relayed),
+        ("expanded", StatusFilter::Expanded),
+        ("failed", StatusFilter::Failed),
+        ("expired", StatusFilter::Expired),
+    ];
+
+    /// Whether a recipient is so.
+    pub fn matches(self, recipient: &Recipient) -> bool {
+        let failed_once = recipient.last_failure.is_some();
+        match self {
+            StatusFilter::Pending => recipient.status == RecipientStatus::Pending && !failed_once,
+            StatusFilter::Deferred => recipient.status == RecipientStatus::Pending && failed_once,
+            StatusFilter::Delivered => recipient.status == RecipientStatus::Delivered,
+            StatusFilter::Relayed => recipient.status == RecipientStatus::Relayed,
+            StatusFilter::Expanded => recipient.status == RecipientStatus::Expanded,
+            StatusFilter::Failed => recipient.status == RecipientStatus::Failed,
+            StatusFilter::Expired => recipient.status == RecipientStatus::Expired,
+        }
+    }
+}
+
 /// The state of a whole message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -258,6 +325,8 @@ pub enum MessageState {
     Queued,
     /// Frozen by an operator.
     Frozen,
+    /// All that waits is held by an operator.
+    Held,
     /// All that waits, waits in the dead-letter queue.
     DeadLetter,
 }
@@ -265,16 +334,19 @@ pub enum MessageState {
 impl MessageState {
     /// The state of a message.
     pub fn of(message: &Message) -> Self {
-        let mut waiting = message
+        let waiting = message
             .recipients
             .iter()
             .filter(|recipient| recipient.status == RecipientStatus::Pending || recipient.waits.is_some())
             .filter_map(|recipient| recipient.waits.as_ref())
-            .peekable();
+            .map(|waits| &waits.queue);
+        let all_in = |queue| waiting.clone().next().is_some() && waiting.clone().all(|waits| *waits == queue);
         if message.frozen {
             MessageState::Frozen
-        } else if waiting.peek().is_some() && waiting.all(|waits| waits.queue == QueueName::DeadLetter) {
+        } else if all_in(QueueName::DeadLetter) {
             MessageState::DeadLetter
+        } else if all_in(QueueName::Held) {
+            MessageState::Held
         } else {
             MessageState::Queued
         }

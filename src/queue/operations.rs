@@ -13,17 +13,18 @@ use super::operate::{
 use super::outcome::{Conclusion, Facts, Persistence};
 use super::scheduler::waiting_here;
 use super::{Assignment, FROZEN_KEY, Queue, assign_again, settings, track};
+use crate::config::Snapshot;
 use crate::model::duration::Duration;
+use crate::model::event_kind::EventKind;
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
-use crate::observe::EventKind;
 use crate::store::{Leased, PageKey, QueueCount, StoreError};
 
 /// Most rows that one listing looks at (`resources.md`).
-const MAX_ROWS: u64 = 50_000;
+pub(super) const MAX_ROWS: u64 = 50_000;
 /// Rows read from the store at once.
-const PAGE: usize = 1_000;
+pub(super) const PAGE: usize = 1_000;
 
 #[async_trait]
 impl Operate for Queue {
@@ -67,7 +68,7 @@ impl Operate for Queue {
     async fn thaw_queue(&self, queue: &QueueName) -> Result<(), ActionError> {
         self.store.set(&format!("{FROZEN_KEY}{queue}"), None).await?;
         self.frozen().remove(queue);
-        let _ = self.link(queue).set_frozen(false);
+        let _ = self.link(queue).set_frozen(self.is_suspended(queue));
         self.agenda.look_at_once(queue);
         tracing::info!(queue = %queue, "queue thawed");
         Ok(())
@@ -113,14 +114,19 @@ impl Operate for Queue {
         limit: usize,
     ) -> Result<MessagePage, ActionError> {
         let now = self.now();
-        let mut page = MessagePage { next: after, ..MessagePage::default() };
+        let snapshot = self.live.current();
+        let mut page = MessagePage { next: after.max(begin_of(filter)), ..MessagePage::default() };
         while page.scanned < MAX_ROWS {
             let rows = self.store.page(filter.queue.as_ref(), page.next, PAGE).await?;
             let ended = rows.len() < PAGE;
             for (key, message) in rows {
+                if is_behind(filter, &key) {
+                    page.next = None;
+                    return Ok(page);
+                }
                 page.scanned += 1;
                 page.next = Some(key);
-                if matches(filter, &message, now) {
+                if matches(filter, &message, &snapshot, now) {
                     page.items.push(message);
                     if page.items.len() >= limit {
                         return Ok(page);
@@ -156,7 +162,7 @@ impl Operate for Queue {
     }
 
     async fn reroute(&self, id: MessageId) -> Result<(), ActionError> {
-        self.route_again(id, true).await
+        self.route_again(id, None, true).await
     }
 
     async fn retry(&self, id: MessageId) -> Result<(), ActionError> {
@@ -238,7 +244,7 @@ impl Queue {
         let possible = match queue {
             QueueName::SmartHost(name) | QueueName::Dns(name, _) => snapshot.routes.connector(name).is_some(),
             QueueName::Local(store) => snapshot.stores.contains_key(store),
-            QueueName::Directory | QueueName::Unrouted | QueueName::DeadLetter => true,
+            QueueName::Directory | QueueName::Unrouted | QueueName::Held | QueueName::DeadLetter => true,
         };
         possible || self.frozen().contains(queue) || self.store.queues().iter().any(|count| count.queue == *queue)
     }
@@ -269,9 +275,14 @@ impl Queue {
         let oldest = self.store.page(Some(&queue), None, 1).await?.first().map(|(key, _)| key.received_at);
         let next_due = self.store.next_due(&queue).await?;
         let next = link.resting_until.or(next_due.filter(|due| *due > now));
-        let frozen = link.frozen || self.frozen().contains(&queue);
-        let state = if frozen {
+        let (frozen, suspended) = (self.frozen().contains(&queue), self.is_suspended(&queue));
+        let held = queue == QueueName::Held;
+        let state = if held {
+            QueueState::Held
+        } else if frozen {
             QueueState::Frozen
+        } else if suspended {
+            QueueState::Suspended
         } else if link.workers > 0 {
             QueueState::Active
         } else if link.held {
@@ -292,7 +303,7 @@ impl Queue {
             messages,
             bytes,
             oldest,
-            next_retry: if frozen { None } else { next },
+            next_retry: if frozen || suspended || held { None } else { next },
             last_error: link.last_failure,
             id: queue,
         })
@@ -303,12 +314,32 @@ fn is_deferred(message: &Message, queue: &QueueName, now: Timestamp) -> bool {
     message.recipients.iter().filter_map(|r| r.waits.as_ref()).any(|waits| waits.queue == *queue && waits.due > now)
 }
 
-pub(super) fn matches(filter: &MessageFilter, message: &Message, now: Timestamp) -> bool {
+/// Where a listing with this filter begins: nothing before is meant.
+pub(super) fn begin_of(filter: &MessageFilter) -> Option<PageKey> {
+    let received_at = filter.since? - std::time::Duration::from_millis(1);
+    Some(PageKey { received_at, id: MessageId(uuid::Uuid::max()) })
+}
+
+/// Whether nothing from here on is meant.
+pub(super) fn is_behind(filter: &MessageFilter, key: &PageKey) -> bool {
+    filter.until.is_some_and(|until| key.received_at >= until)
+}
+
+pub(super) fn matches(filter: &MessageFilter, message: &Message, snapshot: &Snapshot, now: Timestamp) -> bool {
     let age = |limit: Duration| now.since(message.received_at) > limit.std();
     let waits_for = |connector: &_| {
         message.recipients.iter().filter_map(|r| r.waits.as_ref()).any(|w| w.queue.connector() == Some(connector))
     };
+    let goes_to =
+        |next_hop: &String| message.waiting().iter().any(|(queue, _)| settings::goes_to(snapshot, queue, next_hop));
+    let is_about = |words: &String| {
+        let contains = |subject: &String| subject.to_lowercase().contains(&words.to_lowercase());
+        message.subject.as_ref().is_some_and(contains)
+    };
     filter.state.is_none_or(|state| MessageState::of(message) == state)
+        && filter.status.is_none_or(|status| message.recipients.iter().any(|recipient| status.matches(recipient)))
+        && filter.next_hop.as_ref().is_none_or(goes_to)
+        && filter.subject.as_ref().is_none_or(is_about)
         && filter.connector.as_ref().is_none_or(waits_for)
         && filter.virtual_server.as_ref().is_none_or(|name| message.origin.virtual_server == *name)
         && filter.sender.as_ref().is_none_or(|sender| sender.matches(message.reverse_path.mailbox()))

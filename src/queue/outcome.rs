@@ -17,15 +17,17 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::distribution::Expansion;
+use super::scheduler::aged;
 use super::{Queue, log_store_error, settings, track};
 use crate::config::Snapshot;
+use crate::model::event_kind::EventKind;
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Change, Message, MessageId, Recipient, RecipientState, RecipientStatus, Waits};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
-use crate::observe::EventKind;
 use crate::observe::metrics::ByAttempt;
+use crate::smtp::parameters::Hold;
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::{Caused, Lease, Leased, StoreError};
 
@@ -72,8 +74,19 @@ pub struct Attempt {
     pub results: Vec<(u32, AttemptResult)>,
     /// The host that was spoken to.
     pub next_hop: Option<String>,
+    /// How it was encrypted, if it was.
+    pub tls: Option<HopTls>,
     /// How long it took.
     pub duration: Duration,
+}
+
+/// How a session with a next hop was encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HopTls {
+    /// `TLSv1.3`, as RFC 8314, 4.3 writes it.
+    pub version: &'static str,
+    /// The certificate was found good for the name.
+    pub verified: bool,
 }
 
 /// What is concluded about one recipient.
@@ -103,6 +116,14 @@ pub(super) enum Conclusion {
     Removed {
         report: bool,
     },
+    /// An operator holds it; it keeps its time.
+    Held(Option<Name>),
+    /// Nobody holds it any more; it keeps its time.
+    LetGo(QueueName, Option<Name>),
+    /// A dead letter is to be delivered again, as if it had just come.
+    Resubmitted(QueueName, Option<Name>),
+    /// A message with other recipients goes out in its place.
+    Replaced,
     /// An operator wants it tried now.
     Retried,
     /// It waits for its connector's schedule.
@@ -124,6 +145,7 @@ pub(super) enum Persistence {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Facts<'a> {
     pub next_hop: Option<&'a str>,
+    pub tls: Option<HopTls>,
     pub duration: Option<Duration>,
     /// The first of the messages that go on to others.
     pub further: Option<MessageId>,
@@ -132,9 +154,10 @@ pub(super) struct Facts<'a> {
 impl Queue {
     /// Records what became of an attempt.
     pub async fn settle(&self, attempt: Attempt) {
-        let Attempt { leased, results, next_hop, duration } = attempt;
+        let Attempt { leased, results, next_hop, tls, duration } = attempt;
         let now = self.now();
         let snapshot = self.live.current();
+        let unknown = self.unknown_elsewhere(&leased, &results);
         let some_went = results.iter().any(|(_, result)| matches!(result, AttemptResult::Relayed { .. }));
         let conclusions = results
             .into_iter()
@@ -154,11 +177,12 @@ impl Queue {
                 Some((index, conclusion))
             })
             .collect();
-        let facts = Facts { next_hop: next_hop.as_deref(), duration: Some(duration), further: None };
+        let facts = Facts { next_hop: next_hop.as_deref(), tls, duration: Some(duration), further: None };
         if let Err(error) = self.conclude(leased, conclusions, facts, Persistence::UntilItIsThere).await {
             // the leases died with the record: the message is due again, and may arrive twice
-            log_store_error("an outcome could not be recorded; the message will be tried again", &error);
+            return log_store_error("an outcome could not be recorded; the message will be tried again", &error);
         }
+        unknown.into_iter().for_each(|entry| self.suppressions.notice(entry));
     }
 
     /// Turns conclusions into states and reports, and records them in one step.
@@ -172,6 +196,18 @@ impl Queue {
         self.conclude_with(leased, conclusions, Vec::new(), facts, persistence).await
     }
 
+    /// The same with another choice of a connector.
+    pub(super) async fn conclude_chosen(
+        &self,
+        leased: Leased,
+        conclusions: Vec<(u32, Conclusion)>,
+        connector: Option<Name>,
+        persistence: Persistence,
+    ) -> Result<(), StoreError> {
+        let change = Change { connector: Some(connector), ..Change::default() };
+        self.conclude_all(leased, conclusions, change, Vec::new(), Facts::default(), persistence).await
+    }
+
     /// The same with messages that go on to others in the same step.
     pub(super) async fn conclude_with(
         &self,
@@ -181,11 +217,77 @@ impl Queue {
         facts: Facts<'_>,
         persistence: Persistence,
     ) -> Result<(), StoreError> {
+        self.conclude_all(leased, conclusions, Change::default(), further, facts, persistence).await
+    }
+
+    /// The same for mail that is let go: when it is older than its terms allow, its time counts from now on.
+    pub(super) async fn conclude_let_go(
+        &self,
+        leased: Leased,
+        conclusions: Vec<(u32, Conclusion)>,
+    ) -> Result<(), StoreError> {
+        let now = self.now();
+        let mut after = Message::clone(&leased.message);
+        for (index, conclusion) in &conclusions {
+            if let Some(recipient) = after.recipients.get_mut(*index as usize) {
+                conclusion.apply(recipient, now);
+            }
+        }
+        let let_go = conclusions.iter().any(|(_, conclusion)| matches!(conclusion, Conclusion::LetGo(..)));
+        if let_go && !aged(&self.live.current(), &after, now).is_empty() {
+            return self.conclude_anew(leased, conclusions).await;
+        }
+        self.conclude(leased, conclusions, Facts::default(), Persistence::Once { synced: false }).await
+    }
+
+    /// The same for mail whose time begins anew: retries, delay notification and expiry count from now on, as at the end of a
+    /// hold (RFC 4865), and it is not frozen. Durable when it returns. Only for conclusions that end nothing, and of which nobody is told.
+    pub(super) async fn conclude_anew(
+        &self,
+        leased: Leased,
+        conclusions: Vec<(u32, Conclusion)>,
+    ) -> Result<(), StoreError> {
+        let now = self.now();
+        let Leased { message, leases, .. } = leased;
+        let conclusions = self.with_holds(&message, conclusions);
+        let mut after = Message::clone(&message);
+        for (index, conclusion) in &conclusions {
+            if let Some(recipient) = after.recipients.get_mut(*index as usize) {
+                conclusion.apply(recipient, now);
+                recipient.delay_notified = false;
+            }
+        }
+        after.parameters.hold = Some(Hold::Until(now.millis().div_euclid(1_000)));
+        after.frozen = false;
+        let queues: Vec<QueueName> = leases.iter().map(|lease| lease.queue.clone()).collect();
+        match self.store.amend(leases, after).await {
+            Ok(leased) => {
+                self.tell(&leased.message, &conclusions, Facts::default(), &[], now);
+                self.enqueue(leased);
+                Ok(())
+            }
+            Err(error) => {
+                queues.iter().for_each(|queue| self.agenda.look(queue, now + LOOK_AFTER_ERROR));
+                Err(error)
+            }
+        }
+    }
+
+    async fn conclude_all(
+        &self,
+        leased: Leased,
+        conclusions: Vec<(u32, Conclusion)>,
+        mut change: Change,
+        further: Vec<Caused>,
+        facts: Facts<'_>,
+        persistence: Persistence,
+    ) -> Result<(), StoreError> {
         let now = self.now();
         let snapshot = self.live.current();
         let Leased { message, leases, content } = leased;
+        let conclusions = self.with_holds(&message, conclusions);
         let mut after = Message::clone(&message);
-        let mut change = Change::default();
+        after.apply(&change);
         let retention = now + snapshot.settings.retention.dead_letter.std();
         for (index, conclusion) in &conclusions {
             if let Some(recipient) = after.recipients.get_mut(*index as usize) {
@@ -196,7 +298,8 @@ impl Queue {
         for (index, conclusion) in &conclusions {
             let Some(recipient) = after.recipients.get_mut(*index as usize) else { continue };
             // nobody is told: it must stay visible
-            if reports.dead_letters.contains(index) && !matches!(conclusion, Conclusion::Removed { .. }) {
+            let removed = matches!(conclusion, Conclusion::Removed { .. } | Conclusion::Replaced);
+            if reports.dead_letters.contains(index) && !removed {
                 recipient.waits = Some(Waits { queue: QueueName::DeadLetter, due: retention });
             }
             if matches!(conclusion, Conclusion::Delayed) || reports.delayed.contains(index) {
@@ -223,7 +326,7 @@ impl Queue {
         }
         let caused = recorded?;
         self.count_attempt(&after, &conclusions, held.first(), facts.duration, now);
-        self.tell(&after, &conclusions, facts, &caused_ids, now);
+        self.tell(&message, &after, &conclusions, facts, &caused_ids);
         for leased in caused {
             if caused_ids.contains(&leased.message.id) {
                 self.metrics.notifications.inc();
@@ -300,11 +403,11 @@ impl Queue {
     /// Tracking, logs and counters: after the record, so that they only tell what holds.
     fn tell(
         &self,
+        before: &Message,
         after: &Message,
         conclusions: &[(u32, Conclusion)],
         facts: Facts<'_>,
         caused: &[MessageId],
-        now: Timestamp,
     ) {
         for (index, conclusion) in conclusions {
             let Some(recipient) = after.recipients.get(*index as usize) else { continue };
@@ -316,13 +419,20 @@ impl Queue {
                 link.note_failure(failure);
             }
             self.metrics.outcome(word, 1);
+            let was_in = before.recipients.get(*index as usize).and_then(|recipient| recipient.waits.as_ref());
             let detail = track::Detail {
                 queue: recipient.waits.as_ref().map(|waits| &waits.queue),
+                connector: was_in.filter(|_| conclusion.is_of_attempt()).and_then(|waits| waits.queue.connector()),
                 next_hop: facts.next_hop,
+                tls: facts.tls.map(|tls| tls.version),
+                tls_verified: facts.tls.is_some_and(|tls| tls.verified),
+                attempts: Some(recipient.attempts).filter(|_| matches!(conclusion, Conclusion::Deferred { .. })),
                 reply: conclusion.reply(),
                 failure: recipient.last_failure.as_ref().filter(|_| conclusion.tells_failure()),
                 next_attempt: recipient.waits.as_ref().filter(|_| !dead).map(|waits| waits.due),
-                related: facts.further.filter(|_| matches!(conclusion, Conclusion::Expanded { .. })),
+                related: facts
+                    .further
+                    .filter(|_| matches!(conclusion, Conclusion::Expanded { .. } | Conclusion::Replaced)),
                 duration_ms: facts.duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
                 ..track::Detail::default()
             };
@@ -336,7 +446,7 @@ impl Queue {
         }
         for id in caused {
             let detail = track::Detail { related: Some(*id), ..track::Detail::default() };
-            track::track(&*self.store, now, EventKind::Dsn, after.id, std::iter::empty(), detail);
+            self.track(EventKind::Dsn, after, std::iter::empty(), detail);
         }
     }
 }
@@ -409,7 +519,7 @@ impl Conclusion {
                 let last = failure.clone().or_else(|| recipient.last_failure.clone());
                 done(recipient, RecipientStatus::Expired, last)
             }
-            Conclusion::Removed { .. } => match recipient.status {
+            Conclusion::Removed { .. } | Conclusion::Replaced => match recipient.status {
                 // a dead letter keeps what became of it
                 RecipientStatus::Failed | RecipientStatus::Expired => {
                     done(recipient, recipient.status, recipient.last_failure.clone())
@@ -430,6 +540,20 @@ impl Conclusion {
                 directory_name: directory_name.clone(),
                 ..recipient.state()
             },
+            Conclusion::Held(directory_name) => {
+                RecipientState { directory_name: directory_name.clone(), ..moved(recipient, &QueueName::Held, now) }
+            }
+            Conclusion::LetGo(queue, directory_name) => {
+                RecipientState { directory_name: directory_name.clone(), ..moved(recipient, queue, now) }
+            }
+            Conclusion::Resubmitted(queue, directory_name) => RecipientState {
+                status: RecipientStatus::Pending,
+                waits: Some(Waits { queue: queue.clone(), due: now }),
+                directory_name: directory_name.clone(),
+                attempts: 0,
+                delay_notified: false,
+                last_failure: None,
+            },
             Conclusion::Retried => put_off(recipient, now),
             Conclusion::PutOff { until } => put_off(recipient, *until),
         };
@@ -439,6 +563,11 @@ impl Conclusion {
     /// Ends the recipient without delivery, and the sender should know.
     pub(super) fn is_failure(&self) -> bool {
         matches!(self, Conclusion::Failed(_) | Conclusion::Expired(_) | Conclusion::Removed { report: true })
+    }
+
+    /// What came of an attempt by the queue in which the recipient was.
+    fn is_of_attempt(&self) -> bool {
+        !matches!(self, Conclusion::Moved(..) | Conclusion::Removed { .. } | Conclusion::Delayed)
     }
 
     fn event(&self) -> (EventKind, &'static str) {
@@ -451,6 +580,9 @@ impl Conclusion {
             Conclusion::Deferred { .. } | Conclusion::Delayed => (EventKind::Deferred, "deferred"),
             Conclusion::PutOff { .. } => (EventKind::Scheduled, "scheduled"),
             Conclusion::Moved(..) => (EventKind::Rerouted, "rerouted"),
+            Conclusion::Held(_) => (EventKind::Held, "held"),
+            Conclusion::LetGo(..) => (EventKind::Released, "released"),
+            Conclusion::Resubmitted(..) | Conclusion::Replaced => (EventKind::Resubmitted, "resubmitted"),
             Conclusion::Removed { .. } => (EventKind::Removed, "removed"),
             Conclusion::Retried => (EventKind::Retried, "retried"),
         }
@@ -480,6 +612,19 @@ fn done(recipient: &Recipient, status: RecipientStatus, last_failure: Option<Fai
 
 fn put_off(recipient: &Recipient, until: Timestamp) -> RecipientState {
     RecipientState { waits: recipient.waits.clone().map(|waits| Waits { due: until, ..waits }), ..recipient.state() }
+}
+
+/// In another queue at the same time. Out of the dead-letter queue it is due now: there, its time is when its retention ends.
+fn moved(recipient: &Recipient, queue: &QueueName, now: Timestamp) -> RecipientState {
+    let due = match &recipient.waits {
+        Some(waits) if waits.queue != QueueName::DeadLetter => waits.due,
+        _ => now,
+    };
+    RecipientState {
+        status: RecipientStatus::Pending,
+        waits: Some(Waits { queue: queue.clone(), due }),
+        ..recipient.state()
+    }
 }
 
 fn removed() -> Failure {

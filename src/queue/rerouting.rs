@@ -54,6 +54,7 @@ impl Rerouting {
             queue.store.queues().iter().for_each(|count| queue.agenda.look_at_once(&count.queue));
             queue.try_changed_connectors(&self.known, &current);
             queue.forget_gone_connectors();
+            queue.forget_gone_suspensions().await;
             queue.look_for_another_way(None);
         }
         self.known = current;
@@ -86,16 +87,17 @@ impl Rerouting {
         self.cursor = page.last().map(|(key, _)| *key);
         let down = queue.down();
         for (_, message) in page {
-            if message.released_at() > now || to_move(queue, &self.known, &message, &down).is_empty() {
+            let waits = message.released_at() > now;
+            if to_move(queue, &self.known, &message, &down, waits).is_empty() {
                 continue;
             }
             // one that a worker has comes up again by its outcome
             let Ok(leased) = queue.lease_for_operator(message.id).await else { continue };
-            let moved = to_move(queue, &self.known, &leased.message, &down);
+            let moved = to_move(queue, &self.known, &leased.message, &down, waits);
             if moved.is_empty() {
                 queue.give_back(leased);
-            } else {
-                queue.conclude_logged(leased, moved).await;
+            } else if let Err(error) = queue.conclude_let_go(leased, moved).await {
+                log_store_error("a change of the queue could not be recorded", &error);
             }
         }
         if ended {
@@ -130,7 +132,7 @@ fn misplaced(queue: &Queue, snapshot: &Snapshot, message: &Message, down: &BTree
         .zip(&message.recipients)
         .filter_map(|(index, recipient)| {
             let waits = recipient.waits.as_ref().filter(|_| recipient.status == RecipientStatus::Pending)?;
-            if matches!(waits.queue, QueueName::Directory | QueueName::DeadLetter) {
+            if matches!(waits.queue, QueueName::Directory | QueueName::Held | QueueName::DeadLetter) {
                 return None;
             }
             match assign_again(snapshot, &*queue.recipients, message, recipient, down) {
@@ -143,14 +145,38 @@ fn misplaced(queue: &Queue, snapshot: &Snapshot, message: &Message, down: &BTree
         .collect()
 }
 
-/// Those that are moved at once: what has nowhere to go stays where it is, until it comes due.
-fn to_move(queue: &Queue, snapshot: &Snapshot, message: &Message, down: &BTreeSet<Name>) -> Vec<(u32, Conclusion)> {
+/// Those that are moved at once: what has nowhere to go stays where it is, until it comes due. Holds move also what is frozen, or
+/// waits for a time.
+fn to_move(
+    queue: &Queue,
+    snapshot: &Snapshot,
+    message: &Message,
+    down: &BTreeSet<Name>,
+    waits: bool,
+) -> Vec<(u32, Conclusion)> {
+    let mut moves = queue.moves_by_holds(snapshot, message);
+    if waits {
+        return moves;
+    }
     let misplaced = misplaced(queue, snapshot, message, down).into_iter();
-    let somewhere = misplaced.filter(|misplaced| misplaced.to != QueueName::Unrouted);
-    somewhere.map(|known| (known.index, Conclusion::Moved(known.to, known.directory_name))).collect()
+    let somewhere: Vec<_> = misplaced
+        .filter(|known| known.to != QueueName::Unrouted && !moves.iter().any(|(index, _)| *index == known.index))
+        .map(|known| (known.index, Conclusion::Moved(known.to, known.directory_name)))
+        .collect();
+    moves.extend(somewhere);
+    moves
 }
 
 impl Queue {
+    /// Sees to it, after a start, that all is held that should be, and nothing else.
+    pub(super) fn go_on_holding(&self) {
+        if !self.holds.is_empty() {
+            self.look_for_another_way(None);
+        } else if self.store.queues().iter().any(|count| count.queue == QueueName::Held) {
+            self.look_for_another_way(Some(QueueName::Held));
+        }
+    }
+
     /// Has all mail looked at, or that of one queue, for another way.
     pub(super) fn look_for_another_way(&self, over: Option<QueueName>) {
         let mut wanting = self.wanting();

@@ -38,6 +38,7 @@ pub(super) async fn run(queue: &Arc<Queue>) {
     let mut aging = Aging { cursor: None, next: queue.now(), began: queue.now() };
     let mut walk = Walk::default();
     queue.resume_operations();
+    queue.go_on_holding();
     let mut rerouting = Rerouting::new(queue);
     let mut changes = queue.live.subscribe();
     while !queue.stopping.load(Ordering::Acquire) {
@@ -47,6 +48,8 @@ pub(super) async fn run(queue: &Arc<Queue>) {
             queue.look(name).await;
         }
         queue.meet_deadlines().await;
+        queue.expire_holds().await;
+        queue.move_set_aside().await;
         walk.step(queue).await;
         rerouting.step(queue).await;
         aging.step(queue).await;
@@ -54,11 +57,12 @@ pub(super) async fn run(queue: &Arc<Queue>) {
             tokio::task::yield_now().await;
             continue;
         }
-        let times = [next, queue.deadlines.next(), walk.next(), rerouting.next()];
+        let times = [next, queue.deadlines.next(), walk.next(), rerouting.next(), queue.holds.next_expiry()];
         let until = times.into_iter().flatten().fold(aging.next, Timestamp::min);
         let sleep = until.since(queue.now()).clamp(Duration::from_millis(1), LONGEST_SLEEP);
         tokio::select! {
             () = queue.agenda.changed() => {}
+            () = queue.suppressions.added() => queue.take_back_suppressed(),
             _ = changes.changed() => {}
             () = tokio::time::sleep(sleep) => {}
         }
@@ -68,6 +72,10 @@ pub(super) async fn run(queue: &Arc<Queue>) {
 impl Queue {
     /// One look at one queue.
     pub(super) async fn look(&self, name: &QueueName) {
+        // no time lets it go
+        if *name == QueueName::Held {
+            return;
+        }
         let link = self.link(name);
         let now = self.now();
         if link.is_frozen() {
@@ -147,6 +155,10 @@ impl Queue {
     fn assign_again(&self, name: &QueueName, message: &Message) -> Vec<(u32, Conclusion)> {
         let snapshot = self.live.current();
         let now = self.now();
+        let suppressed = self.suppressed(name, message, now);
+        if !suppressed.is_empty() {
+            return suppressed;
+        }
         let terms = settings::terms(&snapshot, &message.origin.virtual_server, name);
         let expires = settings::ends(&snapshot, message, name).expires;
         // what is to be returned at a time is not tried behind it
@@ -157,6 +169,10 @@ impl Queue {
         let mut conclusions = Vec::new();
         for index in due_here(message, name, now) {
             let Some(recipient) = message.recipients.get(index as usize) else { continue };
+            if self.holds.hold(message, recipient, name) {
+                conclusions.push((index, Conclusion::Held(recipient.directory_name.clone())));
+                continue;
+            }
             // who is meant is asked where it is distributed
             if *name == QueueName::Directory {
                 continue;
@@ -371,8 +387,8 @@ impl Aging {
     }
 }
 
-/// What age alone does to a message. A frozen one does not age.
-fn aged(snapshot: &Snapshot, message: &Message, now: Timestamp) -> Vec<(u32, Conclusion)> {
+/// What age alone does to a message. A frozen one does not age, nor who is held.
+pub(super) fn aged(snapshot: &Snapshot, message: &Message, now: Timestamp) -> Vec<(u32, Conclusion)> {
     if message.frozen {
         return Vec::new();
     }
@@ -380,6 +396,7 @@ fn aged(snapshot: &Snapshot, message: &Message, now: Timestamp) -> Vec<(u32, Con
     (0u32..)
         .zip(&message.recipients)
         .filter(|(_, recipient)| pending(recipient.status))
+        .filter(|(_, recipient)| recipient.waits.as_ref().is_some_and(|waits| waits.queue != QueueName::Held))
         .filter_map(|(index, recipient)| {
             let ends = settings::ends(snapshot, message, &recipient.waits.as_ref()?.queue);
             if now >= ends.expires {

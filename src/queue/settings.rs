@@ -130,7 +130,7 @@ pub(super) fn max_sessions(snapshot: &Snapshot, queue: &QueueName) -> usize {
     match queue {
         QueueName::Local(store) => snapshot.stores.get(store).map_or(1, |store| store.spec.max_connections() as usize),
         QueueName::Directory => 4,
-        QueueName::Unrouted | QueueName::DeadLetter => 0,
+        QueueName::Unrouted | QueueName::Held | QueueName::DeadLetter => 0,
         QueueName::SmartHost(name) | QueueName::Dns(name, _) => {
             let connector = snapshot.routes.connector(name);
             let server = connector.and_then(|connector| connector.spec.bridgeheads.first());
@@ -211,8 +211,23 @@ pub(super) fn next_hop(snapshot: &Snapshot, queue: &QueueName) -> Option<String>
             RouteSpec::Dns(_) => None,
         },
         QueueName::Local(store) => Some(format!("mailbox store {store}")),
-        QueueName::Directory | QueueName::Unrouted | QueueName::DeadLetter => None,
+        QueueName::Directory | QueueName::Unrouted | QueueName::Held | QueueName::DeadLetter => None,
     }
+}
+
+/// Whether the mail of a queue goes to this next hop: a domain, a smart host with or without its port, or all of
+/// [`next_hop`]'s words.
+pub(super) fn goes_to(snapshot: &Snapshot, queue: &QueueName, wanted: &str) -> bool {
+    let is_host = |host: &crate::model::spec::connector::SmartHost| {
+        let name = host.host.to_string();
+        name.eq_ignore_ascii_case(wanted) || format!("{name}:{}", host.port).eq_ignore_ascii_case(wanted)
+    };
+    let smart_hosts = match queue {
+        QueueName::SmartHost(name) => snapshot.routes.connector(name).map(|connector| &connector.spec.route),
+        _ => None,
+    };
+    let one_of_them = matches!(smart_hosts, Some(RouteSpec::SmartHosts(hosts)) if hosts.iter().any(is_host));
+    one_of_them || next_hop(snapshot, queue).is_some_and(|words| words.eq_ignore_ascii_case(wanted))
 }
 
 #[cfg(test)]

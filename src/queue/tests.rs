@@ -118,7 +118,7 @@ impl Workforce for Scripted {
                 };
                 queue.session_opened(&hand);
                 let duration = Duration::from_millis(5);
-                queue.settle(Attempt { leased, results, next_hop: Some("mx".into()), duration }).await;
+                queue.settle(Attempt { leased, results, next_hop: Some("mx".into()), tls: None, duration }).await;
                 queue.session_closed(&hand, true);
             }
         });
@@ -156,6 +156,7 @@ impl Fixture {
         let options = OpenOptions {
             host_name: "mail.local.example".parse().unwrap(),
             secrets_dir: "/nonexistent".into(),
+            files: false,
             now: Arc::new(move || Timestamp::from_millis(wall.unix_millis())),
         };
         let configuration = Configuration::open(Arc::new(store.clone()), options).await.unwrap();
@@ -309,6 +310,7 @@ mod expansion;
 mod pace;
 mod reports;
 mod routes;
+mod steering;
 
 fn about(times: &[Duration], expected: &[u64]) {
     let seconds: Vec<u64> = times.iter().map(Duration::as_secs).collect();

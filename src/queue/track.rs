@@ -1,29 +1,46 @@
 //! Message tracking: what happened to each message, as one JSON object per event, beside the log line for people.
 //!
-//! Written without waiting; the store bounds and drops. The subject is never tracked (as in Exchange, where it is off).
+//! Written without waiting; the store bounds and drops. The subject is tracked only where `settings.subjectLogging` keeps it (as
+//! in Exchange, where it is off). Every event of a message names its sender, its virtual server and the recipients that it
+//! concerns, so that each reads alone and can be searched for; what only the reception knows (Message-ID, client, session,
+//! size, subject) stands in `received`.
+//!
+//! Refused transactions are tracked too, `rejected`, but no more than [`Allowance`] lets pass: whoever is refused by the
+//! thousand must not push the history of real mail out of the files.
+
+use std::net::IpAddr;
+use std::sync::PoisonError;
 
 use serde::Serialize;
 
+use super::Queue;
+use crate::model::event_kind::EventKind;
 use crate::model::failure::Failure;
-use crate::model::mail::MessageId;
+use crate::model::mail::{Message, MessageId, Protocol, Recipient};
+use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
-use crate::observe::EventKind;
+use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::store::TrackingStore;
 
 /// Most recipients that one event names; more are counted.
-const MAX_NAMED: usize = 50;
+pub const MAX_NAMED: usize = 50;
+/// Refusals that are tracked at once.
+const REFUSALS_AT_ONCE: f64 = 1_000.0;
+/// Refusals a second in the long run.
+const REFUSALS_A_SECOND: f64 = 5.0;
 
 /// One event.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Event<'a> {
+    /// Which message; a refused transaction may have none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<MessageId>,
     /// When.
     pub at: Timestamp,
     /// What.
     pub event: EventKind,
-    /// Which message.
-    pub message: MessageId,
     /// The recipients that it concerns.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recipients: Vec<String>,
@@ -45,27 +62,66 @@ pub struct Detail<'a> {
     /// Message-ID.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message_id: Option<&'a str>,
+    /// The Subject field, where it is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<&'a str>,
     /// Octets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// By which door it came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
     /// The client.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub client: Option<std::net::IpAddr>,
+    pub client: Option<IpAddr>,
+    /// The session in which it came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<&'a str>,
+    /// The account that handed it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<&'a Name>,
+    /// The API key that handed it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<&'a str>,
     /// The virtual server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub virtual_server: Option<&'a str>,
+    /// The connector.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connector: Option<&'a Name>,
     /// The queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue: Option<&'a QueueName>,
+    /// The names in the directory of the recipients, one each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub resolved_to: Vec<&'a Name>,
     /// The host that took or refused it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<&'a str>,
-    /// Its reply.
+    /// The version of TLS of the session in which it came or went.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<&'a str>,
+    /// The certificate of the next hop was found good.
+    #[serde(skip_serializing_if = "is_false")]
+    pub tls_verified: bool,
+    /// What the next hop said; of a refused transaction what the client was told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reply: Option<&'a str>,
+    /// The status in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<EnhancedStatus>,
+    /// The rule that refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<&'a str>,
+    /// Why, in words for operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
     /// What went wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<&'a Failure>,
+    /// Failed attempts so far.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attempts: Option<u32>,
     /// When it is tried again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub next_attempt: Option<Timestamp>,
@@ -73,9 +129,15 @@ pub struct Detail<'a> {
     /// other side of an expansion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub related: Option<MessageId>,
+    /// Who did it: an API key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<&'a str>,
     /// How long the attempt took.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
+    /// Refusals before this one that were not tracked, because there were too many.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub not_tracked: usize,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
@@ -83,19 +145,215 @@ fn is_zero(n: &usize) -> bool {
     *n == 0
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_false(it: &bool) -> bool {
+    !*it
+}
+
 /// Writes one event.
 pub fn track(
     store: &dyn TrackingStore,
     at: Timestamp,
     event: EventKind,
-    message: MessageId,
+    message: Option<MessageId>,
     recipients: impl ExactSizeIterator<Item = String>,
     detail: Detail<'_>,
 ) {
     let more_recipients = recipients.len().saturating_sub(MAX_NAMED);
     let recipients = recipients.take(MAX_NAMED).collect();
-    let record = Event { at, event, message, recipients, more_recipients, detail };
-    if let Ok(json) = serde_json::to_vec(&record) {
-        store.append(message, json);
+    let record = Event { message, at, event, recipients, more_recipients, detail };
+    // most events fit without growing
+    let mut json = Vec::with_capacity(384);
+    if serde_json::to_writer(&mut json, &record).is_ok() {
+        store.append(json);
+    }
+}
+
+/// How a message came, as far as its record does not say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Arrival<'a> {
+    /// The session.
+    pub session: Option<&'a str>,
+    /// The version of TLS.
+    pub tls: Option<&'a str>,
+}
+
+/// A transaction that was refused, or a recipient of one.
+#[derive(Debug)]
+pub struct Rejection<'a> {
+    /// The message that it would have been.
+    pub message: Option<MessageId>,
+    /// The reverse-path.
+    pub sender: Option<String>,
+    /// The recipients that were refused.
+    pub recipients: Vec<String>,
+    /// The client.
+    pub client: IpAddr,
+    /// The account that had logged in.
+    pub account: Option<&'a Name>,
+    /// The session.
+    pub session: &'a str,
+    /// The virtual server.
+    pub virtual_server: &'a str,
+    /// What the client was told.
+    pub reply: &'a Reply,
+    /// The rule that refused.
+    pub rule: &'a str,
+    /// What the operator is told.
+    pub reason: &'a str,
+}
+
+/// How many refusals may be tracked now: a bucket that fills slowly.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    left: f64,
+    at: Timestamp,
+    passed_over: usize,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Allowance { left: REFUSALS_AT_ONCE, at: Timestamp::EPOCH, passed_over: 0 }
+    }
+}
+
+impl Allowance {
+    /// Whether one may be tracked, and how many before it were not.
+    fn take(&mut self, now: Timestamp) -> Option<usize> {
+        let filled = now.since(self.at).as_secs_f64() * REFUSALS_A_SECOND;
+        self.left = (self.left + filled).min(REFUSALS_AT_ONCE);
+        self.at = now;
+        if self.left < 1.0 {
+            self.passed_over += 1;
+            return None;
+        }
+        self.left -= 1.0;
+        Some(std::mem::take(&mut self.passed_over))
+    }
+}
+
+impl Queue {
+    /// Writes an event of a message.
+    pub(super) fn track(
+        &self,
+        event: EventKind,
+        message: &Message,
+        recipients: impl ExactSizeIterator<Item = String>,
+        detail: Detail<'_>,
+    ) {
+        let detail = Detail {
+            sender: Some(message.reverse_path.to_string()),
+            virtual_server: Some(message.origin.virtual_server.as_str()),
+            connector: detail.connector.or_else(|| detail.queue.and_then(QueueName::connector)),
+            ..detail
+        };
+        track(&*self.store, self.now(), event, Some(message.id), recipients, detail);
+    }
+
+    /// Writes the first events of a message: who brought it, for whom; where each recipient goes; and which go no further,
+    /// because a filter archived them.
+    pub fn track_received(&self, message: &Message) {
+        self.track_first(message, Arrival::default(), None);
+    }
+
+    /// The same for one of which more is known.
+    pub fn track_arrival(&self, message: &Message, arrival: Arrival<'_>) {
+        self.track_first(message, arrival, None);
+    }
+
+    /// The same for one that goes on to others.
+    pub(super) fn track_further(&self, of: MessageId, message: &Message) {
+        self.track_first(message, Arrival::default(), Some(of));
+    }
+
+    /// Writes that something was refused, if there is room for it.
+    pub fn track_rejected(&self, rejection: Rejection<'_>) {
+        let now = self.now();
+        let allowed = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+        let Some(not_tracked) = allowed else { return };
+        let reply = rejection.reply.to_string();
+        let reply: String = reply.chars().take(200).collect();
+        let reason: String = rejection.reason.chars().take(300).collect();
+        let detail = Detail {
+            sender: rejection.sender,
+            client: Some(rejection.client),
+            account: rejection.account,
+            session: Some(rejection.session),
+            virtual_server: Some(rejection.virtual_server),
+            reply: Some(reply.trim()),
+            status: rejection.reply.status,
+            rule: Some(rejection.rule),
+            reason: Some(&reason).filter(|reason| !reason.is_empty()).map(String::as_str),
+            not_tracked,
+            ..Detail::default()
+        };
+        let recipients = rejection.recipients.into_iter();
+        track(&*self.store, now, EventKind::Rejected, rejection.message, recipients, detail);
+    }
+
+    fn track_first(&self, message: &Message, arrival: Arrival<'_>, related: Option<MessageId>) {
+        let origin = &message.origin;
+        let detail = Detail {
+            message_id: message.message_id_header.as_deref(),
+            subject: message.subject.as_deref(),
+            size: Some(message.size),
+            protocol: Some(origin.protocol),
+            client: origin.client,
+            session: arrival.session,
+            tls: arrival.tls,
+            account: origin.account.as_ref(),
+            api_key: origin.api_key.as_deref(),
+            related,
+            next_attempt: message.parameters.hold.map(|_| message.released_at()),
+            ..Detail::default()
+        };
+        let all = &message.recipients;
+        self.track(EventKind::Received, message, all.iter().map(path), detail);
+        self.track_ways(message);
+        let archived =
+            |recipient: &&Recipient| recipient.waits.as_ref().is_some_and(|w| w.queue == QueueName::DeadLetter);
+        for recipient in all.iter().filter(archived) {
+            self.metrics.outcome("deadLettered", 1);
+            let detail = Detail { failure: recipient.last_failure.as_ref(), ..Detail::default() };
+            self.track(EventKind::DeadLettered, message, std::iter::once(path(recipient)), detail);
+        }
+    }
+
+    /// One event for each queue that recipients go to.
+    fn track_ways(&self, message: &Message) {
+        for (queue, _) in message.waiting() {
+            let here = |recipient: &&Recipient| recipient.waits.as_ref().is_some_and(|waits| waits.queue == queue);
+            let event = match queue {
+                QueueName::DeadLetter => continue,
+                QueueName::Local(_) | QueueName::Directory => EventKind::Resolved,
+                QueueName::SmartHost(_) | QueueName::Dns(..) | QueueName::Unrouted => EventKind::Routed,
+            };
+            let here: Vec<&Recipient> = message.recipients.iter().filter(here).collect();
+            let names = here.iter().take(MAX_NAMED).filter_map(|recipient| recipient.directory_name.as_ref());
+            let detail = Detail { queue: Some(&queue), resolved_to: names.collect(), ..Detail::default() };
+            self.track(event, message, here.iter().map(|recipient| path(recipient)), detail);
+        }
+    }
+}
+
+fn path(recipient: &Recipient) -> String {
+    recipient.forward_path.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn refusals_are_tracked_within_bounds_and_the_rest_is_counted() {
+        let mut allowance = Allowance::default();
+        let start = Timestamp::from_millis(1_795_000_000_000);
+        let passed = (0..1_500).filter(|_| allowance.take(start).is_some()).count();
+        assert_eq!(passed, 1_000);
+        assert_eq!(allowance.take(start + Duration::from_secs(1)), Some(500));
+        let passed = (0..100).filter(|_| allowance.take(start + Duration::from_secs(2)).is_some()).count();
+        assert!(passed <= 10, "{passed}");
     }
 }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::net::mta_sts::Mode;
+use crate::net::mta_sts::{Mode, NotHad, Policy};
 use crate::net::tls::dane::Dane;
 
 /// What is known of a host.
@@ -14,6 +14,10 @@ pub struct Asked {
     pub dane: Tlsa,
     /// What its domain's MTA-STS policy says of it; `None` without a policy, and where it was not looked for.
     pub sts: Option<Sts>,
+    /// That policy.
+    pub sts_policy: Option<Arc<Policy>>,
+    /// Why there is none, though its domain says that it has one.
+    pub sts_fault: Option<NotHad>,
     /// Whether DNSSEC vouches for the MX records that name it.
     pub named_securely: bool,
 }

@@ -302,7 +302,7 @@ mod tests {
             (&no_dane, dane, usable(), None, "Dane by RemoteDomain"),
         ] {
             let what = format!("{security} {floor:?} {tlsa:?} {sts:?}");
-            let asked = Asked { dane: tlsa, sts, named_securely: false };
+            let asked = Asked { dane: tlsa, sts, ..Asked::default() };
             assert_eq!(held(security.clone(), floor, &asked), is, "{what}");
         }
         let signed = Asked { named_securely: true, ..Asked::default() };

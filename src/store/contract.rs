@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::history::Key;
 use super::*;
 use crate::model::mail::{
     Change, Message, MessageId, Origin, Protocol, Recipient, RecipientState, RecipientStatus, Waits,
@@ -22,6 +23,8 @@ pub fn suite<E: Engine>(engine: impl Fn() -> E) {
     a_dropped_draft_leaves_nothing(&engine());
     leases_fence(&engine());
     outcomes_and_what_they_cause(&engine());
+    an_envelope_is_replaced_and_the_content_stays(&engine());
+    an_id_can_be_brought_along_once(&engine());
     caused_mail_can_have_the_content_of_its_cause(&engine());
     the_earliest_due_comes_first(&engine());
     frozen_mail_is_not_leased(&engine());
@@ -29,6 +32,7 @@ pub fn suite<E: Engine>(engine: impl Fn() -> E) {
     configuration_compares_and_sets(&engine());
     a_draft_is_committed_whole_however_large(&engine());
     controls_survive(&engine());
+    notes_survive_and_are_no_configuration(&engine());
     events_are_found(&engine());
 }
 
@@ -112,6 +116,81 @@ pub async fn read(store: &impl Store, id: MessageId) -> Vec<u8> {
         content.extend_from_slice(&chunk);
     }
     content
+}
+
+fn an_envelope_is_replaced_and_the_content_stays(engine: &impl Engine) {
+    let large: Vec<u8> = (0..700_000u32).map(|n| (n.wrapping_mul(n) >> 5) as u8).collect();
+    let store = engine.open();
+    let ids = run(async {
+        let mut ids = Vec::new();
+        for content in [b"a small one".as_slice(), &large] {
+            let leased = put(&store, content, 0, &["a", "b"]).await;
+            let id = leased.message.id;
+            let mut message = Message::clone(&leased.message);
+            message.parameters.hold = Some(crate::smtp::parameters::Hold::Until(1_800_000_000));
+            for recipient in &mut message.recipients {
+                recipient.waits = Some(Waits { queue: queue("c"), due: at(5) });
+            }
+            let amended = store.amend(leased.leases, message.clone()).await.unwrap();
+            assert_eq!((&*amended.message, amended.leases.len()), (&message, 1));
+            assert!(matches!(store.lease_message(id).await, Err(StoreError::Leased)));
+            store.release(amended.leases);
+            assert_eq!(store.lease(&queue("a"), at(100), 10).await.unwrap().len(), 0);
+            // a lease that is over amends nothing
+            let old = store.lease_message(id).await.unwrap();
+            let again = old.leases.iter().map(|l| Lease { id, queue: l.queue.clone(), epoch: l.epoch }).collect();
+            store.release(old.leases);
+            assert!(matches!(store.amend(again, message.clone()).await, Err(StoreError::Leased)));
+            assert_eq!(read(&store, id).await, content);
+            ids.push((id, message, content.to_vec()));
+        }
+        let counts = store.queues();
+        assert_eq!((counts.len(), counts[0].messages), (1, 2), "{counts:?}");
+        ids
+    });
+    store.close();
+    drop(store);
+    let store = engine.open();
+    run(async {
+        for (id, message, content) in ids {
+            let found = store.message(id).await.unwrap().expect("it is still here");
+            assert_eq!(*found, message);
+            assert_eq!(read(&store, id).await, content);
+        }
+    });
+    store.close();
+}
+
+fn an_id_can_be_brought_along_once(engine: &impl Engine) {
+    let store = engine.open();
+    run(async {
+        let id = MessageId::generate();
+        let content = vec![b'x'; 700_000];
+        let bring = async || {
+            let mut draft = store.begin_with(id)?;
+            draft.append(Bytes::from(content.clone())).await?;
+            let message = message(draft.id(), draft.size(), 0, &["a"]);
+            draft.commit(message).await
+        };
+        let first = bring().await.unwrap();
+        assert!(matches!(bring().await, Err(StoreError::Exists)));
+        let gone = delivered(&first.message, &[0]);
+        store.record(first.leases, gone, Vec::new(), true).await.unwrap();
+        // when what is left of the first one has been cleared away; never into its place before
+        let mut again = bring().await;
+        for _ in 0..400 {
+            if again.is_ok() {
+                break;
+            }
+            assert!(matches!(again, Err(StoreError::Exists)));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            again = bring().await;
+        }
+        assert_eq!(again.unwrap().message.id, id);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(read(&store, id).await, content);
+    });
+    store.close();
 }
 
 fn committed_mail_is_here_and_comes_back(engine: &impl Engine) {
@@ -475,6 +554,29 @@ fn a_draft_is_committed_whole_however_large(engine: &impl Engine) {
     check(&engine.open());
 }
 
+fn notes_survive_and_are_no_configuration(engine: &impl Engine) {
+    let store = engine.open();
+    let keys = |found: Vec<(String, Vec<u8>)>| found.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    run(async {
+        let many = (0..9_000).map(|n| (format!("many/{n:05}"), Some(vec![n as u8; n % 90]))).collect();
+        store.write_notes(many).await.unwrap();
+        store.write_notes(vec![("one".to_owned(), Some(vec![1])), ("two".to_owned(), Some(vec![2]))]).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        let writes = vec![("one".to_owned(), None), ("many/00003".to_owned(), None), ("two".to_owned(), Some(vec![3]))];
+        store.write_notes(writes).await.unwrap();
+        assert_eq!((store.revision(), store.get("two").unwrap(), store.all("two")), (0, None, Vec::new()));
+        let refused = store.write_notes(vec![("a".to_owned(), Some(vec![])), ("b".to_owned(), Some(vec![0; 4_097]))]);
+        assert!(refused.await.is_err() && store.note("a").unwrap().is_none(), "all or nothing");
+    });
+    store.close();
+    drop(store);
+    let store = engine.open();
+    assert_eq!((store.note("one").unwrap(), store.note("two").unwrap()), (None, Some(vec![3])));
+    assert_eq!(store.notes("many/", None, 10_000).unwrap().len(), 8_999);
+    assert_eq!(keys(store.notes("many/", Some("many/00002"), 2).unwrap()), ["many/00004", "many/00005"]);
+    assert_eq!(keys(store.notes("t", None, 10).unwrap()), ["two"]);
+}
+
 fn controls_survive(engine: &impl Engine) {
     let store = engine.open();
     run(async {
@@ -494,11 +596,26 @@ fn controls_survive(engine: &impl Engine) {
 fn events_are_found(engine: &impl Engine) {
     let id = MessageId::generate();
     let store = engine.open();
-    TrackingStore::append(&store, id, b"{\"n\":1}".to_vec());
+    let event =
+        |n: u32, id: MessageId| format!("{{\"message\":\"{id}\",\"event\":\"received\",\"n\":{n}}}").into_bytes();
+    TrackingStore::append(&store, event(1, id));
+    TrackingStore::append(&store, event(1, MessageId::generate()));
     store.close();
     drop(store);
     let store = engine.open();
-    TrackingStore::append(&store, id, b"{\"n\":2}".to_vec());
+    TrackingStore::append(&store, event(2, id));
     let events = run(store.events(id)).unwrap();
-    assert_eq!(events, [b"{\"n\":1}".to_vec(), b"{\"n\":2}".to_vec()]);
+    assert_eq!(events, [event(1, id), event(2, id)]);
+    let seek =
+        Seek { keys: vec![vec![Key::message(id)]], newest_first: true, limit: 1, octets: 1 << 20, ..Seek::default() };
+    let mine = || -> Wanted { Box::new(move |view, _| view.message == Some(id)) };
+    let found = run(store.search_events(seek.clone(), mine())).unwrap();
+    assert_eq!(found.events.len(), 1);
+    assert_eq!(found.events[0].1, event(2, id));
+    let found = run(store.search_events(Seek { after: found.next, ..seek }, mine())).unwrap();
+    assert_eq!(found.events[0].1, event(1, id), "the cursor leads on");
+    let position = found.events[0].0;
+    let chunk = run(store.read_events(position, 1 << 20)).unwrap();
+    assert_eq!(chunk.events[0], (position, event(1, id)), "a position is where an event stands");
+    assert!(chunk.events.len() >= 2, "and what is behind it");
 }

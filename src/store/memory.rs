@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use tokio::sync::watch;
 
+use super::history::{Chunk, EventView, Found, HistoryHealth, Position, Seek, Wanted};
 use super::{
-    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, InMemoryDraft, Lease,
-    Leased, PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
+    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, InMemoryDraft, Known, Lease,
+    Leased, NoteStore, PageKey, QueueCount, QueueStore, Receipt, Seen, Spool, Store, StoreError, TrackingStore,
 };
-use crate::model::mail::{Change, Message, MessageId};
+use crate::model::mail::{Change, Idempotency, Message, MessageId};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 
@@ -31,7 +33,10 @@ struct Inner {
     config: BTreeMap<String, Vec<u8>>,
     refusal: Option<StoreError>,
     controls: BTreeMap<String, Vec<u8>>,
-    events: Vec<(MessageId, Vec<u8>)>,
+    requests: HashMap<[u8; 32], Seen>,
+    notes: BTreeMap<String, Vec<u8>>,
+    events: Vec<Vec<u8>>,
+    tail: watch::Sender<Position>,
 }
 
 impl MemoryStore {
@@ -94,6 +99,10 @@ impl Inner {
 
     fn insert(&mut self, message: Message, content: Bytes) -> Leased {
         let (id, queues) = (message.id, message.waiting().into_iter().map(|(queue, _)| queue).collect());
+        if let Some(Idempotency { key, request }) = message.idempotency {
+            let receipt = Receipt::of(&message);
+            self.requests.insert(key, Seen { request, id, at: message.received_at, receipt });
+        }
         self.messages.insert(id, (Arc::new(message), content));
         self.lease(id, queues)
     }
@@ -137,6 +146,17 @@ impl Spool for MemoryStore {
 
     fn begin(&self) -> Result<Box<dyn Draft>, StoreError> {
         Ok(Box::new(MemoryDraft { id: MessageId::generate(), content: BytesMut::new(), store: self.clone() }))
+    }
+
+    async fn known(&self, key: &[u8; 32]) -> Result<Known, StoreError> {
+        Ok(self.lock().requests.get(key).cloned().map_or(Known::New, Known::Seen))
+    }
+
+    fn begin_with(&self, id: MessageId) -> Result<Box<dyn Draft>, StoreError> {
+        if self.lock().messages.contains_key(&id) {
+            return Err(StoreError::Exists);
+        }
+        Ok(Box::new(MemoryDraft { id, content: BytesMut::new(), store: self.clone() }))
     }
 }
 
@@ -230,6 +250,20 @@ impl QueueStore for MemoryStore {
             inner.messages.insert(id, (Arc::new(message), content));
         }
         Ok(caused.into_iter().zip(contents).map(|(caused, content)| inner.insert(caused.message, content)).collect())
+    }
+
+    async fn amend(&self, leases: Vec<Lease>, message: Message) -> Result<Leased, StoreError> {
+        let mut inner = self.lock();
+        let id = message.id;
+        for lease in leases {
+            let key = (lease.id, lease.queue);
+            if lease.id != id || inner.leases.get(&key) != Some(&lease.epoch) {
+                return Err(StoreError::Leased);
+            }
+            inner.leases.remove(&key);
+        }
+        let (_, content) = inner.messages.get(&id).cloned().ok_or(StoreError::NotFound)?;
+        Ok(inner.insert(message, content))
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<Arc<Message>>, StoreError> {
@@ -336,14 +370,94 @@ impl ControlStore for MemoryStore {
     }
 }
 
+/// All in one file, an event an octet.
+#[async_trait]
+impl NoteStore for MemoryStore {
+    fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.lock().notes.get(key).cloned())
+    }
+
+    fn notes(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let inner = self.lock();
+        let behind =
+            inner.notes.range(prefix.to_owned()..).filter(|(key, _)| after.is_none_or(|after| key.as_str() > after));
+        let rows = behind.take_while(|(key, _)| key.starts_with(prefix)).take(limit);
+        Ok(rows.map(|(key, value)| (key.clone(), value.clone())).collect())
+    }
+
+    async fn write_notes(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        super::check_notes(&writes)?;
+        let mut inner = self.lock();
+        for (key, value) in writes {
+            match value {
+                Some(value) => drop(inner.notes.insert(key, value)),
+                None => drop(inner.notes.remove(&key)),
+            }
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl TrackingStore for MemoryStore {
-    fn append(&self, id: MessageId, event: Vec<u8>) {
-        self.lock().events.push((id, event));
+    fn append(&self, event: Vec<u8>) {
+        let mut inner = self.lock();
+        inner.events.push(event);
+        let tail = Position { file: 1, offset: inner.events.len() as u64 };
+        inner.tail.send_replace(tail);
     }
 
     async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError> {
-        Ok(self.lock().events.iter().filter(|(of, _)| *of == id).map(|(_, event)| event.clone()).collect())
+        let of = |event: &&Vec<u8>| EventView::of(event).is_some_and(|view| view.message == Some(id));
+        Ok(self.lock().events.iter().filter(of).cloned().collect())
+    }
+
+    async fn search_events(&self, seek: Seek, mut wanted: Wanted) -> Result<Found, StoreError> {
+        let events = self.lock().events.clone();
+        let mut all: Vec<(Position, Vec<u8>)> =
+            (0..).zip(events).map(|(offset, event)| (Position { file: 1, offset }, event)).collect();
+        if seek.newest_first {
+            all.reverse();
+        }
+        let mut found = Found::default();
+        for (position, event) in all {
+            let behind =
+                seek.after.is_none_or(|from| if seek.newest_first { position < from } else { position >= from });
+            let Some(view) = EventView::of(&event).filter(|_| behind) else { continue };
+            let mut keys = Vec::new();
+            view.keys(&mut keys);
+            let has_keys = seek.keys.iter().all(|one_of| one_of.iter().any(|key| keys.contains(key)));
+            let since = seek.since.is_none_or(|since| view.at.is_some_and(|at| at >= since));
+            let until = seek.until.is_none_or(|until| view.at.is_some_and(|at| at < until));
+            if has_keys && since && until && wanted(&view, &event) {
+                found.scanned += 1;
+                found.events.push((position, event));
+            }
+            if found.events.len() >= seek.limit {
+                let offset = if seek.newest_first { position.offset } else { position.offset + 1 };
+                found.next = Some(Position { offset, ..position });
+                break;
+            }
+        }
+        Ok(found)
+    }
+
+    async fn read_events(&self, from: Position, _: usize) -> Result<Chunk, StoreError> {
+        let inner = self.lock();
+        let skip = usize::try_from(from.offset).unwrap_or_default();
+        let events = (0..).zip(&inner.events).skip(skip);
+        let events = events.map(|(offset, event)| (Position { file: 1, offset }, event.clone())).collect();
+        Ok(Chunk { events, next: Position { file: 1, offset: inner.events.len() as u64 }, gap: false })
+    }
+
+    fn tail(&self) -> watch::Receiver<Position> {
+        self.lock().tail.subscribe()
+    }
+
+    fn keep_events(&self, _: std::time::Duration, _: u64) {}
+
+    fn history(&self) -> HistoryHealth {
+        HistoryHealth { files: 1, ..HistoryHealth::default() }
     }
 }
 

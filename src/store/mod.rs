@@ -4,6 +4,7 @@
 //! * [`QueueStore`]: messages in the queue, leased to workers, changed by outcomes.
 //! * [`ConfigStore`]: an ordered map of text keys with a revision; a commit compares and sets it, however large.
 //! * [`ControlStore`]: freezes and other running state that survives a restart.
+//! * [`NoteStore`]: many small values that are no configuration, such as the suppression list.
 //! * [`TrackingStore`]: what happened to each message.
 //!
 //! `250`, `202` and the answer to whatever a person asked for mean: **synced**. Plain delivery
@@ -21,13 +22,18 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
-use crate::model::mail::{Change, Message, MessageId};
+use crate::model::mail::{Change, Message, MessageId, Recipient};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
+use history::{Chunk, Found, HistoryHealth, Position, Seek, Wanted};
 
 pub mod embedded;
+pub mod history;
 mod overlay;
+pub mod scratch;
 
 #[cfg(test)]
 mod contract;
@@ -60,6 +66,9 @@ pub enum StoreError {
     /// There is no such message.
     #[error("no such message")]
     NotFound,
+    /// A message of this id is here, or was until a moment ago.
+    #[error("a message of this id is here already")]
+    Exists,
     /// A record does not match its checksum; it is quarantined and reported.
     #[error("damaged record: {0}")]
     Damaged(String),
@@ -79,6 +88,68 @@ pub trait Spool: Send + Sync {
 
     /// Starts a message and makes its id. Dropped without commit, nothing remains.
     fn begin(&self) -> Result<Box<dyn Draft>, StoreError>;
+
+    /// Starts a message that brings its id along. Nobody else may be bringing the same one.
+    ///
+    /// # Errors
+    /// `Exists` when a message of this id is here, or what is left of one that was here is not cleared away yet.
+    fn begin_with(&self, id: MessageId) -> Result<Box<dyn Draft>, StoreError>;
+
+    /// Whether a request with this key ([`Idempotency::key`](crate::model::mail::Idempotency)) has brought a message in
+    /// the last 24 hours: as exact as the message itself, also when it is long gone.
+    async fn known(&self, key: &[u8; 32]) -> Result<Known, StoreError>;
+}
+
+/// What is known of the key of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Known {
+    /// Nothing.
+    New,
+    /// Nothing, and no further one can be remembered now.
+    Full,
+    /// It has brought a message.
+    Seen(Seen),
+}
+
+/// A request that has brought a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// SHA-256 of what was asked for.
+    pub request: [u8; 32],
+    /// The message.
+    pub id: MessageId,
+    /// When it was received.
+    pub at: Timestamp,
+    /// What was answered.
+    pub receipt: Receipt,
+}
+
+/// What the sender of a message is told when it is taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The Message-ID field without angle brackets.
+    pub message_id: Option<String>,
+    /// Octets of content.
+    pub size: u64,
+    /// Until when it is held, if it is.
+    pub held_until: Option<Timestamp>,
+    /// The recipients that were taken, and the queue of each.
+    pub recipients: Vec<(String, String)>,
+}
+
+impl Receipt {
+    /// Of a message as it was taken.
+    pub fn of(message: &Message) -> Receipt {
+        let queue = |recipient: &Recipient| recipient.waits.as_ref().map(|waits| waits.queue.to_string());
+        let told = |recipient: &Recipient| (recipient.forward_path.to_string(), queue(recipient).unwrap_or_default());
+        let released = message.released_at();
+        Receipt {
+            message_id: message.message_id_header.clone(),
+            size: message.size,
+            held_until: (released > message.received_at).then_some(released),
+            recipients: message.recipients.iter().map(told).collect(),
+        }
+    }
 }
 
 /// A message on its way in.
@@ -200,6 +271,14 @@ pub trait QueueStore: Send + Sync {
         synced: bool,
     ) -> Result<Vec<Leased>, StoreError>;
 
+    /// Replaces the envelope of a message whose leases are all the caller's, and ends them. Its content, its size and its id stay.
+    /// Durable when it returns, with the message leased in the queues in which it waits now; when it fails, nothing has changed
+    /// but that the leases are over.
+    ///
+    /// # Errors
+    /// `Leased` when somebody else works on it, `Damaged` when its content cannot be read.
+    async fn amend(&self, leases: Vec<Lease>, message: Message) -> Result<Leased, StoreError>;
+
     /// One message, as it is now.
     async fn message(&self, id: MessageId) -> Result<Option<Arc<Message>>, StoreError>;
 
@@ -315,15 +394,59 @@ pub trait ControlStore: Send + Sync {
     fn all(&self, prefix: &str) -> Vec<(String, Vec<u8>)>;
 }
 
+/// Many small values under text keys beside the configuration, without a revision: the suppression list, what quotas have
+/// counted, what was imported. Served from the database; memory does not grow with them.
+#[async_trait]
+pub trait NoteStore: Send + Sync {
+    /// One note. Reads the cache or the disk, never waits for a writer.
+    fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Up to `limit` notes (at most 10,000) whose key begins with `prefix` and is greater than `after`, in order. May block
+    /// for the disk.
+    fn notes(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError>;
+
+    /// Sets or removes notes (at most 10,000, each at most 4 KiB): all of them or none; durable when it returns.
+    async fn write_notes(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError>;
+}
+
 /// What happened to messages: one compact record per event, in order. May lose the last moments in a crash.
 #[async_trait]
 pub trait TrackingStore: Send + Sync {
-    /// Appends a JSON object without line ends (at most 8 KiB). Never waits: when the writer cannot follow,
-    /// the event is dropped and counted.
-    fn append(&self, id: MessageId, event: Vec<u8>);
+    /// Appends an event: a JSON object without line ends (at most 8 KiB) with the fields of [`history::EventView`]. Never
+    /// waits: when the writer cannot follow, the event is dropped and counted.
+    fn append(&self, event: Vec<u8>);
 
     /// The events of one message, oldest first, at most 1,000; searches a bounded amount of history.
     async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError>;
+
+    /// Events that are looked for, with everything that was appended before. What a search may cost it says itself.
+    async fn search_events(&self, seek: Seek, wanted: Wanted) -> Result<Found, StoreError>;
+
+    /// The events from a position on, as they were written; at most so many octets (but one event at least), and none when
+    /// there is nothing yet.
+    async fn read_events(&self, from: Position, octets: usize) -> Result<Chunk, StoreError>;
+
+    /// Where the next event will stand, and word of every change of that. An event appears there some 50 ms after it was
+    /// appended.
+    fn tail(&self) -> watch::Receiver<Position>;
+
+    /// How long events are kept, and how many octets of them.
+    fn keep_events(&self, keep: std::time::Duration, octets: u64);
+
+    /// How the history is.
+    fn history(&self) -> HistoryHealth;
+}
+
+/// What every engine asks of notes before it writes them.
+fn check_notes(writes: &[(String, Option<Vec<u8>>)]) -> Result<(), StoreError> {
+    let too_long = |(key, value): &&(String, Option<Vec<u8>>)| {
+        key.len() > 1_024 || value.as_ref().is_some_and(|value| value.len() > 4_096)
+    };
+    match writes.iter().find(too_long) {
+        _ if writes.len() > 10_000 => Err(StoreError::Io("more than 10,000 notes at once".to_owned())),
+        Some((key, _)) => Err(StoreError::Io(format!("the note {key} is longer than 4 KiB"))),
+        None => Ok(()),
+    }
 }
 
 /// How the store is.
@@ -348,7 +471,7 @@ pub struct Health {
 }
 
 /// The whole store of a process.
-pub trait Store: Spool + QueueStore + ConfigStore + ControlStore + TrackingStore {
+pub trait Store: Spool + QueueStore + ConfigStore + ControlStore + NoteStore + TrackingStore {
     /// How it is.
     fn health(&self) -> Health;
 

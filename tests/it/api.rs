@@ -139,7 +139,7 @@ async fn what_is_not_there_is_404_and_what_cannot_be_done_is_405_with_the_method
         ("POST", "/api/v1/connectors/default", "GET, HEAD, PUT, PATCH, DELETE"),
         ("DELETE", "/api/v1/settings", "GET, HEAD, PUT, PATCH"),
         ("GET", "/api/v1/queues/unrouted/freeze", "POST"),
-        ("OPTIONS", "/api/v1/messages", "GET, HEAD"),
+        ("OPTIONS", "/api/v1/messages", "GET, HEAD, POST"),
         ("BREW", "/livez", "GET, HEAD"),
     ] {
         let answer = house.call(method, path).await;

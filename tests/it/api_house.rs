@@ -12,21 +12,31 @@ use bridgehead::api::{
     AdminKey, Api, ApiKeySource, BoundAddress, Check, Condition, ConditionStatus, ConditionType, FirstKey, Handles,
     Health, Keys, Listen, Probe, Server, StartError, VirtualServerState, VirtualServerStatus,
 };
+use bridgehead::config::VirtualServer;
 use bridgehead::config::{Configuration, FirstStart, OpenOptions, Snapshot};
+use bridgehead::directory::suppressions::Suppressions;
 use bridgehead::intake::explain::{Explain, Explanation, Question};
+use bridgehead::intake::submit::{Claimed, NotTaken, Submission, Submit, Submitting};
+use bridgehead::mailroot::import::{Import, ImportError, Importing, Wanted};
 use bridgehead::model::failure::{Failure, Scope};
 use bridgehead::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
 use bridgehead::model::name::Name;
 use bridgehead::model::queue_name::QueueName;
 use bridgehead::model::time::Timestamp;
-use bridgehead::queue::bulk::{Bulk, BulkAction, BulkError, Operation, Preview};
+use bridgehead::net::clock::ManualClock;
+use bridgehead::queue::bulk::{Bulk, BulkError, Operation, Order, Preview};
+use bridgehead::queue::history::{Counts, EventFilter, EventPage, GroupBy, History};
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
+use bridgehead::queue::whereabouts::{Inquiry, Whereabouts};
 use bridgehead::routing::Connector;
 use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe, TestResult};
 use bridgehead::status::{KeyUse, Running, Sessions};
-use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, PageKey, StoreError};
+use bridgehead::store::history::{Chunk, Position};
+use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, NoteStore, PageKey, StoreError};
+use bridgehead::tlsrpt::TlsReports;
+use bridgehead::tlsrpt::kept::Files;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -43,6 +53,10 @@ pub struct House {
     pub configuration: Arc<Configuration>,
     /// The secrets directory; it holds a pair `smtp/tls.crt` and `smtp/tls.key` for mail.example.com.
     pub secrets: tempfile::TempDir,
+    /// What time `tls_reports` has.
+    pub clock: Arc<ManualClock>,
+    /// What came of TLS.
+    pub tls_reports: Arc<TlsReports>,
 }
 
 /// A certificate for this host, signed by its own key, and the key: PEM.
@@ -76,6 +90,47 @@ impl bridgehead::api::Exposition for Silent {
     }
 }
 
+#[async_trait]
+impl Importing for Silent {
+    async fn begin(&self, _: Wanted) -> Result<Import, ImportError> {
+        Err(ImportError::Running)
+    }
+
+    fn all(&self) -> Vec<Import> {
+        Vec::new()
+    }
+}
+
+/// Nothing has happened.
+#[async_trait]
+impl History for Silent {
+    async fn find_events(
+        &self,
+        _: &EventFilter,
+        _: bool,
+        _: Option<Position>,
+        _: usize,
+    ) -> Result<EventPage, ActionError> {
+        Ok(EventPage::default())
+    }
+
+    async fn count_events(&self, _: &EventFilter, _: GroupBy, _: Option<Position>) -> Result<Counts, ActionError> {
+        Ok(Counts::default())
+    }
+
+    async fn whereabouts(&self, _: &Inquiry) -> Result<Whereabouts, ActionError> {
+        Ok(Whereabouts::default())
+    }
+
+    async fn read_events(&self, from: Position, _: usize) -> Result<Chunk, ActionError> {
+        Ok(Chunk { next: from, ..Chunk::default() })
+    }
+
+    fn tail(&self) -> tokio::sync::watch::Receiver<Position> {
+        tokio::sync::watch::Sender::new(Position::START).subscribe()
+    }
+}
+
 /// Begins nothing.
 #[async_trait]
 impl Bulk for Silent {
@@ -83,7 +138,7 @@ impl Bulk for Silent {
         Err(BulkError::EmptySelector)
     }
 
-    async fn begin(&self, _: BulkAction, _: bool, _: MessageFilter, _: String) -> Result<Operation, BulkError> {
+    async fn begin(&self, _: Order, _: MessageFilter, _: String) -> Result<Operation, BulkError> {
         Err(BulkError::EmptySelector)
     }
 
@@ -93,6 +148,26 @@ impl Bulk for Silent {
 
     async fn cancel(&self, _: uuid::Uuid) -> Result<Operation, BulkError> {
         Err(BulkError::NotFound)
+    }
+}
+
+/// Takes nothing.
+#[async_trait]
+impl Submit for Silent {
+    fn server(&self, _: Option<&Name>) -> Result<Arc<VirtualServer>, NotTaken> {
+        Err(NotTaken::UnknownServer)
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::EPOCH
+    }
+
+    async fn claim(&self, _: [u8; 32]) -> Result<Claimed, NotTaken> {
+        Err(NotTaken::Busy)
+    }
+
+    async fn begin(&self, _: Submission) -> Result<Box<dyn Submitting>, NotTaken> {
+        Err(NotTaken::UnknownServer)
     }
 }
 
@@ -123,6 +198,7 @@ impl House {
         let options = OpenOptions {
             host_name: "relay.example.com".parse().unwrap(),
             secrets_dir: secrets.path().to_owned(),
+            files: false,
             now: Arc::new(|| Timestamp::from_millis(1_795_000_000_000)),
         };
         let configuration = Configuration::open(Arc::new(Memory::default()), options).await.unwrap();
@@ -137,6 +213,9 @@ impl House {
             Box::new(AdminKey::new(KEY)),
             Box::new(ApiKeySource::new(configuration.clone(), key_use.clone())),
         ];
+        let clock = Arc::new(ManualClock::new(1_795_000_000_000));
+        let files = Arc::new(Files::below(secrets.path()));
+        let tls_reports = Arc::new(TlsReports::new(clock.clone(), files));
         let handles = Handles {
             configuration: configuration.clone(),
             operate: queue.clone(),
@@ -152,11 +231,20 @@ impl House {
             logins: Arc::new(|_: &Connector| None),
             explain: Arc::new(Silent),
             bulk: Arc::new(Silent),
+            steer: queue.clone(),
+            suppressions: Arc::new(Suppressions::new(Arc::new(Notes::default()))),
+            imports: Arc::new(Silent),
+            quotas: Arc::default(),
             probe: Arc::new(Silent),
+            tls_reports: tls_reports.clone(),
+            submit: Arc::new(Silent),
+            history: Arc::new(Silent),
+            sinks: None,
+            draining: tokio::sync::watch::Sender::new(None).subscribe(),
         };
         let any = "127.0.0.1:0".parse().unwrap();
         let server = Api::start(handles, &Listen { api: vec![address], health: vec![any], ..Listen::default() })?;
-        Ok(House { server, queue, ready, sessions, first_key, configuration, secrets })
+        Ok(House { server, queue, ready, sessions, first_key, configuration, secrets, clock, tls_reports })
     }
 
     /// A request with the key.
@@ -322,6 +410,35 @@ impl ControlStore for Controls {
     fn all(&self, prefix: &str) -> Vec<(String, Vec<u8>)> {
         let controls = self.0.lock().unwrap();
         controls.iter().filter(|(key, _)| key.starts_with(prefix)).map(|(k, v)| (k.clone(), v.clone())).collect()
+    }
+}
+
+/// Notes in memory.
+#[derive(Default)]
+struct Notes(Mutex<BTreeMap<String, Vec<u8>>>);
+
+#[async_trait]
+impl NoteStore for Notes {
+    fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.0.lock().unwrap().get(key).cloned())
+    }
+
+    fn notes(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let notes = self.0.lock().unwrap();
+        let rows =
+            notes.iter().filter(|(key, _)| key.starts_with(prefix) && after.is_none_or(|after| key.as_str() > after));
+        Ok(rows.take(limit).map(|(k, v)| (k.clone(), v.clone())).collect())
+    }
+
+    async fn write_notes(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        let mut notes = self.0.lock().unwrap();
+        for (key, value) in writes {
+            match value {
+                Some(value) => drop(notes.insert(key, value)),
+                None => drop(notes.remove(&key)),
+            }
+        }
+        Ok(())
     }
 }
 

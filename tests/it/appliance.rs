@@ -52,6 +52,8 @@ pub struct Appliance {
     process: Option<Process>,
     /// Besides those that all have.
     variables: Vec<(String, String)>,
+    /// The directory of documents that it watches.
+    files: Option<PathBuf>,
 }
 
 struct Process {
@@ -69,7 +71,15 @@ impl Appliance {
     /// The same with these variables in its environment.
     pub fn start_with(variables: &[(&str, &str)]) -> Appliance {
         let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut appliance = Appliance { data: tempfile::tempdir().unwrap(), process: None, variables };
+        let mut appliance = Appliance { data: tempfile::tempdir().unwrap(), process: None, files: None, variables };
+        appliance.start_again();
+        appliance
+    }
+
+    /// On an empty directory, with the configuration that these files say.
+    pub fn start_watching(files: &Path) -> Appliance {
+        let files = Some(files.to_owned());
+        let mut appliance = Appliance { data: tempfile::tempdir().unwrap(), process: None, files, variables: vec![] };
         appliance.start_again();
         appliance
     }
@@ -77,14 +87,16 @@ impl Appliance {
     /// Runs the binary on the directory and waits until it listens.
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "it runs");
-        let (child, log) = spawn(self.data(), &self.variables);
+        let (child, log) = spawn(self.data(), self.files.as_deref(), &self.variables);
         // From here on `drop` ends the child, whatever fails.
         self.process = Some(Process { child, log, api: SocketAddr::from(([0, 0, 0, 0], 0)) });
         let api = self.wait_for_line("REST listens", |line| {
             (line["message"] == "listening" && line["listener"] == "api").then(|| address_of(line))
         });
         self.process.as_mut().unwrap().api = api;
-        self.smtp();
+        if self.files.is_none() {
+            self.smtp();
+        }
     }
 
     /// The data directory.
@@ -155,7 +167,7 @@ impl Appliance {
 
     /// A second process on the same directory: how it ended, and all it said.
     pub fn run_a_second(&self) -> (ExitStatus, String) {
-        let (mut child, log) = spawn(self.data(), &self.variables);
+        let (mut child, log) = spawn(self.data(), self.files.as_deref(), &self.variables);
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             match child.try_wait().unwrap() {
@@ -168,6 +180,11 @@ impl Appliance {
         child.wait().unwrap();
         let status = status.unwrap_or_else(|| panic!("two processes run on one directory:\n{}", log.text()));
         (status, log.all())
+    }
+
+    /// Where REST listens.
+    pub fn api(&self) -> SocketAddr {
+        self.process().api
     }
 
     /// A request with the key.
@@ -195,6 +212,21 @@ impl Appliance {
     pub fn patch(&self, object: &str, spec: Value) {
         let answer = self.rest("PATCH", &format!("/api/v1/{object}"), Some(&json!({ "spec": spec })));
         assert_eq!(answer.status, 200, "{object}: {answer:?}");
+    }
+
+    /// A request with a body of this media type; the head and the body of the answer, however that is framed.
+    pub fn raw(&self, method: &str, path: &str, media: &str, body: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(self.process().api).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {KEY}");
+        let length = body.len();
+        let request = format!("{head}\r\nContent-Type: {media}\r\nContent-Length: {length}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head.to_owned(), body.to_owned())
     }
 
     /// Messages that wait, in all queues but that of dead letters.
@@ -236,10 +268,13 @@ impl Drop for Appliance {
     }
 }
 
-fn spawn(data: &Path, variables: &[(String, String)]) -> (Child, Arc<Log>) {
+fn spawn(data: &Path, files: Option<&Path>, variables: &[(String, String)]) -> (Child, Arc<Log>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bridgehead"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BRIDGEHEAD_")) {
         command.env_remove(name);
+    }
+    if let Some(files) = files {
+        command.env("BRIDGEHEAD_CONFIG_DIR", files);
     }
     let mut child = command
         .env("BRIDGEHEAD_DATA_DIR", data)

@@ -9,6 +9,7 @@ use std::thread;
 /// Types of records (RFC 1035, 3.2.2).
 const A: u8 = 1;
 const PTR: u8 = 12;
+const TXT: u8 = 16;
 
 /// What a name server says of a name.
 #[derive(Clone, Copy)]
@@ -17,6 +18,8 @@ pub enum Says {
     Address([u8; 4]),
     /// It stands for this name: what a reverse name does.
     Name(&'static str),
+    /// It has this text, of at most 255 octets.
+    Text(&'static str),
     /// SERVFAIL.
     ServFail,
 }
@@ -61,6 +64,10 @@ fn reply(request: &[u8], says: Option<Says>) -> Vec<u8> {
     let (code, record) = match says {
         Some(Says::Address(address)) => (0, (wanted == A).then(|| (A, address.to_vec()))),
         Some(Says::Name(name)) => (0, (wanted == PTR).then(|| (PTR, wire(name)))),
+        Some(Says::Text(text)) => {
+            let data = std::iter::once(u8::try_from(text.len()).unwrap()).chain(text.bytes()).collect();
+            (0, (wanted == TXT).then_some((TXT, data)))
+        }
         Some(Says::ServFail) => (2, None),
         None => (3, None),
     };

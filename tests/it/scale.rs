@@ -95,6 +95,7 @@ async fn a_million_recipients() {
         host_name: "relay.example.com".parse().unwrap(),
         now: Arc::new(|| Timestamp::EPOCH),
         secrets_dir: std::path::PathBuf::from("/nowhere"),
+        files: false,
     };
     let store = Arc::new(Embedded::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap().0);
     let config = Configuration::open(store.clone(), options()).await.unwrap();

@@ -1,12 +1,21 @@
 use std::collections::BTreeSet;
 
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
 use super::*;
+use crate::config::records::audit_key;
+use crate::config::{Effects, OpenError, OpenOptions, Preflight, Snapshot};
 use crate::config::{FirstStart, IfMatch, Page, StoredRecipients, WarningCode};
 use crate::directory::{Envelope, Resolution, resolve};
 use crate::model::labels::LabelSelector;
 use crate::model::recipient_ref::SenderPattern;
+use crate::model::spec::DEFAULT;
+use crate::model::time::Timestamp;
 use crate::routing::{CannotTell, Route, RouteRequest, Senders};
 use crate::smtp::address::{Domain, Mailbox, ReversePath};
+use crate::store::ConfigStore;
 use crate::store::memory::MemoryStore;
 use Collection::*;
 use proptest::prelude::*;
@@ -34,6 +43,7 @@ fn options() -> OpenOptions {
     OpenOptions {
         host_name: "relay.example.com".parse().unwrap(),
         secrets_dir: "/nonexistent".into(),
+        files: false,
         now: Arc::new(|| Timestamp::EPOCH),
     }
 }
@@ -379,11 +389,11 @@ async fn what_a_recipient_says_of_others_is_held_against_the_directory() {
     assert_eq!(
         violations(house.put(Recipients, "staff", wrong).await),
         [
+            own("/spec/acceptFrom/1", ViolationCode::UnknownReference),
             own("/spec/mailboxStore", ViolationCode::Conflict),
             own("/spec/members/1", ViolationCode::UnknownReference),
-            own("/spec/owner", ViolationCode::UnknownReference),
-            own("/spec/acceptFrom/1", ViolationCode::UnknownReference),
             own("/spec/members/3", ViolationCode::UnknownReference),
+            own("/spec/owner", ViolationCode::UnknownReference),
         ]
     );
     for (spec, pointer, code) in [
@@ -583,9 +593,9 @@ async fn recipients_are_stamped_and_found() {
     assert_eq!(
         violations(house.put(Recipients, "eve", own_addresses).await),
         [
-            own("/spec/mailboxStore", ViolationCode::UnknownReference),
             own("/spec/addresses/1", ViolationCode::AddressTaken),
             own("/spec/addresses/2", ViolationCode::DomainNotLocal),
+            own("/spec/mailboxStore", ViolationCode::UnknownReference),
         ]
     );
     assert_eq!(house.state(), before);
@@ -848,14 +858,17 @@ async fn a_secret_is_stored_once_and_goes_with_its_object() {
     assert_eq!(holders(), ["object/certificates/a"]);
     house.assert_live_is_what_a_fresh_process_compiles().await;
     house.patch(Certificates, "a", json!({"labels": {"x": "y"}})).await.unwrap();
-    assert_eq!(holders(), ["object/certificates/a"]);
+    assert_eq!(holders(), ["object/certificates/a", "revision-part/00000000000000000003/000000"]);
     let snapshot = house.config.live().current();
     assert!(!format!("{snapshot:?}").contains(secret));
     // a fresh process knows the fingerprint, which another store would not make
     let fresh = Configuration::open(house.store.clone(), options()).await.unwrap();
     let read = |config: &Configuration| config.get(Certificates, "a").unwrap().unwrap().spec;
     assert_eq!(read(&fresh), read(&house.config));
+    // and goes for good when no kept revision can be gone back to any more that had it
     house.delete(Certificates, "a").await.unwrap();
+    assert!(holders().iter().all(|key| key.starts_with("revision-part/")) && !holders().is_empty());
+    house.patch(Settings, "settings", json!({"spec": {"retention": {"revisions": 1}}})).await.unwrap();
     assert!(holders().is_empty());
 }
 

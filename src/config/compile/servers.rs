@@ -9,6 +9,7 @@ use crate::config::violation::{ViolationCode, WarningCode};
 use crate::model::duration::Duration;
 use crate::model::host::HostName;
 use crate::model::name::Name;
+use crate::model::path::RelativePath;
 use crate::model::size::Size;
 use crate::model::spec::virtual_server::{BareLineEnds, BindingTls, ClientCertificates, Mechanism};
 use crate::model::spec::{Collection, VirtualServerSpec};
@@ -22,11 +23,31 @@ pub(super) fn check(objects: &Objects, name: &Name, spec: &VirtualServerSpec, fo
     tls(objects, name, spec, found);
     authentication(objects, name, spec, found);
     limits(name, spec, found);
+    pickup(objects, name, spec, found);
     let sources = &spec.outbound.source_addresses;
     hosts::check_sources((Collection::VirtualServers, name), "/spec/outbound/sourceAddresses", sources, found);
     if spec.staging.as_ref().is_some_and(|staging| staging.redirect_to.is_none() && staging.allow.is_empty()) {
         let detail = "redirectTo or allow is needed; with neither, no mail at all could be sent";
         found.wrong((Collection::VirtualServers, name), "/spec/staging", ViolationCode::Required, detail);
+    }
+}
+
+/// No file may be taken by two, nor a directory of one lie in that of another.
+fn pickup(objects: &Objects, name: &Name, spec: &VirtualServerSpec, found: &mut Findings) {
+    let path = |name: &Name, spec: &VirtualServerSpec| {
+        let own = spec.pickup.path.clone().unwrap_or_else(|| RelativePath::from(name));
+        spec.pickup.enabled.then_some(own)
+    };
+    let Some(own) = path(name, spec) else { return };
+    let others = objects.virtual_servers.range::<Name, _>(..name);
+    let mut others = others.filter_map(|(other, (_, spec))| path(other, spec).map(|path| (other, path)));
+    if let Some((other, theirs)) = others.find(|(_, theirs)| own.overlaps(theirs)) {
+        let detail = format!("virtual server {other} takes mail from pickup/{theirs} already");
+        found.wrong((Collection::VirtualServers, name), "/spec/pickup/path", ViolationCode::Conflict, detail);
+    }
+    if own.as_str().split('/').any(|segment| segment.starts_with('.')) {
+        let detail = "names that begin with a dot are for the appliance";
+        found.wrong((Collection::VirtualServers, name), "/spec/pickup/path", ViolationCode::InvalidValue, detail);
     }
 }
 

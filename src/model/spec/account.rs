@@ -10,7 +10,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::model::host::{domain_key, mailbox_key};
 use crate::model::password_hash::PasswordHash;
-use crate::model::rate::Rate;
+use crate::model::rates::Rates;
 use crate::model::secret::Secret;
 use crate::model::text::text_value;
 use crate::model::username::Username;
@@ -116,19 +116,23 @@ impl ToSchema for AccountPassword {
     }
 }
 
-/// How much an account may send. Over it, the client is told to come again later.
+/// How much may be sent: by an account, with an API key, from a domain. Over it, the client is told to come again later.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-#[schema(example = json!({"messages": "100/1h", "recipients": "1000/1d"}))]
+#[schema(example = json!({"messages": "100/1h, 1000/1d", "recipients": "5000/1d", "recipientsPerMessage": 50}))]
 pub struct AccountQuotas {
     /// Most messages in a time. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    pub messages: Option<Rate>,
+    pub messages: Option<Rates>,
     /// Most recipients in a time, of all messages together. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    pub recipients: Option<Rate>,
+    pub recipients: Option<Rates>,
+    /// Most recipients of one message. Default: what the virtual server takes (`messages.maxRecipients`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 1, maximum = 64_000, nullable = false)]
+    pub recipients_per_message: Option<u32>,
 }
 
 /// Addresses that an account may send as: one address, all of a domain (`*@example.com`), or any (`*`).

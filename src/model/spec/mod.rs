@@ -13,8 +13,10 @@ pub mod account;
 pub mod api_key;
 pub mod certificate;
 pub mod connector;
+pub mod event_sink;
 pub mod filter;
 pub mod identity_provider;
+pub mod limits;
 pub mod mailbox_store;
 pub mod recipient;
 pub mod recipient_policy;
@@ -27,6 +29,7 @@ pub use account::AccountSpec;
 pub use api_key::ApiKeySpec;
 pub use certificate::CertificateSpec;
 pub use connector::ConnectorSpec;
+pub use event_sink::EventSinkSpec;
 pub use filter::FilterSpec;
 pub use identity_provider::IdentityProviderSpec;
 pub use mailbox_store::MailboxStoreSpec;
@@ -63,6 +66,8 @@ pub enum Collection {
     RemoteDomains,
     /// `api-keys`
     ApiKeys,
+    /// `event-sinks`
+    EventSinks,
     /// `settings`: one object, of that name.
     Settings,
 }
@@ -82,6 +87,7 @@ impl Collection {
         Collection::IdentityProviders,
         Collection::Filters,
         Collection::ApiKeys,
+        Collection::EventSinks,
     ];
 
     /// Its name in a path of the REST API, and in the keys of the store.
@@ -98,6 +104,7 @@ impl Collection {
             Collection::Filters => "filters",
             Collection::RemoteDomains => "remote-domains",
             Collection::ApiKeys => "api-keys",
+            Collection::EventSinks => "event-sinks",
             Collection::Settings => "settings",
         }
     }
@@ -116,6 +123,7 @@ impl Collection {
             Collection::Filters => "filters",
             Collection::RemoteDomains => "remoteDomains",
             Collection::ApiKeys => "apiKeys",
+            Collection::EventSinks => "eventSinks",
             Collection::Settings => "settings",
         }
     }
@@ -134,6 +142,7 @@ impl Collection {
             Collection::Filters => "filter",
             Collection::RemoteDomains => "remote domain",
             Collection::ApiKeys => "API key",
+            Collection::EventSinks => "event sink",
             Collection::Settings => "settings",
         }
     }
@@ -151,6 +160,7 @@ impl Collection {
                 | Collection::Accounts
                 | Collection::MailboxStores
                 | Collection::Connectors
+                | Collection::EventSinks
                 | Collection::ApiKeys
         )
     }

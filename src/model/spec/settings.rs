@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::limits::{SenderQuota, SuppressionSettings};
 use crate::model::duration::Duration;
 use crate::model::name::Name;
 use crate::model::size::Size;
@@ -38,8 +39,15 @@ pub struct SettingsSpec {
     pub subject_logging: bool,
     /// When new mail is refused for a while, because there is too much already.
     pub overload: Overload,
+    /// What fills the suppression list by itself.
+    pub suppression: SuppressionSettings,
+    /// How much may be sent from which domains, by whoever sends it and however he does.
+    #[schema(max_items = 100)]
+    pub sender_quotas: Vec<SenderQuota>,
     /// How long things are kept.
     pub retention: Retention,
+    /// Reports to other domains about the TLS of their hosts (TLSRPT, RFC 8460).
+    pub tls_reporting: TlsReporting,
 }
 
 impl Default for SettingsSpec {
@@ -52,7 +60,10 @@ impl Default for SettingsSpec {
             default_virtual_server: None,
             subject_logging: false,
             overload: Overload::default(),
+            suppression: SuppressionSettings::default(),
+            sender_quotas: Vec::new(),
             retention: Retention::default(),
+            tls_reporting: TlsReporting::default(),
         }
     }
 }
@@ -76,6 +87,21 @@ pub struct Overload {
     pub memory: Option<Size>,
 }
 
+/// Reports to other domains about the TLS of their hosts. What came of TLS is counted in any case: `GET /tls-reports`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TlsReporting {
+    /// Whether domains that ask for reports get one, once a day.
+    pub enabled: bool,
+    /// Whom the report names to be asked. Default: the postmaster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub contact: Option<Mailbox>,
+    /// Whether reports are also posted to addresses that are not public: domains, not operators, say where they go. For
+    /// systems that write to others within a network of their own.
+    pub allow_private_addresses: bool,
+}
+
 /// How long things are kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
@@ -84,10 +110,24 @@ pub struct Retention {
     pub dead_letter: Duration,
     /// How long the audit log goes back; of changes and of actions 10,000 each are kept at most. At least 1d.
     pub audit: Duration,
+    /// How many revisions of the configuration can be gone back to.
+    #[schema(minimum = 1, maximum = 1000)]
+    pub revisions: u16,
+    /// How long message tracking keeps events. At least 1h.
+    pub tracking: Duration,
+    /// How much disk message tracking may take; the oldest events go first. At least 64MiB. An event takes some 350 octets, a
+    /// message that is relayed at once three events.
+    pub tracking_size: Size,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Retention { dead_letter: Duration::from_secs(14 * 86_400), audit: Duration::from_secs(365 * 86_400) }
+        Retention {
+            dead_letter: Duration::from_secs(14 * 86_400),
+            audit: Duration::from_secs(365 * 86_400),
+            revisions: 100,
+            tracking: Duration::from_secs(30 * 86_400),
+            tracking_size: Size::from_bytes(1 << 30),
+        }
     }
 }

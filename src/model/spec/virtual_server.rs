@@ -2,6 +2,7 @@
 //!
 //! Who a client is, and what it may use, is in [`security`]; what is offered and written down, in [`protocol`].
 
+pub mod pickup;
 pub mod protocol;
 pub mod security;
 
@@ -16,6 +17,7 @@ use crate::model::rate::Rate;
 use crate::model::size::Size;
 use crate::smtp::address::Mailbox;
 
+pub use pickup::Pickup;
 pub use protocol::{Extensions, LogFields, LogFormat, LogRotation, ProtocolLog, Staging};
 pub use security::{Authentication, ClientCertificates, Mechanism, MinimumVersion, OutboundSecurity, Tls};
 
@@ -63,6 +65,8 @@ pub struct VirtualServerSpec {
     pub dns_servers: Vec<NameServer>,
     /// What it offers in answer to EHLO.
     pub extensions: Extensions,
+    /// A directory from which it takes mail.
+    pub pickup: Pickup,
     /// What is written down of its sessions, command by command.
     pub protocol_log: ProtocolLog,
     /// For a system that must not reach real people: mail is redirected or refused, but for those allowed.
@@ -90,6 +94,7 @@ impl Default for VirtualServerSpec {
             outbound: Outbound::default(),
             dns_servers: Vec::new(),
             extensions: Extensions::default(),
+            pickup: Pickup::default(),
             protocol_log: ProtocolLog::default(),
             staging: None,
         }

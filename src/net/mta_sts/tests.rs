@@ -9,6 +9,7 @@ fn policies() {
     let good = "version: STSv1\r\nmode: enforce\r\nmx: mail.example.com\r\nmx: *.example.net\r\nmax_age: 604800\r\n";
     let policy = Policy::parse(good).unwrap();
     assert_eq!((policy.mode, policy.max_age), (Mode::Enforce, Duration::from_secs(604_800)));
+    assert_eq!(policy.lines().join("\r\n") + "\r\n", good, "it is written as it was read");
     for (host, named) in [
         ("mail.example.com", true),
         ("MAIL.example.com.", true),
@@ -87,11 +88,11 @@ impl Resolver for Domain {
 
 #[async_trait]
 impl GetPolicy for Domain {
-    async fn get(&self, domain: &str, _: &dyn Resolver) -> Result<String, String> {
+    async fn get(&self, domain: &str, _: &dyn Resolver) -> Result<String, NotHad> {
         assert_eq!(domain, "d.example");
         self.asked.fetch_add(1, Ordering::Relaxed);
         let policy = *self.policy.lock().unwrap();
-        policy.map(str::to_owned).ok_or_else(|| "unreachable".to_owned())
+        policy.map(str::to_owned).ok_or_else(|| "unreachable".to_owned().into())
     }
 }
 
@@ -123,21 +124,28 @@ async fn what_was_learned_holds_until_it_is_over_or_another_is_there() {
     let clock = Arc::new(ManualClock::new(0));
     let policies = Policies::new(clock.clone(), domain.clone(), Arc::<Memory>::default());
     let set = |id, policy| (*domain.id.lock().unwrap(), *domain.policy.lock().unwrap()) = (id, policy);
-    let now = || async { policies.of("D.example.", &*domain).await.map(|policy| policy.mode) };
+    let now = || async { policies.of("D.example.", &*domain).await.policy.map(|policy| policy.mode) };
+    let fault = || async { policies.of("d.example", &*domain).await.fault };
     let asked = || domain.asked.load(Ordering::Relaxed);
 
     assert_eq!((now().await, asked()), (None, 0), "no record, no question");
     set(Some("1"), None);
     assert_eq!((now().await, now().await, asked()), (None, None, 1), "what cannot be had rests");
+    assert_eq!(fault().await, Some(NotHad::Fetch("unreachable".to_owned())));
     clock.advance(REST);
     set(Some("1"), Some("<html>"));
     assert_eq!((now().await, asked()), (None, 2));
+    assert!(matches!(fault().await, Some(NotHad::Invalid(_))));
+    set(None, None);
+    assert_eq!(fault().await, None, "a domain that promises nothing breaks nothing");
+    set(Some("1"), Some("<html>"));
     clock.advance(REST);
     set(Some("1"), Some(ENFORCE));
     assert_eq!((now().await, now().await, asked()), (Some(Mode::Enforce), Some(Mode::Enforce), 3));
 
     set(Some("2"), None);
     assert_eq!((now().await, asked()), (Some(Mode::Enforce), 4), "another that cannot be had changes nothing");
+    assert_eq!(fault().await, None, "what is remembered holds");
     set(None, None);
     assert_eq!((now().await, asked()), (Some(Mode::Enforce), 4), "nor does DNS that fails");
     set(Some("3"), Some(TESTING));
@@ -158,7 +166,7 @@ async fn a_restart_forgets_nothing() {
     let clock = Arc::new(ManualClock::new(1_700_000_000_000));
     let memory = Arc::new(Memory::default());
     let start = || Policies::new(clock.clone(), domain.clone(), memory.clone());
-    let mode = async |policies: &Policies| policies.of("d.example", &*domain).await.map(|policy| policy.mode);
+    let mode = async |policies: &Policies| policies.of("d.example", &*domain).await.policy.map(|policy| policy.mode);
     let set = |id, policy| (*domain.id.lock().unwrap(), *domain.policy.lock().unwrap()) = (id, policy);
 
     set(Some("1"), Some(ENFORCE));

@@ -8,11 +8,14 @@
 //! (`SSL_CERT_FILE` and `SSL_CERT_DIR` say where they are). Unchecked means that nothing is: whoever answers is taken, with
 //! whatever he shows, since he could be anybody anyway. That keeps out who reads along, and nobody who stands between.
 //!
+//! [Tried](Check::Tried) means that it is looked whether the check would have held, and nothing follows from it but that
+//! [it is told](Agreed::doubt): what MTA-STS wants of a policy in testing (RFC 8461, 5).
+//!
 //! Sessions are resumed only by the one they began with: what was checked once was checked by the same roots.
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
@@ -30,6 +33,7 @@ pub use tokio_rustls::client::TlsStream;
 use super::dane::Dane;
 use super::identity::{Facts, Identity};
 use super::{cipher, provider, roots};
+use crate::smtp::client::{TlsFault, TlsFaultKind};
 
 /// Most certificates of a peer's chain that are looked at.
 const MOST_LINKS: usize = 10;
@@ -62,16 +66,25 @@ impl ClientTls {
         self.digest == digest(ca, identity)
     }
 
-    async fn config(&self, check: &Check) -> Result<Arc<ClientConfig>, String> {
+    async fn config(&self, check: &Check, doubt: &Doubt) -> Result<Arc<ClientConfig>, String> {
         match check {
             Check::Nothing => Ok(self.unchecked.get_or_init(|| self.build(Arc::new(Unchecked))).clone()),
             Check::Name => self.checked.get_or_try_init(|| self.build_checked()).await.cloned(),
             // made anew each time, so that no session is resumed that other records had vouched for
             Check::Dane(dane) => Ok(self.build(dane.clone())),
+            // also made anew: a session that is resumed shows no certificate
+            Check::Tried => {
+                let checked = self.checker().await.inspect_err(|why| doubt.put(why.as_str().into())).ok();
+                Ok(self.build(Arc::new(Tried { checked, doubt: doubt.clone() })))
+            }
         }
     }
 
     async fn build_checked(&self) -> Result<Arc<ClientConfig>, String> {
+        Ok(self.build(Arc::new(self.checker().await?)))
+    }
+
+    async fn checker(&self) -> Result<Checked, String> {
         let roots = match &self.given {
             Some(given) => given.roots.clone(),
             None => system_roots().await?,
@@ -79,7 +92,7 @@ impl ClientTls {
         let by_chain = WebPkiServerVerifier::builder_with_provider(roots, provider().clone()).build();
         let by_chain = by_chain.map_err(|error| error.to_string())?;
         let own = self.given.as_ref().map(|given| given.certificates.clone()).unwrap_or_default();
-        Ok(self.build(Arc::new(Checked { by_chain, own })))
+        Ok(Checked { by_chain, own })
     }
 
     fn build(&self, verifier: Arc<dyn ServerCertVerifier>) -> Arc<ClientConfig> {
@@ -164,6 +177,8 @@ pub enum Check {
     Nothing,
     /// That its certificate is good for the name.
     Name,
+    /// The same, but it holds also when that is not so: the doubt is told.
+    Tried,
     /// That it is the one that TLSA records mean.
     Dane(Arc<Dane>),
 }
@@ -183,15 +198,16 @@ impl Handshake {
     /// Does the handshake of a client.
     ///
     /// # Errors
-    /// In words, when it fails; the server was told by an alert. Time limits are the caller's.
-    pub async fn run<S>(&self, stream: S) -> Result<(TlsStream<S>, Agreed), String>
+    /// When it fails; the server was told by an alert. Time limits are the caller's.
+    pub async fn run<S>(&self, stream: S) -> Result<(TlsStream<S>, Agreed), TlsFault>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let config = self.tls.config(&self.check).await?;
+        let doubt = Doubt::default();
+        let config = self.tls.config(&self.check, &doubt).await?;
         let stream =
-            TlsConnector::from(config).connect(self.name.clone(), stream).await.map_err(|error| words(&error))?;
-        let agreed = Agreed::of(&stream, &self.check);
+            TlsConnector::from(config).connect(self.name.clone(), stream).await.map_err(|error| fault(&error))?;
+        let agreed = Agreed { doubt: doubt.take(), ..Agreed::of(&stream, &self.check) };
         Ok((stream, agreed))
     }
 }
@@ -206,10 +222,26 @@ pub fn no_name(address: std::net::IpAddr) -> ServerName<'static> {
     ServerName::IpAddress(IpAddr::from(address))
 }
 
-fn words(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::UnexpectedEof => "the server closed the connection".to_owned(),
-        _ => error.to_string(),
+fn fault(error: &io::Error) -> TlsFault {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "the server closed the connection".into();
+    }
+    let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    TlsFault { kind: of_tls.map_or(TlsFaultKind::Other, kind), words: error.to_string() }
+}
+
+/// Of what sort it is that a certificate is not taken.
+fn kind(error: &rustls::Error) -> TlsFaultKind {
+    use CertificateError as Error;
+    match error {
+        rustls::Error::InvalidCertificate(why) => match why {
+            Error::Expired | Error::ExpiredContext { .. } | Error::NotValidYet | Error::NotValidYetContext { .. } => {
+                TlsFaultKind::Expired
+            }
+            Error::NotValidForName | Error::NotValidForNameContext { .. } => TlsFaultKind::HostMismatch,
+            _ => TlsFaultKind::NotTrusted,
+        },
+        _ => TlsFaultKind::Other,
     }
 }
 
@@ -222,6 +254,8 @@ pub struct Agreed {
     pub cipher: String,
     /// Whether the server's certificate was found good for the name.
     pub verified: bool,
+    /// Why it would not have been, where that was tried ([`Check::Tried`]).
+    pub doubt: Option<TlsFault>,
     /// The server's certificates, its own first; at most ten.
     pub chain: Vec<Facts>,
 }
@@ -234,7 +268,8 @@ impl Agreed {
         Agreed {
             version: if tls13 { "TLSv1.3" } else { "TLSv1.2" },
             cipher: cipher(connection.negotiated_cipher_suite()),
-            verified: *check != Check::Nothing,
+            verified: matches!(check, Check::Name | Check::Dane(_)),
+            doubt: None,
             chain: chain.iter().take(MOST_LINKS).filter_map(Facts::of).collect(),
         }
     }
@@ -294,6 +329,67 @@ impl ServerCertVerifier for Checked {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.by_chain.supported_verify_schemes()
+    }
+}
+
+/// What speaks against a server that is taken all the same: the first that was found.
+#[derive(Debug, Clone, Default)]
+struct Doubt(Arc<Mutex<Option<TlsFault>>>);
+
+impl Doubt {
+    fn put(&self, fault: TlsFault) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(fault);
+    }
+
+    fn take(&self) -> Option<TlsFault> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Takes everybody, and notes whom [`Checked`] would not have taken. Without roots, that is noted already.
+#[derive(Debug)]
+struct Tried {
+    checked: Option<Checked>,
+    doubt: Doubt,
+}
+
+impl ServerCertVerifier for Tried {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        links: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(checked) = &self.checked
+            && let Err(error) = checked.verify_server_cert(certificate, links, name, ocsp, now)
+        {
+            self.doubt.put(TlsFault { kind: kind(&error), words: error.to_string() });
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Unchecked.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Unchecked.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        Unchecked.supported_verify_schemes()
     }
 }
 

@@ -1,20 +1,20 @@
 //! Actions on many messages.
 
 use super::*;
-use crate::queue::bulk::{Bulk, BulkAction, BulkError, Operation, OperationState};
+use crate::queue::bulk::{Bulk, BulkAction, BulkError, Operation, OperationState, Order};
 
 impl Fixture {
-    fn operator(&self) -> Operator {
+    pub(super) fn operator(&self) -> Operator {
         Operator(self.queue.clone())
     }
 
     async fn begin(&self, action: BulkAction, selector: Value) -> Operation {
         let selector = serde_json::from_value(selector).unwrap();
-        self.operator().begin(action, true, selector, "test".into()).await.unwrap()
+        self.operator().begin(Order { action, ndr: true, connector: None }, selector, "test".into()).await.unwrap()
     }
 
     /// Waits until it is over.
-    async fn ended(&self, operation: &Operation) -> Operation {
+    pub(super) async fn ended(&self, operation: &Operation) -> Operation {
         for _ in 0..1_000 {
             let known = self.operator().operations().into_iter().find(|known| known.id == operation.id).unwrap();
             if known.state != OperationState::Running {
@@ -26,8 +26,12 @@ impl Fixture {
     }
 }
 
+fn delete() -> Order {
+    Order { action: BulkAction::Delete, ndr: false, connector: None }
+}
+
 /// `n` messages that wait for a dead host, all received now.
-async fn backlog(f: &Fixture, n: usize) {
+pub(super) async fn backlog(f: &Fixture, n: usize) {
     for index in 0..n {
         let to = if index % 3 == 0 { "dst.example" } else { "other.example" };
         f.send(&f.anna(), &format!("u{index}@{to}"), None).await;
@@ -111,11 +115,11 @@ async fn an_operation_goes_on_after_a_restart_from_where_it_was() {
 async fn nothing_is_not_everything_and_a_cancelled_one_stops() {
     let f = Fixture::new(NextHop::Dead).await;
     backlog(&f, 1_200).await;
-    let empty = f.operator().begin(BulkAction::Delete, false, MessageFilter::default(), "test".into()).await;
+    let empty = f.operator().begin(delete(), MessageFilter::default(), "test".into()).await;
     assert!(matches!(empty, Err(BulkError::EmptySelector)));
     assert!(matches!(f.operator().preview(&MessageFilter::default()).await, Err(BulkError::EmptySelector)));
     let long = serde_json::from_value(json!({"messageId": "x".repeat(1_000)})).unwrap();
-    let long = f.operator().begin(BulkAction::Delete, false, long, "test".into()).await;
+    let long = f.operator().begin(delete(), long, "test".into()).await;
     assert!(matches!(long, Err(BulkError::TooLong)));
     let begun = f.begin(BulkAction::Delete, json!({"sender": f.anna()})).await;
     let cancelled = f.operator().cancel(begun.id).await.unwrap();

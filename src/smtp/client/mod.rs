@@ -42,7 +42,9 @@ use super::sasl::client::{Derivation, Exchange};
 pub use opening::SecretOctets;
 use output::Output;
 use reply::{Lines, ReplyReader};
-pub use result::{Cause, LoginError, OpenError, Phase, RecipientResult, RemoteReply, Transaction, Treatment};
+pub use result::{
+    Cause, LoginError, OpenError, Phase, RecipientResult, RemoteReply, TlsFault, TlsFaultKind, Transaction, Treatment,
+};
 pub use settings::{Encryption, Hello, Login, Settings, Timeouts};
 use transfer::Transfer;
 

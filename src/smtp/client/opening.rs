@@ -11,7 +11,9 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::reply::Lines;
-use super::{Cause, Encryption, Expect, Hello, Login, LoginError, OpenError, Phase, RemoteReply, Session, State};
+use super::{
+    Cause, Encryption, Expect, Hello, Login, LoginError, OpenError, Phase, RemoteReply, Session, State, TlsFault,
+};
 use crate::smtp::extension::PeerExtensions;
 use crate::smtp::sasl::client::{Credentials, Exchange, Keys, Mechanism, Step};
 
@@ -55,7 +57,7 @@ impl Session {
     }
 
     /// The handshake failed, for this reason: the connection is of no more use.
-    pub fn tls_failed(&mut self, why: impl Into<String>) {
+    pub fn tls_failed(&mut self, why: impl Into<TlsFault>) {
         if self.state == State::StartTls {
             self.fail_open(OpenError::Handshake(why.into()));
         }

@@ -182,7 +182,7 @@ pub enum OpenError {
     NoStartTls,
     /// There was no agreement on TLS, or the peer's certificate is not good.
     #[error("the TLS handshake failed: {0}")]
-    Handshake(String),
+    Handshake(TlsFault),
     /// We could not log in.
     #[error("no login by {mechanism}: {why}")]
     Login {
@@ -191,6 +191,41 @@ pub enum OpenError {
         /// Why.
         why: LoginError,
     },
+}
+
+/// What is wrong with a peer's TLS.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{words}")]
+pub struct TlsFault {
+    /// Of what sort it is.
+    pub kind: TlsFaultKind,
+    /// In words.
+    pub words: String,
+}
+
+/// The sorts of it that a report tells apart (RFC 8460, 4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TlsFaultKind {
+    /// The certificate is for another host.
+    HostMismatch,
+    /// It is not valid any more, or not yet.
+    Expired,
+    /// Nobody who is trusted vouches for it; with DANE, no TLSA record fits.
+    NotTrusted,
+    /// Anything else: no common version, no TLS at all, a connection that was cut.
+    Other,
+}
+
+impl From<String> for TlsFault {
+    fn from(words: String) -> Self {
+        TlsFault { kind: TlsFaultKind::Other, words }
+    }
+}
+
+impl From<&str> for TlsFault {
+    fn from(words: &str) -> Self {
+        words.to_owned().into()
+    }
 }
 
 /// Why we could not log in. Never holds what we logged in with.

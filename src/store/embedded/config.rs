@@ -2,7 +2,7 @@
 //!
 //! A commit is appended to the log and synced, then published: it lies in `fresh`, which every read looks at
 //! first, until the database thread has put it into sled. Keys in the log and in sled begin with `c` for
-//! configuration and `k` for controls. Controls are few and stay in memory as well.
+//! configuration, `k` for controls and `n` for notes. Controls are few and stay in memory as well.
 //!
 //! A large change ([`Config::commit_large`]) is a new checkpoint, then an overlay: its draft on disk lies over sled, and
 //! under `fresh`, until the database thread has moved it there, slice by slice. What is published meanwhile goes into both,
@@ -112,9 +112,28 @@ impl Config {
         self.revision.load(Ordering::Acquire)
     }
 
-    /// One value.
+    /// One value of the configuration.
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
-        let key = format!("c{key}");
+        self.value_at(format!("c{key}"))
+    }
+
+    /// One note.
+    pub fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.value_at(format!("n{key}"))
+    }
+
+    /// Sets or removes notes, all of them or none. Blocks for a sync, and longer while the database is far behind.
+    pub fn write_notes(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        self.wait(|| lock(&self.fresh).len() < MOST_FRESH)?;
+        let writes: Vec<Write> = writes.into_iter().map(|(key, value)| (format!("n{key}"), value)).collect();
+        let mut log = lock(&self.log);
+        let sequence = log.append(self.revision(), &writes).map_err(log_error)?;
+        lock(&self.fresh).extend(writes.into_iter().map(|(key, value)| (key, (sequence, value))));
+        Ok(())
+    }
+
+    /// A value by its key as it is in the log.
+    fn value_at(&self, key: String) -> Result<Option<Vec<u8>>, StoreError> {
         // before sled: what leaves here is there already
         if let Some((_, value)) = lock(&self.fresh).get(&key) {
             return Ok(value.clone());
@@ -144,11 +163,24 @@ impl Config {
         Err(StoreError::Damaged(format!("configuration key {key}")))
     }
 
-    /// Up to `limit` entries with a prefix behind a key.
+    /// Up to `limit` entries of the configuration with a prefix behind a key.
     pub fn scan(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        let prefix = format!("c{prefix}");
+        self.scan_at(format!("c{prefix}"), after.map(|after| format!("c{after}")), limit)
+    }
+
+    /// The same of notes.
+    pub fn notes(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.scan_at(format!("n{prefix}"), after.map(|after| format!("n{after}")), limit)
+    }
+
+    fn scan_at(
+        &self,
+        prefix: String,
+        after: Option<String>,
+        limit: usize,
+    ) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         let from = match after {
-            Some(after) if format!("c{after}") >= prefix => Bound::Excluded(format!("c{after}")),
+            Some(after) if after >= prefix => Bound::Excluded(after),
             _ => Bound::Included(prefix.clone()),
         };
         // before sled, see `get`
@@ -190,7 +222,7 @@ impl Config {
                 value = next.take().map(|(_, stored)| match stored.first() {
                     Some(0) => Ok(Some(stored[1..].to_vec())),
                     // chunks: may just be replaced
-                    _ => self.get(&key[1..]),
+                    _ => self.value_at(key.clone()),
                 });
                 next = stored.next().transpose().map_err(store_error)?;
             }

@@ -156,7 +156,7 @@ impl SpoolDraft {
         }
         let in_record = content.clone().unwrap_or_default();
         let record = Record { kind: Kind::Accepted, id: message.id, meta, content: in_record, hash, unit: (0, 1) };
-        Ok(Mail { message: Arc::new(message), record, large, content })
+        Ok(Mail { message: Arc::new(message), record, large, content, amends: false })
     }
 
     /// Writes what is gathered to `large/`; at the end makes it durable under its name.

@@ -19,9 +19,10 @@ use prometheus_client::metrics::histogram::Histogram;
 
 use super::disk::Disk;
 use super::inbox::{Inbox, Job};
-use super::journal::record::{Changed, INDEXED, Kind, Record};
+use super::journal::record::{Changed, DONE, INDEXED, Kind, Record};
 use super::journal::segment::{IndexEntry, Segments};
 use super::journal::{Journal, JournalError, Location};
+use super::requests::Requests;
 use super::rows::{Row, Rows};
 use super::state::{Known, State};
 use crate::model::mail::{Change, MessageId};
@@ -46,6 +47,8 @@ pub struct Shared {
     pub rows_lock: RwLock<()>,
     /// Where content is read from.
     pub segments: Arc<Segments>,
+    /// The keys of requests.
+    pub requests: Requests,
     /// What waits for the journal.
     pub inbox: Inbox,
     /// The last group that the database has durably.
@@ -101,8 +104,10 @@ impl Shared {
         if batch.rows.is_empty() && !all {
             return Ok(false);
         }
+        // before the database says that it has a group, so that nothing of it need be read from the journal again
+        let saved = self.requests.save();
         let _moving = self.rows_lock.write().expect("no panic under this lock");
-        if let Err(error) = self.rows.apply(&batch) {
+        if let Err(error) = saved.and_then(|()| self.rows.apply(&batch)) {
             self.state().retake(&taken);
             return Err(error);
         }
@@ -284,6 +289,7 @@ impl Engine {
                     for mail in mails {
                         let location = Location { large: mail.large, ..place() };
                         let (id, message) = (mail.message.id, mail.message);
+                        self.shared.requests.note(&message);
                         let row = Row { message: message.clone(), location, suspects: 0 };
                         state.accept(row, None, group);
                         let leases = state.lease(id, message.waiting().into_iter().map(|(queue, _)| queue));
@@ -316,7 +322,8 @@ impl Engine {
                 }
                 Job::Commit { change, mails, answer, .. } => {
                     if attempted {
-                        self.void.extend(mails.iter().map(|mail| mail.message.id));
+                        let new = mails.iter().filter(|mail| !mail.amends);
+                        self.void.extend(new.map(|mail| mail.message.id));
                     }
                     if let Some(recorded) = change {
                         self.shared.state().end(&recorded.leases);
@@ -358,7 +365,7 @@ impl Engine {
     fn try_heal(&mut self) -> Result<(), JournalError> {
         self.journal.abandon();
         let mut records = self.lease_records();
-        let mut void = self.void.clone();
+        let void = self.void.clone();
         let mut gone = Vec::new();
         for id in self.owed.keys() {
             match self.shared.state().known(*id) {
@@ -368,8 +375,8 @@ impl Engine {
                 Known::Gone | Known::Unknown => gone.push(*id),
             }
         }
-        void.extend(gone);
         records.extend(void.chunks(LEASES_IN_RECORD).map(|some| Record::list(Kind::Void, &some)));
+        records.extend(gone.chunks(LEASES_IN_RECORD).map(|some| Record::plain(Kind::Void, DONE, &some)));
         let len: usize = records.iter().map(|record| record.len() + INDEXED).sum();
         self.journal.open_segment(len as u64)?;
         let group = match records.is_empty() {

@@ -30,6 +30,8 @@ pub struct Mail {
     pub large: bool,
     /// The content to hand on from memory.
     pub content: Option<Bytes>,
+    /// It is here already, and only its envelope is another: should writing fail, it stays as it was.
+    pub amends: bool,
 }
 
 /// A change that is to be synced before it counts.

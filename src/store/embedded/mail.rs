@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::engine::Shared;
 use super::inbox::{Job, Mail, Recorded};
-use super::journal::record::{Changed, Kind, Record};
+use super::journal::record::{Accepted, Changed, Kind, Record, encode};
 use super::rows::Row;
 use super::state::Known;
 use crate::model::mail::{Change, Message, MessageId};
@@ -172,6 +172,36 @@ pub fn unite(change: &mut Recorded, mails: &mut [Mail]) {
     for (n, mail) in mails.iter_mut().enumerate() {
         mail.record.unit = (n as u16 + 1, count);
     }
+}
+
+/// The message with another envelope, as a record of its own: its content is read from where it lies, and verified.
+pub fn amended(shared: &Shared, message: Message) -> Result<Mail, StoreError> {
+    let id = message.id;
+    // the record may move while we look for it
+    for _ in 0..5 {
+        let Some(row) = shared.row(id)? else { return Err(StoreError::NotFound) };
+        if row.location.lost {
+            return Err(StoreError::Damaged(format!("the content of message {id} was lost to damage")));
+        }
+        if row.message.size != message.size || message.is_done() {
+            return Err(StoreError::Io("the envelope does not belong to the content".to_owned()));
+        }
+        let Some(segment) = shared.segments.get(row.location.segment) else { continue };
+        let found = segment.record(&row.location, id).map_err(|error| StoreError::Io(error.to_string()))?;
+        let Some((header, _, content)) = found else {
+            if shared.row(id)?.is_none_or(|again| again.location != row.location) {
+                continue;
+            }
+            return Err(StoreError::Damaged(format!("the record of message {id}")));
+        };
+        let large = row.location.large;
+        let meta = encode(&Accepted { message: &message, large, lost: false, suspects: 0 });
+        let hash = header.hash;
+        let record = Record { kind: Kind::Accepted, id, meta, content: content.clone(), hash, unit: (0, 1) };
+        let content = Some(content).filter(|_| !large);
+        return Ok(Mail { message: Arc::new(message), record, large, content, amends: true });
+    }
+    Err(StoreError::Damaged(format!("the record of message {id} is not where it should be")))
 }
 
 fn change_record(id: MessageId, change: &Change, leases: &[Lease]) -> Record {

@@ -10,10 +10,11 @@
 //!   journal/     <number>.seg: append-only segments of records (journal::record, journal::segment);
 //!                spare-*: empty ones for reuse; quarantine-*: damaged ones, for a person to look at
 //!   large/       content above 256 KiB, one file per message, called by its id
-//!   config/      checkpoint and log of configuration and controls (config_log)
+//!   config/      checkpoint and log of configuration, controls and notes (config_log)
 //!   drafts/      large changes of configuration while they are made (draft); never believed after a start
 //!   db/          sled: the trees `mail` (database) and `config` (config); a view of the above, rebuilt when in doubt
 //!   tracking/    events as JSON lines (tracking)
+//!   requests/    the keys of requests that brought mail in the last 24 hours (requests)
 //! ```
 //!
 //! # How a change becomes visible
@@ -48,6 +49,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prometheus_client::metrics::histogram::Histogram;
+use tokio::sync::watch;
 
 use self::config::Config;
 use self::config_log::{ConfigLog, ConfigLogError};
@@ -59,9 +61,10 @@ use self::journal::JournalOptions;
 use self::startup::{MailReport, StartError};
 use self::threads::Bell;
 use self::tracking::Tracking;
+use super::history::{Chunk, Found, HistoryHealth, Position, Seek, Wanted};
 use super::{
-    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Lease, Leased, PageKey,
-    QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
+    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Known, Lease, Leased, NoteStore,
+    PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -80,6 +83,7 @@ mod inbox;
 mod journal;
 mod mail;
 mod reclaim;
+mod requests;
 mod rows;
 mod startup;
 mod state;
@@ -343,11 +347,6 @@ impl Embedded {
         Ok((store, report))
     }
 
-    /// Tracking events that were dropped because the writer could not follow.
-    pub fn tracking_dropped(&self) -> u64 {
-        self.tracking.dropped()
-    }
-
     /// Free space, looked at at most ten times a second.
     fn free_space(&self) -> u64 {
         let now = self.born.elapsed().as_millis() as u64 + 1_000;
@@ -383,6 +382,21 @@ impl Spool for Embedded {
             return Err(StoreError::Closed);
         }
         Ok(Box::new(SpoolDraft::new(self.intake.clone())))
+    }
+
+    async fn known(&self, key: &[u8; 32]) -> Result<Known, StoreError> {
+        let (shared, key) = (self.shared.clone(), *key);
+        blocking(move || shared.requests.known(&key)).await?
+    }
+
+    fn begin_with(&self, id: MessageId) -> Result<Box<dyn Draft>, StoreError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        if self.shared.row(id)?.is_some() || self.shared.state().is_clearing(id) {
+            return Err(StoreError::Exists);
+        }
+        Ok(Box::new(SpoolDraft::with_id(self.intake.clone(), id)))
     }
 }
 
@@ -462,6 +476,21 @@ impl QueueStore for Embedded {
             }
         }
         recorded
+    }
+
+    async fn amend(&self, leases: Vec<Lease>, message: Message) -> Result<Leased, StoreError> {
+        let mut change = mail::recorded(&self.shared, leases, Change::default())?;
+        let shared = self.shared.clone();
+        let mail = match blocking(move || mail::amended(&shared, message)).await {
+            Ok(Ok(mail)) => mail,
+            Ok(Err(error)) | Err(error) => {
+                mail::release(&self.shared, &change.leases);
+                return Err(error);
+            }
+        };
+        let mut mails = vec![mail];
+        mail::unite(&mut change, &mut mails);
+        content::commit(&self.shared, Some(change), mails).await?.pop().ok_or(StoreError::Closed)
     }
 
     async fn message(&self, id: MessageId) -> Result<Option<Arc<Message>>, StoreError> {
@@ -547,18 +576,60 @@ impl ControlStore for Embedded {
 }
 
 #[async_trait]
+impl NoteStore for Embedded {
+    fn note(&self, key: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        self.config.note(key)
+    }
+
+    fn notes(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        self.config.notes(prefix, after, limit.min(10_000))
+    }
+
+    async fn write_notes(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        super::check_notes(&writes)?;
+        let config = self.config.clone();
+        blocking(move || config.write_notes(writes)).await??;
+        self.bell.ring();
+        Ok(())
+    }
+}
+
+#[async_trait]
 impl TrackingStore for Embedded {
-    fn append(&self, id: MessageId, event: Vec<u8>) {
-        self.tracking.append(id, event);
+    fn append(&self, event: Vec<u8>) {
+        self.tracking.append(event);
     }
 
     async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError> {
-        if let Some(events) = self.tracking.recent(id) {
-            return Ok(events);
-        }
         let tracking = self.tracking.clone();
-        blocking(move || tracking.search(id)).await?
+        blocking(move || tracking.events(id)).await?.map_err(unreadable_history)
     }
+
+    async fn search_events(&self, seek: Seek, wanted: Wanted) -> Result<Found, StoreError> {
+        let tracking = self.tracking.clone();
+        blocking(move || tracking.search(&seek, wanted)).await?.map_err(unreadable_history)
+    }
+
+    async fn read_events(&self, from: Position, octets: usize) -> Result<Chunk, StoreError> {
+        let tracking = self.tracking.clone();
+        blocking(move || tracking.read(from, octets)).await?.map_err(unreadable_history)
+    }
+
+    fn tail(&self) -> watch::Receiver<Position> {
+        self.tracking.tail()
+    }
+
+    fn keep_events(&self, keep: Duration, octets: u64) {
+        self.tracking.set_retention(keep, octets);
+    }
+
+    fn history(&self) -> HistoryHealth {
+        self.tracking.health()
+    }
+}
+
+fn unreadable_history(error: io::Error) -> StoreError {
+    StoreError::Io(format!("reading tracking/: {error}"))
 }
 
 impl Store for Embedded {

@@ -224,13 +224,9 @@ impl Engine {
         let flushed = self.shared.flushed.load(Ordering::Acquire);
         loop {
             let id = {
-                let mut state = self.shared.state();
+                let state = self.shared.state();
                 match state.large_trash.front() {
-                    Some((group, id)) if *group <= flushed => {
-                        let id = *id;
-                        state.large_trash.pop_front();
-                        id
-                    }
+                    Some((group, id)) if *group <= flushed => *id,
                     Some((group, _)) => {
                         self.shared.flush_wanted.fetch_max(*group, Ordering::AcqRel);
                         return;
@@ -242,6 +238,8 @@ impl Engine {
             if let Err(error) = self.disk.remove(&large_path(&self.large, id)) {
                 tracing::warn!(message.id = %id, error = %error, "a file in large/ could not be removed");
             }
+            // only now: as long as it is listed nobody brings a message of this id (`begin_with`)
+            self.shared.state().large_trash.pop_front();
         }
     }
 }

@@ -15,10 +15,11 @@ use std::sync::{Arc, Mutex, RwLock};
 use super::disk::Disk;
 use super::engine::{Engine, EngineOptions, Shared, whole_state};
 use super::inbox::Inbox;
-use super::journal::record::{Accepted, Changed, Kind, Leases, Record, decode};
+use super::journal::record::{Accepted, Changed, DONE, Kind, Leases, Record, decode};
 use super::journal::replay::{Entry, ReplayReport};
 use super::journal::{Journal, JournalError, JournalOptions, Location};
 use super::reclaim::dead_letter;
+use super::requests::Requests;
 use super::rows::{Row, Rows};
 use super::state::State;
 use crate::model::mail::{Change, MessageId};
@@ -67,6 +68,14 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// `requests/` cannot be read.
+    #[error("{path}: {source}")]
+    Requests {
+        /// Where.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
 }
 
 /// Opens journal and state over a database.
@@ -93,6 +102,8 @@ pub fn start(
         rows,
         rows_lock: RwLock::new(()),
         segments: journal.segments().clone(),
+        requests: Requests::open(disk.clone(), data, store_id)
+            .map_err(|source| StartError::Requests { path: data.join("requests"), source })?,
         inbox: Inbox::default(),
         flushed: AtomicU64::new(position),
         flush_wanted: AtomicU64::new(0),
@@ -166,6 +177,7 @@ impl Replayed {
         match entry.header.kind {
             Kind::Accepted => {
                 let Some(meta) = Accepted::read(&entry.header, &entry.meta) else { return Ok(None) };
+                self.shared.requests.note(&meta.message);
                 if new {
                     let base = self.base(id)?;
                     let location = Location { large: meta.large, lost: meta.lost, ..entry.location };
@@ -199,6 +211,9 @@ impl Replayed {
             }
             Kind::Void => {
                 let Some(ids) = decode::<Vec<MessageId>>(&entry.meta) else { return Ok(None) };
+                if new && id != DONE {
+                    self.shared.requests.forget(&ids);
+                }
                 for id in ids {
                     self.leases.remove(&id);
                     if new {
@@ -240,7 +255,7 @@ fn prove(engine: &mut Engine, unproven: &[(MessageId, Location)]) -> Result<(), 
         let mut moved = Vec::new();
         for id in some {
             let Some(row) = engine.shared.row(*id)? else {
-                records.push(Record::list(Kind::Void, &[*id].as_slice()));
+                records.push(Record::plain(Kind::Void, DONE, &[*id].as_slice()));
                 moved.push(None);
                 continue;
             };

@@ -177,6 +177,13 @@ impl State {
         self.wrote(id, group, 64);
     }
 
+    /// True while a file in `large/` of a message of this id that is gone has yet to go.
+    pub fn is_clearing(&self, id: MessageId) -> bool {
+        let large = |row: &Option<Row>| row.as_ref().is_some_and(|row| row.location.large);
+        let dying = |entry: &Entry| entry.row.is_none() && (large(&entry.base) || large(&entry.placed));
+        self.entries.get(&id).is_some_and(dying) || self.large_trash.iter().any(|(_, trash)| *trash == id)
+    }
+
     /// Takes what the database has into memory, unless memory knows better.
     pub fn load(&mut self, id: MessageId, base: Option<Row>) {
         if self.entries.contains_key(&id) {

@@ -79,7 +79,7 @@ fn files_are_ours_alone() {
     let dir = tempfile::tempdir().unwrap();
     let _store = open(dir.path());
     let mode = |path: &str| fs::metadata(dir.path().join("data").join(path)).unwrap().permissions().mode() & 0o777;
-    for path in ["", "config", "journal", "large", "tracking"] {
+    for path in ["", "config", "journal", "large", "requests", "tracking"] {
         assert_eq!(mode(path), 0o700, "{path}");
     }
     for path in ["config/checkpoint", "config/log", "store"] {
@@ -325,4 +325,60 @@ fn a_large_change_that_the_database_has_not_taken_in_is_there_after_a_start() {
     }
     assert_eq!(count, MANY - 1);
     store.close();
+}
+
+/// Mail with keys comes and goes until its segments are gone; then the process is killed, and then the database is lost.
+#[test]
+fn the_keys_of_requests_outlive_mail_segments_and_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Embedded::open(options(dir.path()), Arc::new(RealDisk)).unwrap();
+    let key = |n: u32| std::array::from_fn(|index| n.to_le_bytes()[index % 4]);
+    let now = Timestamp::from_millis(jiff::Timestamp::now().as_millisecond());
+    let mut ids = Vec::new();
+    contract::run(async {
+        for n in 0..400u32 {
+            let mut draft = store.begin().unwrap();
+            draft.append(bytes::Bytes::from(vec![0; 5_000])).await.unwrap();
+            let mut message = contract::message(draft.id(), draft.size(), 0, &["a"]);
+            message.received_at = now;
+            message.idempotency = Some(crate::model::mail::Idempotency { key: key(n), request: [1; 32] });
+            let leased = draft.commit(message).await.unwrap();
+            ids.push(leased.message.id);
+            let change = contract::delivered(&leased.message, &[0]);
+            store.record(leased.leases, change, vec![], false).await.unwrap();
+        }
+    });
+    let look = |store: &Embedded, when: &str| {
+        for (n, id) in ids.iter().enumerate() {
+            match contract::run(store.known(&key(n as u32))).unwrap() {
+                Known::Seen(seen) => assert_eq!((seen.id, seen.at), (*id, now), "{when}: {n}"),
+                other => panic!("{when}: {n} is {other:?}"),
+            }
+        }
+    };
+    look(&store, "while it runs");
+    // what a killed process leaves: the files as they are at this moment
+    let killed = tempfile::tempdir().unwrap();
+    copy(&dir.path().join("data"), &killed.path().join("data"));
+    let (again, _) = Embedded::open(options(killed.path()), Arc::new(RealDisk)).unwrap();
+    look(&again, "after a kill");
+    drop(again);
+    drop(store);
+    fs::remove_dir_all(dir.path().join("data/db")).unwrap();
+    let segments = fs::read_dir(dir.path().join("data/journal")).unwrap().count();
+    assert!(segments < 8, "{segments} segments: what is looked for here is gone from the journal");
+    let (again, _) = Embedded::open(options(dir.path()), Arc::new(RealDisk)).unwrap();
+    look(&again, "after the database was lost");
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(fs::copy(entry.path(), target)),
+        }
+    }
 }

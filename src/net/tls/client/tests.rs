@@ -24,7 +24,7 @@ fn identity(
     Arc::new(Identity::load(&params.signed_by(&key, by).unwrap().pem(), &key.serialize_pem()).unwrap())
 }
 
-type Ended = (Result<(TlsStream<DuplexStream>, Agreed), String>, io::Result<Secured>);
+type Ended = (Result<(TlsStream<DuplexStream>, Agreed), TlsFault>, io::Result<Secured>);
 
 /// Both sides; what the client says is read, so that a refusal of TLS 1.3 shows.
 async fn meet(tls: &Arc<ClientTls>, check: Check, name: &str, server: &ServerTls) -> Ended {
@@ -65,7 +65,7 @@ async fn a_certificate_is_good_for_its_name_of_a_known_issuer_and_in_its_time() 
         let (checked, _) = meet(&tls, Check::Name, asked, &server).await;
         match checked {
             Ok((_, agreed)) => assert!(good && agreed.verified && agreed.version == "TLSv1.3", "{identity:?} {asked}"),
-            Err(why) => assert!(!good && why.contains("certificate"), "{identity:?} {asked}: {why}"),
+            Err(why) => assert!(!good && why.words.contains("certificate"), "{identity:?} {asked}: {why}"),
         }
         let (unchecked, _) = meet(&tls, Check::Nothing, asked, &server).await;
         let (_, agreed) = unchecked.unwrap();
@@ -145,5 +145,28 @@ fn what_cannot_be_trusted_or_asked_for() {
     }
     for host in ["", "a b", "ü.example", "[192.0.2.1]"] {
         assert!(server_name(host).is_none(), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_only_tried_holds_and_tells_its_doubt() {
+    let (known, stranger) = (issuer(), issuer());
+    let tls = Arc::new(ClientTls::new(Some(&known.pem()), None).unwrap());
+    let old = |params: &mut CertificateParams| {
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    };
+    for (identity, doubt) in [
+        (identity("mx.example", &known, |_| {}), None),
+        (identity("other.example", &known, |_| {}), Some(TlsFaultKind::HostMismatch)),
+        (identity("mx.example", &stranger, |_| {}), Some(TlsFaultKind::NotTrusted)),
+        (identity("mx.example", &known, old), Some(TlsFaultKind::Expired)),
+    ] {
+        let (tried, _) = meet(&tls, Check::Tried, "mx.example", &server(&identity)).await;
+        let agreed = tried.unwrap().1;
+        assert_eq!(agreed.doubt.map(|doubt| doubt.kind), doubt);
+        assert!(!agreed.verified, "nothing follows from it");
+        let (checked, _) = meet(&tls, Check::Name, "mx.example", &server(&identity)).await;
+        assert_eq!(checked.err().map(|fault| fault.kind), doubt);
     }
 }

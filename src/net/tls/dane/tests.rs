@@ -77,7 +77,7 @@ async fn meet(chain: &Chain, records: &[Tlsa]) -> Result<(), String> {
     };
     let both = async { tokio::join!(handshake.run(near), server) };
     let (client, _) = tokio::time::timeout(Duration::from_secs(20), both).await.unwrap();
-    client.map(|(_, agreed)| assert!(agreed.verified))
+    client.map(|(_, agreed)| assert!(agreed.verified)).map_err(|fault| fault.words)
 }
 
 #[test]

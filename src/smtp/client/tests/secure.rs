@@ -122,7 +122,7 @@ fn a_handshake_that_fails_ends_the_session() {
             bench.say(OFFERS);
             bench.say(b"220 go\r\n");
         }
-        assert_eq!(bench.failed, Some(OpenError::Handshake("no cipher".to_owned())));
+        assert_eq!(bench.failed, Some(OpenError::Handshake("no cipher".into())));
         assert!(bench.closed && bench.take().ends_with("<TLS>") && bench.taken == 0);
     }
 }

@@ -45,11 +45,15 @@ pub enum Kind {
     Leased,
     /// A worker gave back what it had begun, unchanged. Meta: [`Leases`].
     Released,
-    /// These ids are not here, whatever was written before. Meta: `Vec<MessageId>`.
+    /// These ids are not here, whatever was written before. Meta: `Vec<MessageId>`. About [`DONE`]: they were here and are
+    /// done; else they were never accepted.
     Void,
     /// A process began or ended: no lease from before is out.
     Boundary,
 }
+
+/// Whom a [`Kind::Void`] record is about whose messages came and went.
+pub const DONE: MessageId = MessageId(uuid::Uuid::max());
 
 /// Meta data of [`Kind::Accepted`].
 #[derive(Debug, Serialize, Deserialize)]

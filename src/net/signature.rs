@@ -1,4 +1,4 @@
-//! The signature of a webhook's requests: HMAC-SHA-256 over the time and what is signed, `t=<Unix time>,v1=<hex>`.
+//! The signature of requests to webhooks and event sinks: HMAC-SHA-256 over the time and what is signed, `t=<Unix time>,v1=<hex>`.
 //!
 //! The time is signed too, so that a receiver can refuse what is old; `v1` names the scheme, so that there may be another.
 
@@ -6,14 +6,14 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
 /// A signature in the making: parts come as they are read, so that a large body need not be in memory.
-pub(super) struct Signature {
+pub struct Signature {
     time: i64,
     mac: Hmac<Sha256>,
 }
 
 impl Signature {
     /// Begins with `<time>.`; the time in seconds.
-    pub(super) fn begin(secret: &[u8], time: i64) -> Signature {
+    pub fn begin(secret: &[u8], time: i64) -> Signature {
         let mac = <Hmac<Sha256> as Mac>::new_from_slice(secret).expect("a key of any length will do (RFC 2104, 2)");
         let mut signature = Signature { time, mac };
         signature.update(format!("{time}.").as_bytes());
@@ -21,12 +21,12 @@ impl Signature {
     }
 
     /// The next part.
-    pub(super) fn update(&mut self, part: &[u8]) {
+    pub fn update(&mut self, part: &[u8]) {
         self.mac.update(part);
     }
 
     /// The value of the header.
-    pub(super) fn header(self) -> String {
+    pub fn header(self) -> String {
         let digest: String = self.mac.finalize().into_bytes().iter().map(|octet| format!("{octet:02x}")).collect();
         format!("t={},v1={digest}", self.time)
     }

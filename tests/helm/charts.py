@@ -1,0 +1,71 @@
+"""Renders the chart with the Helms that tests/lib/helm.sh brought."""
+
+import functools
+import glob
+import os
+import subprocess
+
+import yaml
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ROOT = os.path.dirname(os.path.dirname(HERE))
+CHART = os.path.join(ROOT, "helm/bridgehead")
+HELMS = ("helm3", "helm4")
+KUBERNETES = "1.33.0"
+# the namespace and the release of every rendering
+NAMES = ["mail", CHART, "--namespace", "mail", "--kube-version", KUBERNETES]
+
+
+def value_sets():
+    """Name → file of each set of values."""
+    paths = sorted(glob.glob(os.path.join(HERE, "values", "*.yaml")))
+    return {os.path.basename(path)[:-5]: path for path in paths}
+
+
+def run(helm, *arguments):
+    return subprocess.run([os.path.join(os.environ["HELM_DIR"], helm), *arguments], capture_output=True, text=True,
+                          timeout=60, stdin=subprocess.DEVNULL)
+
+
+@functools.lru_cache(None)
+def rendered(helm, name):
+    """What Helm makes of a set of values, as text."""
+    done = run(helm, "template", *NAMES, "--values", value_sets()[name])
+    if done.returncode != 0:
+        raise AssertionError(f"{helm} template {name}: {done.stderr}")
+    if done.stderr.strip():
+        raise AssertionError(f"{helm} template {name} is not quiet: {done.stderr}")
+    return done.stdout
+
+
+def objects(name, helm="helm4"):
+    """The objects of a set of values."""
+    return [one for one in yaml.safe_load_all(rendered(helm, name)) if one]
+
+
+def one(name, kind, ending=""):
+    """The object of this kind whose name ends so."""
+    found = [o for o in objects(name) if o["kind"] == kind and o["metadata"]["name"].endswith(ending)]
+    assert len(found) == 1, f"{name}: {len(found)} × {kind} …{ending}"
+    return found[0]
+
+
+def refusal(*settings, values=None, helm="helm4"):
+    """With what words Helm refuses; fails when it does not."""
+    arguments = [*NAMES]
+    for setting in settings:
+        arguments += ["--set-json", setting]
+    if values:
+        arguments += ["--values", value_sets()[values]]
+    done = run(helm, "template", *arguments)
+    assert done.returncode != 0, f"{helm} takes {settings}"
+    return done.stderr
+
+
+def pod_specs(name):
+    """(object, pod spec) of everything that makes pods."""
+    for o in objects(name):
+        if o["kind"] == "Pod":
+            yield o, o["spec"]
+        elif "template" in (o.get("spec") or {}):
+            yield o, o["spec"]["template"]["spec"]

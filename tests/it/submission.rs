@@ -1,0 +1,125 @@
+//! Mail over REST through the real binary: what is sent arrives and can be followed, what is refused is told with its place, and
+//! a message of a batch is known again by its key, also after a kill. What is composed is read by a foreign parser in
+//! `tests/peers/test_submission.py`.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use serde_json::{Value, json};
+
+use super::appliance::{Appliance, Sink, eventually};
+
+/// `local.example` is local and has the mailbox `ada`; all other mail goes to the sink.
+fn appliance_before(sink: &Sink) -> Appliance {
+    let appliance = Appliance::start();
+    let address = json!({ "template": "%m@local.example", "primary": true });
+    appliance.put("recipient-policies/default", json!({ "addresses": [address] }));
+    appliance.put("recipients/ada", json!({}));
+    let everything = json!([{ "pattern": "*", "cost": 1 }]);
+    appliance.put("connectors/default", json!({ "addressSpaces": everything, "route": sink.route() }));
+    appliance
+}
+
+fn send(appliance: &Appliance, path: &str, message: &Value) -> (u16, Value) {
+    let answer = appliance.rest("POST", path, Some(message));
+    (answer.status, answer.json())
+}
+
+#[test]
+fn what_is_sent_by_rest_arrives_and_can_be_followed() {
+    let sink = Sink::up();
+    let appliance = appliance_before(&sink);
+    let message = json!({
+        "from": {"address": "orders@local.example", "name": "Bücher"}, "to": ["ada@local.example"], "bcc": ["bob@far.example"],
+        "subject": "Grüße", "text": ".\nx\n", "headers": {"X-Order": "1"}
+    });
+    let (status, answer) = send(&appliance, "/api/v1/messages", &message);
+    assert_eq!(status, 202, "{answer}");
+    let recipients = json!([
+        {"address": "ada@local.example", "queue": "local:default"},
+        {"address": "bob@far.example", "queue": "smarthost:default"}
+    ]);
+    assert_eq!(answer["recipients"], recipients);
+    let mail = String::from_utf8(appliance.first_mail("ada")).unwrap();
+    assert!(mail.contains("with HTTP\r\n") && mail.contains("X-Order: 1\r\n") && !mail.contains("bob@"), "{mail}");
+    assert!(mail.contains(&format!("Message-ID: <{}>\r\n", answer["messageId"].as_str().unwrap())), "{mail}");
+    let events = answer["links"]["events"].as_str().unwrap();
+    eventually("it is relayed", || {
+        let events = appliance.get(events);
+        events["items"].as_array().unwrap().iter().any(|event| event["event"] == "relayed").then_some(())
+    });
+}
+
+#[test]
+fn nothing_is_sent_when_something_is_wrong_and_all_of_it_is_told() {
+    let sink = Sink::up();
+    let appliance = appliance_before(&sink);
+    let good = json!({"from": "a@local.example", "to": ["ada@local.example"]});
+    let with = |field: &str, value: Value| {
+        let mut message = good.clone();
+        message[field] = value;
+        message
+    };
+    for (message, pointer, code) in [
+        (with("to", json!(["ada@local.example", "nobody@local.example"])), "/to/1", "refused"),
+        (with("to", json!([])), "/to", "required"),
+        (with("to", json!(["a\r\nb@local.example"])), "/to/0", "controlCharacter"),
+        (with("subject", json!("a\nBcc: x@y")), "/subject", "controlCharacter"),
+        (with("headers", json!({"X": "a\u{0}"})), "/headers/X", "controlCharacter"),
+        (with("headers", json!({"Received": "x"})), "/headers/Received", "conflict"),
+        (
+            with("attachments", json!([{"fileName": "a\r", "content": ""}])),
+            "/attachments/0/fileName",
+            "controlCharacter",
+        ),
+        (with("attachments", json!([{"content": "?"}])), "/attachments/0/content", "invalidValue"),
+        (with("sendAt", json!("2999-01-01T00:00:00Z")), "/sendAt", "outOfRange"),
+        (with("priority", json!(-10)), "/priority", "outOfRange"),
+        (with("virtualServer", json!("none")), "/virtualServer", "unknownReference"),
+        (with("form", json!("x")), "/form", "unknownField"),
+    ] {
+        let (status, problem) = send(&appliance, "/api/v1/messages", &message);
+        assert_eq!(status, 422, "{message}: {problem}");
+        let found = |error: &Value| error["pointer"] == pointer && error["code"] == code;
+        assert!(problem["errors"].as_array().unwrap().iter().any(found), "{message}: {problem}");
+    }
+    let many = with("to", json!(vec!["x"; 20_000]));
+    assert_eq!(send(&appliance, "/api/v1/messages", &many).0, 422);
+    assert_eq!(appliance.mailbox("ada").len(), 0);
+    let (status, answer) = send(
+        &appliance,
+        "/api/v1/messages?partial=true",
+        &with("to", json!(["ada@local.example", "nobody@local.example"])),
+    );
+    assert_eq!((status, &answer["refused"][0]["rule"]), (202, &json!("unknownRecipient")), "{answer}");
+    appliance.first_mail("ada");
+}
+
+#[test]
+fn a_batch_is_repeated_without_harm_also_after_a_kill() {
+    let sink = Sink::up();
+    let mut appliance = appliance_before(&sink);
+    let item = |n: usize| {
+        let message = json!({"from": "a@local.example", "to": ["ada@local.example"], "text": n.to_string()});
+        json!({"message": message, "idempotencyKey": format!("key {n}")})
+    };
+    let batch = json!({"messages": (0..40).map(item).collect::<Vec<_>>()});
+    let ids = |answer: &Value| -> Vec<String> {
+        let items = answer["items"].as_array().unwrap();
+        items.iter().map(|item| item["message"]["id"].as_str().unwrap_or_default().to_owned()).collect()
+    };
+    let (status, first) = send(&appliance, "/api/v1/messages/batch", &batch);
+    assert_eq!((status, &first["accepted"]), (200, &json!(40)), "{first}");
+    eventually("all is delivered", || (appliance.mailbox("ada").len() == 40).then_some(()));
+    for _ in 0..2 {
+        appliance.kill();
+        appliance.start_again();
+        let (_, again) = send(&appliance, "/api/v1/messages/batch", &batch);
+        assert_eq!(ids(&again), ids(&first));
+        assert!(again["items"].as_array().unwrap().iter().all(|item| item["replayed"] == true), "{again}");
+    }
+    let mut other = item(3);
+    other["message"]["text"] = json!("other");
+    let (_, conflict) = send(&appliance, "/api/v1/messages/batch", &json!({"messages": [other]}));
+    assert_eq!(conflict["items"][0]["status"], 409, "{conflict}");
+    assert_eq!(appliance.mailbox("ada").len(), 40, "nothing was delivered twice");
+}
