@@ -388,7 +388,7 @@ pub async fn rotate_api_key(
     if !overlap.is_zero() {
         hash["previousUntil"] = json!(configuration.now() + overlap);
     }
-    let params = WriteParams { dry_run: false };
+    let params = WriteParams { dry_run: false, take_over: false };
     let patch = json!({"spec": {"key": hash}});
     let outcome = resources::patch_value::<ApiKey>(&request, &patch, &name, &params, &state).await?;
     Ok(resources::written::<ApiKey>(outcome, &params, Some(key.to_string()), &state))

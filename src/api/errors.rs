@@ -203,15 +203,15 @@ group! {
 }
 group! {
     /// Errors of applying a document.
-    ApplyErrors: 400 401 408 409 412 413 415 422 429 500 503 507
+    ApplyErrors: 400 401 403 408 409 412 413 415 422 429 500 503 507
 }
 group! {
     /// Errors of exporting the configuration.
-    ExportErrors: 400 401 409 429 500 503
+    ExportErrors: 400 401 403 409 429 500 503
 }
 group! {
     /// Errors of reading what may be kept no more.
-    RevisionErrors: 400 401 404 409 429 500 503
+    RevisionErrors: 400 401 403 404 409 429 500 503
 }
 group! {
     /// Errors of an action on many messages.
@@ -219,7 +219,7 @@ group! {
 }
 group! {
     /// Errors of handing in mail.
-    SubmitErrors: 400 401 408 409 413 415 422 429 500 503 507
+    SubmitErrors: 400 401 403 408 409 413 415 422 429 500 503 507
 }
 group! {
     /// Errors of a question that has a body.
@@ -232,7 +232,7 @@ group! {
 
 group! {
     /// Errors of an action on a message or a hold that reads a body.
-    SteerErrors: 400 401 404 408 409 413 415 422 429 500 503 507
+    SteerErrors: 400 401 403 404 408 409 413 415 422 429 500 503 507
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use bytes::{Buf, BytesMut};
 use futures_util::StreamExt;
 use serde_json::Value;
 
-use super::body::{self, BODY_TIMEOUT};
+use super::body::BODY_TIMEOUT;
 use super::problem::{Problem, ProblemKind};
 
 /// The media type.
@@ -78,8 +78,8 @@ impl Lines {
         }
         self.number += 1;
         if !line.iter().all(u8::is_ascii_whitespace) {
-            let read =
-                body::strict(line).map_err(|error| format!("no valid JSON at column {}: {error}", error.column()));
+            let read = crate::config::strict::json(line)
+                .map_err(|error| format!("no valid JSON at column {}: {error}", error.column()));
             lines.push((self.number, read));
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, post, web};
+use actix_web::{HttpRequest, HttpResponse, post, web};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Required, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use super::auth::Principal;
+use super::auth::{self, Principal};
 use super::body;
 use super::codes::RequestCode;
 use super::errors::SubmitErrors;
@@ -36,6 +36,7 @@ use crate::intake::submit::{Claim, Claimed, NotTaken, Submission, Submitting, Ta
 use crate::intake::{Refusal, Submitter};
 use crate::model::mail::Idempotency;
 use crate::model::name::Name;
+use crate::model::spec::account::AccountQuotas;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::parameters::{Body, RcptParameters};
 use crate::store::Seen;
@@ -437,9 +438,13 @@ struct Caller {
 
 impl Caller {
     fn of(request: &HttpRequest) -> Self {
-        let by = request.extensions().get::<Principal>().map(submitter);
+        let by = auth::caller(request).as_ref().map(submitter);
         Caller {
-            by: Arc::new(by.unwrap_or(Submitter { api_key: String::new(), send_as: Some(Vec::new()) })),
+            by: Arc::new(by.unwrap_or(Submitter {
+                api_key: String::new(),
+                send_as: Some(Vec::new()),
+                quotas: AccountQuotas::default(),
+            })),
             // by the socket on this machine there is no address
             client: request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical()),
             encrypted: request.app_config().secure(),
@@ -458,7 +463,11 @@ impl Caller {
 
 /// What the holder of a key may send. The one place where a key's sender rules come in.
 fn submitter(principal: &Principal) -> Submitter {
-    Submitter { api_key: principal.name.clone(), send_as: None }
+    Submitter {
+        api_key: principal.name.clone(),
+        send_as: principal.send_as.clone(),
+        quotas: principal.quotas.clone(),
+    }
 }
 
 /// What came of a message that was taken.

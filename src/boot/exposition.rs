@@ -105,7 +105,15 @@ impl Exposition {
         out.one("store_alive_bytes", "Content of what is queued", health.alive_bytes as f64);
         out.one("store_free_bytes", "Free space on the data directory", health.free_bytes as f64);
         out.one("store_reserve_bytes", "Free space that new mail must leave", health.reserve_bytes as f64);
-        out.one("tracking_dropped", "Tracking events that the writer could not take", health.tracking_dropped as f64);
+        let history = self.store.history();
+        for (name, help, value) in [
+            ("tracking_dropped", "Events that message tracking could not keep", history.dropped),
+            ("tracking_damaged", "Lines of message tracking that cannot be read", history.damaged),
+            ("tracking_files", "Files of message tracking", history.files),
+            ("tracking_bytes", "Their octets", history.bytes),
+        ] {
+            out.one(name, help, value as f64);
+        }
     }
 
     fn of_configuration(&self, out: &mut Gauges) {

@@ -7,7 +7,7 @@ use crate::api::{
     self, BoundAddress, Check, Condition, ConditionStatus, ConditionType, Probe, VirtualServerState,
     VirtualServerStatus,
 };
-use crate::config::{Live, VirtualServer};
+use crate::config::{Configuration, Live, VirtualServer};
 use crate::model::name::Name;
 use crate::status::{Drain, Halt, Listeners, Masks, Overload, Running};
 use crate::store::Store;

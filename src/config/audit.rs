@@ -107,7 +107,7 @@ impl Configuration {
         let (number, gone) = self.next_action()?;
         let write = (action_key(number), Some(encode(&entry)));
         let gone = gone.map(|number| (action_key(number), None));
-        self.store.note(std::iter::once(write).chain(gone).collect()).await?;
+        self.store.annotate(std::iter::once(write).chain(gone).collect()).await?;
         Ok(ActionId { number, entry })
     }
 
@@ -115,7 +115,7 @@ impl Configuration {
     pub async fn action_failed(&self, id: ActionId, why: &str) {
         let ActionId { number, mut entry } = id;
         entry["outcome"] = json!(format!("failed: {}", shortened(why)));
-        if let Err(error) = self.store.note(vec![(action_key(number), Some(encode(&entry)))]).await {
+        if let Err(error) = self.store.annotate(vec![(action_key(number), Some(encode(&entry)))]).await {
             tracing::error!(%error, action = number, "that an action failed could not be written into the audit log");
         }
     }
@@ -192,7 +192,7 @@ impl Configuration {
                 }
                 let all = gone.len() == rows.len();
                 removed += gone.len() as u64;
-                self.store.note(gone).await?;
+                self.store.annotate(gone).await?;
                 if !all || rows.len() < MOST_PRUNED {
                     break;
                 }
@@ -313,6 +313,7 @@ mod tests {
         let options = OpenOptions {
             host_name: "relay.example.com".parse().unwrap(),
             secrets_dir: "/nowhere".into(),
+            files: false,
             now: Arc::new(move || Timestamp::from_millis(clock.load(Ordering::Relaxed))),
         };
         Configuration::open(store.clone(), options).await.unwrap()

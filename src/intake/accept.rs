@@ -125,11 +125,6 @@ impl Incoming {
         &self.reverse_path
     }
 
-    /// The id that it will have.
-    pub(super) fn id(&self) -> MessageId {
-        self.draft.id()
-    }
-
     /// Says what the content was found to be made of, where that was not known at MAIL.
     pub(super) fn declare(&mut self, body: Body) {
         self.parameters.body = body;

@@ -262,7 +262,7 @@ impl Queue {
         let queues: Vec<QueueName> = leases.iter().map(|lease| lease.queue.clone()).collect();
         match self.store.amend(leases, after).await {
             Ok(leased) => {
-                self.tell(&leased.message, &conclusions, Facts::default(), &[], now);
+                self.tell(&message, &leased.message, &conclusions, Facts::default(), &[]);
                 self.enqueue(leased);
                 Ok(())
             }

@@ -325,6 +325,7 @@ impl Queue {
             let here = |recipient: &&Recipient| recipient.waits.as_ref().is_some_and(|waits| waits.queue == queue);
             let event = match queue {
                 QueueName::DeadLetter => continue,
+                QueueName::Held => EventKind::Held,
                 QueueName::Local(_) | QueueName::Directory => EventKind::Resolved,
                 QueueName::SmartHost(_) | QueueName::Dns(..) | QueueName::Unrouted => EventKind::Routed,
             };

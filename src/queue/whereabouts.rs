@@ -202,6 +202,8 @@ pub enum WhereState {
     Scheduled,
     /// An operator has stopped it.
     Frozen,
+    /// An operator keeps such mail back.
+    Held,
     /// Nothing more can be done, and it is kept for an operator to look at.
     DeadLetter,
     /// In a mailbox store here.
@@ -222,8 +224,8 @@ pub enum WhereState {
 
 impl WhereState {
     fn waits(self) -> bool {
-        use WhereState::{DeadLetter, Frozen, Queued, Retrying, Scheduled};
-        matches!(self, Queued | Retrying | Scheduled | Frozen | DeadLetter)
+        use WhereState::{DeadLetter, Frozen, Held, Queued, Retrying, Scheduled};
+        matches!(self, Queued | Retrying | Scheduled | Frozen | Held | DeadLetter)
     }
 }
 
@@ -436,7 +438,9 @@ impl Fold {
             let before = recipient.state;
             recipient.state = match kind {
                 EventKind::Received | EventKind::Resolved | EventKind::Routed => WhereState::Queued,
+                EventKind::Released | EventKind::Resubmitted => WhereState::Queued,
                 EventKind::Rerouted | EventKind::Retried => WhereState::Queued,
+                EventKind::Held => WhereState::Held,
                 EventKind::Scheduled => WhereState::Scheduled,
                 // a notification of delay is no attempt
                 EventKind::Deferred if event.failure.is_none() => before,
@@ -582,6 +586,7 @@ fn words(it: &RecipientWhereabouts, now: Timestamp) -> String {
             format!("{attempts}: {why}. It waits in {queue}; {next}.")
         }
         WhereState::Scheduled => format!("Waits in {queue} until the schedule of its connector opens; {next}."),
+        WhereState::Held => "Held by an operator: it waits until the hold ends.".to_owned(),
         WhereState::Frozen => format!("Frozen by an operator in {queue}: no attempt is made until it is thawed."),
         WhereState::DeadLetter => {
             let until = it.next_attempt.map_or_else(String::new, |end| format!(" until {end}"));

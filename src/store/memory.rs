@@ -333,7 +333,7 @@ impl ConfigStore for MemoryStore {
         Ok(committed)
     }
 
-    async fn note(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+    async fn annotate(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
         let mut inner = self.lock();
         for (key, value) in writes {
             match value {
@@ -471,7 +471,6 @@ impl Store for MemoryStore {
             alive_bytes: 0,
             free_bytes: u64::MAX,
             reserve_bytes: 0,
-            tracking_dropped: 0,
         }
     }
 

@@ -317,7 +317,7 @@ pub trait ConfigStore: Send + Sync {
 
     /// Writes what is no configuration, only kept with it (what an operator did): all of it or nothing, durable when it
     /// returns, without a new revision and whatever revision is in force. Its keys are in no change.
-    async fn note(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError>;
+    async fn annotate(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError>;
 
     /// Starts a change that is made step by step and may be larger than memory. Dropped without commit, nothing remains.
     fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft>;
@@ -466,8 +466,6 @@ pub struct Health {
     pub free_bytes: u64,
     /// Bytes that new mail must leave.
     pub reserve_bytes: u64,
-    /// Tracking events that were dropped since the start.
-    pub tracking_dropped: u64,
 }
 
 /// The whole store of a process.

@@ -99,6 +99,7 @@ impl Bench {
         let options = OpenOptions {
             host_name: "mail.us.example".parse().unwrap(),
             secrets_dir: "/nonexistent".into(),
+            files: false,
             now: Arc::new(move || Timestamp::from_millis(wall.unix_millis())),
         };
         let configuration = Configuration::open(Arc::new(store.clone()), options).await.unwrap();
@@ -122,7 +123,7 @@ impl Bench {
     }
 
     async fn set(&self, settings: Value) {
-        let actor = Actor { key: "test".into(), client: None, request_id: None };
+        let actor = Actor { key: "test".into(), ..Actor::default() };
         let body = json!({"spec": {"organization": "Us", "tlsReporting": settings}});
         let condition = Precondition::default();
         self.configuration.put(Collection::Settings, "settings", &body, &condition, &actor, false).await.unwrap();

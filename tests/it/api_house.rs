@@ -478,7 +478,7 @@ impl ConfigStore for Memory {
         Ok(state.0)
     }
 
-    async fn note(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+    async fn annotate(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
         let mut state = self.0.lock().unwrap();
         for (key, value) in writes {
             match value {

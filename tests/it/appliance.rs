@@ -110,11 +110,6 @@ impl Appliance {
         self.process().log.wait(what, find)
     }
 
-    /// Where REST is.
-    pub fn api(&self) -> SocketAddr {
-        self.process().api
-    }
-
     /// Where the virtual server `default` listens.
     #[track_caller]
     pub fn smtp(&self) -> SocketAddr {

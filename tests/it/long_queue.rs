@@ -77,6 +77,7 @@ async fn house(count: usize) -> House {
         host_name: "relay.example.com".parse().unwrap(),
         now: Arc::new(|| Timestamp::EPOCH),
         secrets_dir: std::path::PathBuf::from("/nowhere"),
+        files: false,
     };
     let configuration = Configuration::open(store.clone(), open).await.unwrap();
     configuration.first_start(&FirstStart { smtp_listen: "127.0.0.1:2525".parse().unwrap() }).await.unwrap();

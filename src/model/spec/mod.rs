@@ -74,7 +74,7 @@ pub enum Collection {
 
 impl Collection {
     /// All of them, in the order in which a document is read aloud.
-    pub const ALL: [Collection; 12] = [
+    pub const ALL: [Collection; 13] = [
         Collection::Settings,
         Collection::VirtualServers,
         Collection::RecipientPolicies,

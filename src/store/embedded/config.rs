@@ -256,7 +256,7 @@ impl Config {
     }
 
     /// The same without a new revision. Keys are as in the log.
-    pub fn note(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+    pub fn annotate(&self, writes: Vec<Write>) -> Result<(), StoreError> {
         self.wait(|| lock(&self.fresh).len() < MOST_FRESH)?;
         let mut log = lock(&self.log);
         let sequence = log.append(self.revision(), &writes).map_err(log_error)?;

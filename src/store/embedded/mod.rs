@@ -63,8 +63,8 @@ use self::threads::Bell;
 use self::tracking::Tracking;
 use super::history::{Chunk, Found, HistoryHealth, Position, Seek, Wanted};
 use super::{
-    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Known, Lease, Leased, NoteStore,
-    PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
+    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Known, Lease, Leased,
+    NoteStore, PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -548,10 +548,10 @@ impl ConfigStore for Embedded {
         Ok(revision)
     }
 
-    async fn note(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+    async fn annotate(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
         let config = self.config.clone();
         let writes = writes.into_iter().map(|(key, value)| (format!("c{key}"), value)).collect();
-        blocking(move || config.note(writes)).await??;
+        blocking(move || config.annotate(writes)).await??;
         self.bell.ring();
         Ok(())
     }
@@ -646,7 +646,6 @@ impl Store for Embedded {
             alive_bytes,
             free_bytes: self.free_space(),
             reserve_bytes: self.options.reserve,
-            tracking_dropped: self.tracking.dropped(),
         }
     }
 
