@@ -36,8 +36,8 @@ use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
     api_keys, audit, bulk, config, connector_test, directory, docs, document, domains, drain,
-    event_sinks as sink_operations, events, explain, health, holds, imports, messages, queues, quotas, running, sessions,
-    settings, steering, submit, suppressions, tls_reports, tracking, transfer, whoami,
+    event_sinks as sink_operations, events, explain, health, holds, imports, messages, queues, quotas, running,
+    sessions, settings, steering, submit, suppressions, tls_reports, tracking, transfer, whoami,
 };
 use crate::accounts::{KeysStatus, Quotas};
 use crate::config::Configuration;

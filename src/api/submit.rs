@@ -463,11 +463,7 @@ impl Caller {
 
 /// What the holder of a key may send. The one place where a key's sender rules come in.
 fn submitter(principal: &Principal) -> Submitter {
-    Submitter {
-        api_key: principal.name.clone(),
-        send_as: principal.send_as.clone(),
-        quotas: principal.quotas.clone(),
-    }
+    Submitter { api_key: principal.name.clone(), send_as: principal.send_as.clone(), quotas: principal.quotas.clone() }
 }
 
 /// What came of a message that was taken.

@@ -175,8 +175,14 @@ impl Configuration {
         let delete = wanted.is_none();
         let want = wanted.map_or(Want::Gone, |(labels, spec)| Want::Be { labels, spec });
         let wishes = vec![Wish { collection, name: name.clone(), want }];
-        let how =
-            How { authority, owner: API, take_over: mode.take_over, claims: false, lenient: false, kind: RevisionKind::Write };
+        let how = How {
+            authority,
+            owner: API,
+            take_over: mode.take_over,
+            claims: false,
+            lenient: false,
+            kind: RevisionKind::Write,
+        };
         let plan = self.plan(state, wishes, how).await;
         let plan = plan.map_err(|refused| refused.of_one(&object_id(collection, name), delete))?;
         Ok((before, plan))

@@ -40,8 +40,8 @@ use crate::model::spec::identity_provider::ProviderUse;
 use crate::model::spec::recipient_policy::Filter;
 use crate::model::spec::{
     AccountSpec, ApiKeySpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, EventSinkSpec, FilterSpec,
-    IdentityProviderSpec,
-    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
+    IdentityProviderSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec,
+    VirtualServerSpec,
 };
 use crate::model::time::Timestamp;
 use crate::smtp::address::Mailbox;

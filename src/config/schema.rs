@@ -20,8 +20,7 @@ use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
     AccountSpec, ApiKeySpec, CertificateSpec, ConnectorSpec, EventSinkSpec, FilterSpec, IdentityProviderSpec,
-    MailboxStoreSpec,
-    RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
+    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// Most violations that are told of one body.

@@ -447,7 +447,10 @@ fn configuration_compares_and_sets(engine: &impl Engine) {
         assert_eq!(keys(store.scan("object/", None, 10).unwrap()), ["object/ab", "object/b"]);
         assert_eq!(keys(store.scan("many/", Some("many/02998"), 10).unwrap()), ["many/02999"]);
         for n in 0..3 {
-            store.annotate(vec![(format!("note/{n}"), Some(vec![n])), ("other".to_owned(), Some(vec![n]))]).await.unwrap();
+            store
+                .annotate(vec![(format!("note/{n}"), Some(vec![n])), ("other".to_owned(), Some(vec![n]))])
+                .await
+                .unwrap();
         }
         store.annotate(vec![("note/1".to_owned(), None), ("other".to_owned(), Some(vec![]))]).await.unwrap();
         assert_eq!(store.revision(), 3, "a note is no change");

@@ -284,6 +284,38 @@ async fn nobody_gives_or_takes_a_key_that_has_more_than_he() {
 }
 
 #[tokio::test]
+async fn a_document_and_going_back_give_no_more_than_the_key_has() {
+    let house = House::open().await;
+    let administrator = house.key("administrator", json!({"role": "administrator"})).await;
+    let hash = KeyDigest::of("a key that somebody made himself, long enough");
+    let document = json!({"apiVersion": "v1", "apiKeys": {"mine": {"role": "owner", "key": {"hash": hash}}}});
+    for path in ["/api/v1/config/apply?owner=x", "/api/v1/config/apply?owner=x&dryRun=true"] {
+        house.with(&administrator, "POST", path, Some(document.clone())).await.is_problem(403, "forbidden");
+        assert_eq!(house.call("GET", "/api/v1/api-keys/mine").await.status, 404);
+    }
+    let plain = json!({"apiVersion": "v1", "accounts": {}});
+    let answer = house.with(&administrator, "POST", "/api/v1/config/apply?owner=x", Some(plain)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // an owner may, and what he takes away nobody else brings back
+    let owner = house.key("boss", json!({"role": "owner"})).await;
+    let answer = house.with(&owner, "POST", "/api/v1/config/apply?owner=x", Some(document)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let with = house.call("GET", "/api/v1/config/revisions").await.json()["items"][0]["revision"].clone();
+    assert_eq!(house.call("DELETE", "/api/v1/api-keys/mine?takeOver=true").await.status, 204);
+    let back = format!("/api/v1/config/revisions/{with}/rollback");
+    house.with(&administrator, "POST", &back, Some(json!({}))).await.is_problem(403, "forbidden");
+    assert_eq!(house.call("GET", "/api/v1/api-keys/mine").await.status, 404);
+    let answer = house.with(&owner, "POST", &back, None).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(house.call("GET", "/api/v1/api-keys/mine").await.status, 200);
+    // secrets are for owners
+    let all = "/api/v1/config?secrets=include";
+    house.with(&administrator, "GET", all, None).await.is_problem(403, "forbidden");
+    assert_eq!(house.with(&administrator, "GET", "/api/v1/config", None).await.status, 200);
+    assert_eq!(house.with(&owner, "GET", all, None).await.status, 200);
+}
+
+#[tokio::test]
 async fn a_key_may_be_limited_to_some_objects() {
     let house = House::open().await;
     let connector = |team: &str, domain: &str| json!({"labels": {"team": team}, "spec": {"addressSpaces": [{"pattern": domain, "cost": 1}], "route": {"dns": {}}}});
