@@ -141,7 +141,7 @@ pub struct Authenticator {
     /// What remembered logins are hashed with.
     process_key: [u8; 32],
     hashing: Hashing,
-    tokens: Tokens,
+    pub(super) tokens: Tokens,
     throttle: Mutex<Throttle>,
     verified: Mutex<VerifiedLogins>,
 }

@@ -21,7 +21,9 @@
 //!
 //! What fails on our side (too much to compute, an issuer that cannot be reached) is temporary: 454 4.7.0.
 
+mod api_keys;
 mod authenticator;
+mod bearer;
 mod bounded;
 mod hashing;
 mod provider;
@@ -34,8 +36,10 @@ mod verifier;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+pub use api_keys::{ApiKey, ApiKeys, KeyMaterial, PreviousKey};
 pub use authenticator::{Authenticator, Outcome, Realm, Refusal, Session, stable_salt};
-pub use provider::{IdentityProvider, KeysAt};
+pub use bearer::Bearer;
+pub use provider::{IdentityProvider, KeysAt, RolesIn};
 pub use quota::{Limited, OverQuota, Quotas, Subject, Usage, What};
 pub use tokens::{KeysStatus, TokenError};
 pub use verifier::{MAX_PASSWORD, PasswordError, Verifier};

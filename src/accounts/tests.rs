@@ -331,6 +331,8 @@ impl Issuer {
             audience: "smtp".to_owned(),
             keys: KeysAt::Uri(format!("{}/keys", self.uri).parse().unwrap()),
             username_claim: None,
+            for_smtp: true,
+            roles: None,
         }
     }
 

@@ -46,6 +46,9 @@ pub enum TokenError {
     /// The signature is wrong, or a claim: expired, not yet valid, another audience.
     #[error("identity provider {0}: the token is not valid: {1}")]
     Invalid(Name, String),
+    /// It names no role, so it is none for the REST API.
+    #[error("identity provider {0}: the token of {1:?} names no role in the claim {2:?}")]
+    NoRole(Name, String, String),
     /// It says nothing about who it is.
     #[error("identity provider {0}: the token has no username claim")]
     NoUsername(Name),
@@ -63,6 +66,17 @@ pub struct KeysStatus {
     pub at: i64,
     /// The generation of the identity provider that was asked for.
     pub generation: u64,
+}
+
+/// A token that is valid.
+#[derive(Debug)]
+pub(super) struct Valid {
+    /// Who issued it.
+    pub(super) provider: Arc<IdentityProvider>,
+    /// Whom it vouches for.
+    pub(super) username: String,
+    /// All that it says.
+    pub(super) claims: Map<String, Value>,
 }
 
 #[derive(Debug)]
@@ -94,6 +108,11 @@ impl Tokens {
 
     /// The username that the token vouches for.
     pub(super) async fn verify(&self, token: &str, providers: &[Arc<IdentityProvider>]) -> Result<String, TokenError> {
+        self.claims(token, providers).await.map(|valid| valid.username)
+    }
+
+    /// What a valid token says.
+    pub(super) async fn claims(&self, token: &str, providers: &[Arc<IdentityProvider>]) -> Result<Valid, TokenError> {
         let header = jsonwebtoken::decode_header(token).map_err(|error| TokenError::Malformed(error.to_string()))?;
         if !is_allowed(header.alg) {
             return Err(TokenError::Malformed(format!("{:?} is not taken", header.alg)));
@@ -110,7 +129,7 @@ impl Tokens {
         // several may have one issuer, for several audiences
         for provider in providers.iter().filter(|provider| issuer == Some(&provider.issuer)) {
             match self.verify_by(provider, token, &header).await {
-                Ok(username) => return Ok(username),
+                Ok(valid) => return Ok(valid),
                 Err(error) => refusal = error,
             }
         }
@@ -122,14 +141,15 @@ impl Tokens {
         provider: &Arc<IdentityProvider>,
         token: &str,
         header: &Header,
-    ) -> Result<String, TokenError> {
+    ) -> Result<Valid, TokenError> {
         let mut refusal = TokenError::UnknownKey(provider.name.clone());
         for key in self.keys(provider, header).await? {
             let validation = provider.validation(header.alg);
             match jsonwebtoken::decode::<Map<String, Value>>(token, &key, &validation) {
                 Ok(valid) => {
                     let username = provider.username(&valid.claims);
-                    return username.ok_or_else(|| TokenError::NoUsername(provider.name.clone()));
+                    let username = username.ok_or_else(|| TokenError::NoUsername(provider.name.clone()))?;
+                    return Ok(Valid { provider: provider.clone(), username, claims: valid.claims });
                 }
                 Err(error) => refusal = TokenError::Invalid(provider.name.clone(), error.to_string()),
             }

@@ -1,26 +1,33 @@
 //! Who may call: `Authorization: Bearer <key>` on everything under `/api/v1`.
 //!
-//! The check sits on the route scope and not on the text of the path, so that no spelling of a path gets around it.
-//! Keys are compared in constant time. A client that shows wrong keys is slowed: after [`FREE_FAILURES`] within
-//! [`WINDOW`] it is answered 429 for the rest of the window, whatever it shows. A missing key is no guess and does not
-//! count. The table of clients is bounded; IPv6 clients count by /64.
+//! The check sits on the route scope and not on the text of the path, so that no spelling of a path gets around it. It finds
+//! out who calls ([`super::keys`]), and whether he may ([`super::access`]); then the handler runs, and finds the [`Principal`]
+//! in the request.
+//!
+//! A client that shows wrong keys is slowed: after [`FREE_FAILURES`] within [`WINDOW`] it is answered 429 for the rest of the
+//! window, whatever it shows. A missing key is no guess and does not count. The table of clients is bounded; IPv6 clients
+//! count by /64, and all who come by the socket of this machine are one.
+//!
+//! Who comes by that socket (`admin.sock`) and shows no key is the owner `admin.sock`: the mode of the file says who can.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::header;
+use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
-use actix_web::{Error, HttpMessage, HttpRequest, web};
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use actix_web::{Error, HttpMessage, HttpRequest, ResponseError, web};
 
+use super::access;
+use super::keys::KeyFault;
 use super::problem::{Problem, ProblemKind};
-use super::server::State;
-use crate::config::Configuration;
+use super::server::{State, nothing_fits};
+use crate::model::access::{Grant, Scope};
+use crate::model::name::Name;
 
 /// Wrong keys that a client may show within [`WINDOW`].
 pub const FREE_FAILURES: u32 = 10;
@@ -29,98 +36,102 @@ pub const WINDOW: Duration = Duration::from_secs(60);
 /// Clients that are remembered at a time.
 const MAX_CLIENTS: usize = 10_000;
 
-/// Says whose key it is.
-pub trait Keys: Send + Sync {
-    /// The holder of a key, or nobody. Takes the same time for every wrong key.
-    fn verify(&self, key: &str) -> Option<Principal>;
-}
-
-/// Who calls.
+/// Who calls, and what he may.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
-    /// The name of the key, for the audit log.
+    /// The name of the key, or the username of a token, for the audit log.
     pub name: String,
+    /// Who issued the token, if it was one.
+    pub provider: Option<Name>,
+    /// What he may.
+    pub grant: Arc<Grant>,
 }
 
-/// The owner key that the process was given (`BRIDGEHEAD_ADMIN_KEY`).
-pub struct AdminKey([u8; 32]);
+impl Deref for Principal {
+    type Target = Grant;
 
-impl AdminKey {
-    /// Keeps only the hash.
-    pub fn new(key: &str) -> Self {
-        AdminKey(Sha256::digest(key.as_bytes()).into())
+    fn deref(&self) -> &Grant {
+        &self.grant
     }
 }
 
-impl Keys for AdminKey {
-    fn verify(&self, key: &str) -> Option<Principal> {
-        let shown: [u8; 32] = Sha256::digest(key.as_bytes()).into();
-        bool::from(self.0.ct_eq(&shown)).then(|| Principal { name: "bootstrap".to_owned() })
-    }
-}
+/// Marks connections by the socket of this machine, whose file only its owner can open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LocalOwner;
 
-/// The owner key that the first start made.
-pub struct FirstKey(Arc<Configuration>);
-
-impl FirstKey {
-    /// The one of this configuration's store.
-    pub fn new(configuration: Arc<Configuration>) -> Self {
-        FirstKey(configuration)
-    }
-}
-
-impl Keys for FirstKey {
-    fn verify(&self, key: &str) -> Option<Principal> {
-        let valid = self.0.verify_first_key(key).unwrap_or_else(|error| {
-            tracing::error!(%error, "a key cannot be verified");
-            false
-        });
-        valid.then(|| Principal { name: "first-key".to_owned() })
-    }
-}
-
-/// Several sources of keys. All of them are asked.
-impl Keys for Vec<Box<dyn Keys>> {
-    fn verify(&self, key: &str) -> Option<Principal> {
-        self.iter().fold(None, |found, keys| {
-            let this = keys.verify(key);
-            found.or(this)
-        })
-    }
-}
-
-/// The layer around `/api/v1`: no valid key, no further.
+/// The layer around `/api/v1`: no valid key, no further; no scope, no further.
 pub(super) async fn require_key<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    match principal(request.request()) {
-        Ok(Some(principal)) => {
-            request.extensions_mut().insert(principal);
-            Ok(next.call(request).await?.map_into_boxed_body())
-        }
-        Ok(None) => Ok(request.into_response(unauthorized("this needs a key").response())),
+    let principal = match principal(request.request()).await {
+        Ok(Some(principal)) => principal,
+        Ok(None) => return Ok(request.into_response(unauthorized("this needs a key").response())),
+        Err(problem) => return Ok(request.into_response(problem.response())),
+    };
+    request.extensions_mut().insert(principal.clone());
+    match may(request.request(), &principal) {
+        Ok(()) => Ok(next.call(request).await?.map_into_boxed_body()),
         Err(problem) => Ok(request.into_response(problem.response())),
     }
 }
 
+fn may(request: &HttpRequest, principal: &Principal) -> Result<(), Problem> {
+    let state = state(request)?;
+    // as the router sees it, not as it was spelt
+    let (method, path) = (request.method().as_str(), request.match_info().as_str());
+    match state.operations.needs(method, path) {
+        Some(needs) => access::check(needs, method, path, principal, &state.handles.configuration),
+        None => Err(nothing_fits(request, state)),
+    }
+}
+
 /// Who calls; `None` without a key, a problem with a wrong one.
-pub(super) fn principal(request: &HttpRequest) -> Result<Option<Principal>, Problem> {
-    let Some(state) = request.app_data::<web::Data<State>>() else {
-        return Err(Problem::internal(&"the server was put together without its state"));
-    };
+pub(super) async fn principal(request: &HttpRequest) -> Result<Option<Principal>, Problem> {
+    let state = state(request)?;
     let mut given = request.headers().get_all(header::AUTHORIZATION);
-    let Some(value) = given.next() else { return Ok(None) };
-    let client = request.peer_addr().map(|address| address.ip());
+    let Some(value) = given.next() else {
+        return Ok(request.conn_data::<LocalOwner>().map(|_| Principal::owner("admin.sock")));
+    };
+    let client = client(request);
     state.failures.check(client)?;
     let key = value.to_str().ok().filter(|_| given.next().is_none()).and_then(bearer);
-    match key.and_then(|key| state.handles.keys.verify(key)) {
-        Some(principal) => Ok(Some(principal)),
-        None => {
-            state.failures.count(client);
-            Err(unauthorized("the key is not valid"))
-        }
+    let verified = match key {
+        Some(key) => state.handles.keys.verify(key, client).await,
+        None => Ok(None),
+    };
+    let why = match verified {
+        Ok(Some(principal)) => return Ok(Some(principal)),
+        Ok(None) => "the key is not valid".to_owned(),
+        Err(KeyFault::Refused(why)) => why,
+        Err(KeyFault::Unavailable(why)) => return Err(Problem::new(ProblemKind::Unavailable, why)),
+    };
+    state.failures.count(client);
+    Err(unauthorized(&why))
+}
+
+/// Whether the caller has a scope, of operations that also answer without; a problem with a wrong key. Who cannot be known now
+/// is answered as one without a key.
+pub(super) async fn has(request: &HttpRequest, scope: Scope) -> Result<bool, Problem> {
+    match principal(request).await {
+        Ok(principal) => Ok(principal.is_some_and(|principal| principal.may(scope))),
+        Err(problem) if problem.status_code() == StatusCode::SERVICE_UNAVAILABLE => Ok(false),
+        Err(problem) => Err(problem),
     }
+}
+
+/// Who made this request, as the layer found out.
+pub(super) fn caller(request: &HttpRequest) -> Option<Principal> {
+    request.extensions().get::<Principal>().cloned()
+}
+
+fn state(request: &HttpRequest) -> Result<&web::Data<State>, Problem> {
+    let state = request.app_data::<web::Data<State>>();
+    state.ok_or_else(|| Problem::internal(&"the server was put together without its state"))
+}
+
+fn client(request: &HttpRequest) -> Option<IpAddr> {
+    request.peer_addr().map(|address| address.ip())
 }
 
 fn bearer(value: &str) -> Option<&str> {
@@ -146,7 +157,6 @@ struct Count {
 impl Failures {
     /// 429 when the client has used up its failures.
     fn check(&self, client: Option<IpAddr>) -> Result<(), Problem> {
-        let Some(client) = client else { return Ok(()) };
         let clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(count) = clients.get(&network(client)) else { return Ok(()) };
         let left = WINDOW.saturating_sub(count.since.elapsed());
@@ -159,7 +169,6 @@ impl Failures {
     }
 
     fn count(&self, client: Option<IpAddr>) {
-        let Some(client) = client else { return };
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if clients.len() >= MAX_CLIENTS {
             clients.retain(|_, count| count.since.elapsed() < WINDOW);
@@ -178,8 +187,9 @@ impl Failures {
     }
 }
 
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
+/// What is counted as one client. Who has no address comes by the socket.
+fn network(client: Option<IpAddr>) -> IpAddr {
+    match client.unwrap_or(Ipv4Addr::UNSPECIFIED.into()).to_canonical() {
         IpAddr::V4(v4) => IpAddr::V4(v4),
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) >> 64 << 64).into()),
     }
@@ -188,13 +198,6 @@ fn network(client: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_is_found_whatever_source_has_it() {
-        let keys: Vec<Box<dyn Keys>> = vec![Box::new(AdminKey::new("one")), Box::new(AdminKey::new("two"))];
-        assert!(keys.verify("one").is_some() && keys.verify("two").is_some());
-        assert!(keys.verify("").is_none() && keys.verify("One").is_none());
-    }
 
     #[test]
     fn guessing_is_slowed_by_client_and_the_table_is_bounded() {
@@ -207,6 +210,11 @@ mod tests {
         assert!(failures.check(client).is_err());
         assert!(failures.check(Some("2001:db8::ffff".parse().unwrap())).is_err(), "the same /64");
         assert!(failures.check(Some("2001:db8:0:1::1".parse().unwrap())).is_ok());
+        assert!(failures.check(None).is_ok());
+        for _ in 0..FREE_FAILURES {
+            failures.count(None);
+        }
+        assert!(failures.check(None).is_err(), "by the socket too");
         for n in 0..MAX_CLIENTS as u32 + 10 {
             failures.count(Some(IpAddr::V4(n.into())));
         }

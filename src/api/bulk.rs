@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::audit::audited;
 use super::body;
 use super::errors::{ActionErrors, BulkErrors, ListErrors, ReadErrors};
 use super::problem::{FieldError, Problem, ProblemKind};
@@ -198,8 +199,11 @@ pub async fn bulk_action(
         return Ok(HttpResponse::Ok().json(BulkPreview { count, complete, sample }));
     }
     let by = actor(&request).key;
+    let word = serde_json::to_value(action).ok().and_then(|word| word.as_str().map(str::to_owned));
+    let word = word.unwrap_or_else(|| "bulk".to_owned());
     let order = bulk::Order { action, ndr: parameters.ndr, connector: parameters.connector };
-    let begun = bulk.begin(order, asked.selector, by).await.map_err(problem)?;
+    let deed = async { bulk.begin(order, asked.selector, by).await.map_err(problem) };
+    let begun = audited(&request, &state, "messages", &word, body.clone(), deed).await?;
     Ok(HttpResponse::Accepted().json(Operation::from(begun)))
 }
 
@@ -264,11 +268,14 @@ pub async fn get_operation(
 )]
 #[post("/operations/{id}/cancel")]
 pub async fn cancel_operation(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    let cancelled = state.handles.bulk.cancel(operation_id(&id)?).await.map_err(problem)?;
+    let id = operation_id(&id)?;
+    let deed = async { state.handles.bulk.cancel(id).await.map_err(problem) };
+    let cancelled = audited(&request, &state, &format!("operations/{id}"), "cancel", Value::Null, deed).await?;
     Ok(HttpResponse::Ok().json(Operation::from(cancelled)))
 }
 

@@ -12,6 +12,8 @@ use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
+use super::access;
+use super::auth;
 use super::body;
 use super::codes::RequestCode;
 use super::errors::{ApplyErrors, DeleteErrors, ExportErrors, ListErrors, RevisionErrors};
@@ -25,6 +27,7 @@ use crate::config::document::{Document, DocumentError, Format, MAX_TEXT, Text};
 use crate::config::export::{ExportError, Secrets};
 use crate::config::history::{Head, RevisionKind};
 use crate::config::revisions::{Changes, RevisionError};
+use crate::model::access::Scope;
 use crate::model::name::{MAX_NAME, Name};
 use crate::model::spec::Collection;
 
@@ -308,6 +311,10 @@ pub async fn export_config(
         (Some(_), _) => Format::Yaml,
         (None, _) => Format::Json,
     };
+    if params.0.secrets == Secrets::Include {
+        let caller = auth::caller(&request).ok_or_else(|| Problem::internal(&"nobody calls"))?;
+        access::require(&caller, Scope::SecretsRead)?;
+    }
     let export = state.handles.configuration.export(format, params.0.secrets, &actor(&request)).await;
     let export = export.map_err(|error| match error {
         ExportError::TooLarge => Problem::new(ProblemKind::Conflict, error.to_string()),

@@ -36,9 +36,11 @@ lists everything that is wrong at once, each with a JSON pointer. `requestId`, a
 the request in the appliance's log. A path that does not exist is 404, a method that a path does not have 405 with \
 `Allow`.
 
-**Keys.** `Authorization: Bearer <key>`. Each operation names the scope that it needs, also in `x-scope`.";
+**Keys.** `Authorization: Bearer <key>`, an API key or a token of an identity provider that is for this API. Each operation \
+names the scope that it needs, also in `x-scope`; without it the answer is 403, which names the scope. The roles `viewer`, \
+`operator`, `administrator` and `owner` stand for scopes; `GET /api/v1/whoami` tells which the caller has.";
 
-const TAGS: [(&str, &str); 26] = [
+const TAGS: [(&str, &str); 28] = [
     ("virtual-servers", "SMTP virtual servers: where mail comes in, from whom, and how it is treated."),
     ("recipient-policies", "Which addresses recipients get, and so which domains are local."),
     ("recipients", "The directory: who has mail here."),
@@ -49,6 +51,7 @@ const TAGS: [(&str, &str); 26] = [
     ("accounts", "Who may authenticate over SMTP."),
     ("identity-providers", "Whose tokens accounts may log in with."),
     ("filters", "Whose mail is not taken: by sender, recipient or client."),
+    ("api-keys", "Who may call this API, and for what."),
     ("settings", "What concerns the whole appliance."),
     ("config", "The whole configuration as one document, and its revisions."),
     ("domains", "What follows from policies and connectors. Read only."),
@@ -61,6 +64,7 @@ const TAGS: [(&str, &str); 26] = [
     ("event-sinks", "URLs that are told what happens to mail."),
     ("explain", "What would become of a message, and why."),
     ("sessions", "Who is connected by SMTP now."),
+    ("audit-log", "Who did what."),
     ("appliance", "The appliance itself."),
     ("tls-reports", "What came of TLS with the hosts of other domains, and the reports that they get about it."),
     ("health", "Probes and metrics."),
@@ -114,7 +118,10 @@ fn frame() -> OpenApi {
         .build();
     let key = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
-        .description(Some("An API key: the one that the first start printed, or `BRIDGEHEAD_ADMIN_KEY`."))
+        .description(Some(
+            "An API key: one of `/api/v1/api-keys`, the one that the first start made, or `BRIDGEHEAD_ADMIN_KEY`; or a \
+             signed token (JWT) of an identity provider whose `use` has `api`.",
+        ))
         .build();
     let components = ComponentsBuilder::new()
         .security_scheme("key", SecurityScheme::Http(key))

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::audit::audited;
 use super::errors::ListErrors;
 use super::problem::Problem;
 use super::query::{NoParams, Params};
@@ -62,8 +63,11 @@ pub async fn begin_drain(
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    state.handles.drain.close(true);
-    state.handles.sessions.end_all(&SessionFilter::default());
+    let deed = async {
+        state.handles.drain.close(true);
+        Ok(state.handles.sessions.end_all(&SessionFilter::default()))
+    };
+    audited(&request, &state, "appliance", "drain", Value::Null, deed).await?;
     tracing::info!(action = "drain", key = actor(&request).key, "an operator acted");
     show(&state).await
 }
@@ -84,7 +88,11 @@ pub async fn end_drain(
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    state.handles.drain.close(false);
+    let deed = async {
+        state.handles.drain.close(false);
+        Ok(())
+    };
+    audited(&request, &state, "appliance", "endDrain", Value::Null, deed).await?;
     tracing::info!(action = "endDrain", key = actor(&request).key, "an operator acted");
     show(&state).await
 }

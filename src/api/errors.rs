@@ -13,7 +13,7 @@ use super::problem::{FieldError, PROBLEM_JSON, Problem, ProblemKind};
 use crate::config::ViolationCode;
 
 /// The named error responses: name, kinds, what it means to a caller, details of the example.
-const RESPONSES: [(&str, ProblemKind, &str, &str); 13] = [
+const RESPONSES: [(&str, ProblemKind, &str, &str); 14] = [
     (
         "BadRequest",
         ProblemKind::BadParameter,
@@ -26,6 +26,12 @@ const RESPONSES: [(&str, ProblemKind, &str, &str); 13] = [
         ProblemKind::Unauthorized,
         "There is no key, or it is not valid.",
         "the key is not valid; send the header Authorization: Bearer <key>",
+    ),
+    (
+        "Forbidden",
+        ProblemKind::Forbidden,
+        "The key is valid, but may not do this: it lacks the scope that the operation names, or is limited to other objects.",
+        "this needs the scope config:write, which \"monitoring\" has not",
     ),
     ("NotFound", ProblemKind::NotFound, "There is nothing of this name.", "there is no connector \"hub\""),
     (
@@ -169,64 +175,64 @@ group! {
 }
 group! {
     /// Errors of the metrics.
-    MetricsErrors: 400 401 429 500
+    MetricsErrors: 400 401 403 429 500 503
 }
 group! {
     /// Errors of a listing.
-    ListErrors: 400 401 429 500 503
+    ListErrors: 400 401 403 429 500 503
 }
 group! {
     /// Errors of reading one object.
-    ReadErrors: 400 401 404 429 500 503
+    ReadErrors: 400 401 403 404 429 500 503
 }
 group! {
     /// Errors of PUT: it may create, so nothing is missing.
-    PutErrors: 400 401 408 409 412 413 415 422 429 500 503 507
+    PutErrors: 400 401 403 408 409 412 413 415 422 429 500 503 507
 }
 group! {
     /// Errors of PATCH.
-    PatchErrors: 400 401 404 408 409 412 413 415 422 429 500 503 507
+    PatchErrors: 400 401 403 404 408 409 412 413 415 422 429 500 503 507
 }
 group! {
     /// Errors of DELETE of configuration.
-    DeleteErrors: 400 401 404 409 412 422 429 500 503 507
+    DeleteErrors: 400 401 403 404 409 412 422 429 500 503 507
 }
 group! {
     /// Errors of an operation on a collection that reads a body.
-    ImportErrors: 400 401 408 413 415 422 429 500 503 507
+    ImportErrors: 400 401 403 408 413 415 422 429 500 503 507
 }
 group! {
     /// Errors of applying a document.
-    ApplyErrors: 400 401 408 409 412 413 415 422 429 500 503 507
+    ApplyErrors: 400 401 403 408 409 412 413 415 422 429 500 503 507
 }
 group! {
     /// Errors of exporting the configuration.
-    ExportErrors: 400 401 409 429 500 503
+    ExportErrors: 400 401 403 409 429 500 503
 }
 group! {
     /// Errors of reading what may be kept no more.
-    RevisionErrors: 400 401 404 409 429 500 503
+    RevisionErrors: 400 401 403 404 409 429 500 503
 }
 group! {
     /// Errors of an action on many messages.
-    BulkErrors: 400 401 408 409 413 415 422 429 500 503 507
+    BulkErrors: 400 401 403 408 409 413 415 422 429 500 503 507
 }
 group! {
     /// Errors of handing in mail.
-    SubmitErrors: 400 401 408 409 413 415 422 429 500 503 507
+    SubmitErrors: 400 401 403 408 409 413 415 422 429 500 503 507
 }
 group! {
     /// Errors of a question that has a body.
-    QuestionErrors: 400 401 404 408 413 415 422 429 500 503
+    QuestionErrors: 400 401 403 404 408 413 415 422 429 500 503
 }
 group! {
     /// Errors of an action on a queue or a message.
-    ActionErrors: 400 401 404 409 429 500 503 507
+    ActionErrors: 400 401 403 404 409 429 500 503 507
 }
 
 group! {
     /// Errors of an action on a message or a hold that reads a body.
-    SteerErrors: 400 401 404 408 409 413 415 422 429 500 503 507
+    SteerErrors: 400 401 403 404 408 409 413 415 422 429 500 503 507
 }
 
 #[cfg(test)]
@@ -235,7 +241,7 @@ mod tests {
 
     #[test]
     fn every_status_of_a_group_has_a_named_response() {
-        assert_eq!(PatchErrors::responses().len(), 13);
+        assert_eq!(PatchErrors::responses().len(), 14);
         assert_eq!(components().len(), RESPONSES.len());
     }
 }

@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
+use super::audit::audited;
 use super::body;
 use super::errors::{QuestionErrors, ReadErrors};
 use super::problem::Problem;
 use super::query::{NoParams, Params};
 use super::queues::store_problem;
-use super::resources::{actor, not_found, problem};
+use super::resources::not_found;
 use super::server::State;
 use super::shapes::{Condition, ConditionStatus, ConditionType, ObjectState, ObjectStatus};
 use crate::config::Object;
@@ -102,14 +103,14 @@ pub async fn replay(
     let body = body::json(&request, payload, &["application/json"]).await?;
     let asked: ReplayRequest = body::typed(&body)?;
     let id = format!("{}/{name}", Collection::EventSinks.path());
-    let actor = actor(&request);
-    let recorded = state.handles.configuration.record_action(&id, "replay", &actor).await;
-    recorded.map_err(|error| problem(error, name.as_str()))?;
-    let from = match &state.handles.sinks {
-        Some(sinks) => sinks.replay(&name, asked.since).await.map_err(|error| store_problem(&error))?,
-        None => None,
+    let deed = async {
+        let from = match &state.handles.sinks {
+            Some(sinks) => sinks.replay(&name, asked.since).await.map_err(|error| store_problem(&error))?,
+            None => None,
+        };
+        from.ok_or_else(|| not_found(Collection::EventSinks, name.as_str()))
     };
-    let from = from.ok_or_else(|| not_found(Collection::EventSinks, name.as_str()))?;
+    let from = audited(&request, &state, &id, "replay", body, deed).await?;
     Ok(HttpResponse::Accepted().json(Replay { from }))
 }
 

@@ -10,11 +10,13 @@ use async_trait::async_trait;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::access;
 use super::auth;
 use super::errors::{MetricsErrors, ProbeErrors};
 use super::problem::{Problem, ProblemKind};
 use super::query::{NoParams, Params};
 use super::server::State;
+use crate::model::access::Scope;
 
 /// Answers the probes.
 pub trait Health: Send + Sync {
@@ -98,7 +100,7 @@ pub async fn livez(
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    answer(&state, Probe::Live, auth::principal(&request)?.is_some())
+    answer(&state, Probe::Live, auth::has(&request, Scope::ConfigRead).await?)
 }
 
 /// Readiness
@@ -125,7 +127,7 @@ pub async fn readyz(
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    answer(&state, Probe::Ready, auth::principal(&request)?.is_some())
+    answer(&state, Probe::Ready, auth::has(&request, Scope::ConfigRead).await?)
 }
 
 /// Start
@@ -149,7 +151,7 @@ pub async fn startupz(
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    answer(&state, Probe::Startup, auth::principal(&request)?.is_some())
+    answer(&state, Probe::Startup, auth::has(&request, Scope::ConfigRead).await?)
 }
 
 /// Metrics
@@ -174,8 +176,11 @@ pub async fn metrics(
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    match auth::principal(&request)? {
-        Some(_) => Ok(metrics_text(&state).await),
+    match auth::principal(&request).await? {
+        Some(principal) => {
+            access::require(&principal, Scope::MetricsRead)?;
+            Ok(metrics_text(&state).await)
+        }
         None => Err(auth::unauthorized("metrics need a key here, and none on the health listener")),
     }
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::audit::audited;
 use super::body;
 use super::errors::{ActionErrors, BulkErrors, ListErrors, ReadErrors};
 use super::problem::{FieldError, Problem, ProblemKind};
@@ -159,7 +160,8 @@ pub async fn create_hold(
         return Err(invalid("/reason", detail));
     }
     let by = actor(&request).key;
-    let (hold, operation) = state.handles.steer.hold(selector, reason, expires_at, by).await.map_err(problem)?;
+    let deed = async { state.handles.steer.hold(selector, reason, expires_at, by).await.map_err(problem) };
+    let (hold, operation) = audited(&request, &state, "holds", "hold", body.clone(), deed).await?;
     Ok(HttpResponse::Created().json(Hold::new(hold, operation)))
 }
 
@@ -186,7 +188,8 @@ pub async fn delete_hold(
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = hold_id(&id)?;
-    let operation = state.handles.steer.end_hold(id, actor(&request).key).await.map_err(problem)?;
+    let deed = async { state.handles.steer.end_hold(id, actor(&request).key).await.map_err(problem) };
+    let operation = audited(&request, &state, &format!("holds/{id}"), "endHold", Value::Null, deed).await?;
     Ok(HttpResponse::Ok().json(EndedHold { operation }))
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::audit::audited;
 use super::body;
 use super::errors::{BulkErrors, ListErrors, ReadErrors};
 use super::problem::{FieldError, Problem, ProblemKind};
@@ -85,7 +86,11 @@ pub async fn import_mailroot(
     }
     let dry_run = params.0.dry_run;
     let wanted = Wanted { path, areas, queue_envelope, virtual_server, dry_run, by: actor(&request).key };
-    let import = state.handles.imports.begin(wanted).await.map_err(problem)?;
+    let deed = async { state.handles.imports.begin(wanted).await.map_err(problem) };
+    let import = match dry_run {
+        true => deed.await?,
+        false => audited(&request, &state, "imports/mailroot", "import", body.clone(), deed).await?,
+    };
     let mut answer = if dry_run { HttpResponse::Ok() } else { HttpResponse::Accepted() };
     Ok(answer.json(import))
 }

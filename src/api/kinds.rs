@@ -146,8 +146,12 @@ macro_rules! kind {
             )]
             #[get($path)]
             #[doc = concat!("Lists ", $many, ".")]
-            pub async fn list(params: Params<$params>, state: web::Data<State>) -> Result<HttpResponse, Problem> {
-                list_objects::<$resource>(params.0, &state).await
+            pub async fn list(
+                request: HttpRequest,
+                params: Params<$params>,
+                state: web::Data<State>,
+            ) -> Result<HttpResponse, Problem> {
+                list_objects::<$resource>(&request, params.0, &state).await
             }
 
             #[utoipa::path(
@@ -536,13 +540,15 @@ mod recipient_listing {
 
     /// Lists recipients.
     pub(in crate::api) async fn list<R: Resource>(
+        request: &HttpRequest,
         params: RecipientListParams,
         state: &State,
     ) -> Result<HttpResponse, Problem> {
-        let Some(address) = params.address else { return resources::list::<R>(params.list, state).await };
+        let Some(address) = params.address else { return resources::list::<R>(request, params.list, state).await };
         let found = state.handles.configuration.recipient_with(&address);
         let found = found.map_err(|error| crate::api::queues::store_problem(&error))?;
-        let found = found.filter(|object| params.list.selector.matches(&object.labels));
+        let selector = params.list.selector.and(&resources::visible(request));
+        let found = found.filter(|object| selector.matches(&object.labels));
         let items = found.into_iter().map(|object| R::show(object, Told::default(), state)).collect();
         Ok(HttpResponse::Ok().json(resources::Page { items, next_cursor: None }))
     }

@@ -6,6 +6,7 @@ use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 
+use super::audit::audited;
 use super::codes::RequestCode;
 use super::errors::{ActionErrors, ListErrors, ReadErrors, SteerErrors};
 use super::mail::{self, MessageEvent, MessageEventList, MessageList, MessageResource};
@@ -274,12 +275,14 @@ pub async fn list_message_events(
 )]
 #[post("/messages/{id}/freeze")]
 pub async fn freeze_message(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    state.handles.operate.freeze(id).await.map_err(|error| named(error, id))?;
+    let deed = async { state.handles.operate.freeze(id).await.map_err(|error| named(error, id)) };
+    audited(&request, &state, &format!("messages/{id}"), "freeze", Value::Null, deed).await?;
     show(id, &state).await
 }
 
@@ -299,12 +302,14 @@ pub async fn freeze_message(
 )]
 #[post("/messages/{id}/thaw")]
 pub async fn thaw_message(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    state.handles.operate.thaw(id).await.map_err(|error| named(error, id))?;
+    let deed = async { state.handles.operate.thaw(id).await.map_err(|error| named(error, id)) };
+    audited(&request, &state, &format!("messages/{id}"), "thaw", Value::Null, deed).await?;
     show(id, &state).await
 }
 
@@ -337,7 +342,12 @@ pub async fn reroute_message(
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
     let asked: RerouteRequest = super::steering::optional(&request, payload).await?.unwrap_or_default();
-    state.handles.steer.reroute_by(id, asked.connector).await.map_err(|error| super::steering::rerouted(error, id))?;
+    let detail = asked.connector.as_ref().map_or(Value::Null, |connector| json!({"connector": connector}));
+    let deed = async {
+        let steer = &state.handles.steer;
+        steer.reroute_by(id, asked.connector).await.map_err(|error| super::steering::rerouted(error, id))
+    };
+    audited(&request, &state, &format!("messages/{id}"), "reroute", detail, deed).await?;
     gone_or_shown(id, &state).await
 }
 
@@ -366,12 +376,14 @@ pub(super) async fn gone_or_shown(id: MessageId, state: &State) -> Result<HttpRe
 )]
 #[post("/messages/{id}/retry")]
 pub async fn retry_message(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    state.handles.operate.retry(id).await.map_err(|error| named(error, id))?;
+    let deed = async { state.handles.operate.retry(id).await.map_err(|error| named(error, id)) };
+    audited(&request, &state, &format!("messages/{id}"), "retry", Value::Null, deed).await?;
     gone_or_shown(id, &state).await
 }
 
@@ -413,12 +425,15 @@ impl FromQuery for DeleteParams {
 )]
 #[delete("/messages/{id}")]
 pub async fn delete_message(
+    request: HttpRequest,
     id: web::Path<String>,
     params: Params<DeleteParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    state.handles.operate.delete(id, params.0.ndr).await.map_err(|error| named(error, id))?;
+    let ndr = params.0.ndr;
+    let deed = async { state.handles.operate.delete(id, ndr).await.map_err(|error| named(error, id)) };
+    audited(&request, &state, &format!("messages/{id}"), "delete", json!({"ndr": ndr}), deed).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 

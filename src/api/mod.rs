@@ -6,12 +6,15 @@
 //! [`events`], [`event_sinks`], [`health`] and [`docs`] the
 //! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
-//! caller with a key ([`auth`]); whatever is refused is a [`problem`].
+//! caller with a key ([`auth`], [`keys`]) that gives what the operation needs (`access`); whatever is refused is a [`problem`].
 //!
 //! Nothing is decided here. Changes of configuration are judged by `config`, actions on mail are done by `queue`, mail is taken by `intake`; the API
 //! turns requests into their words, and their answers into JSON. On failure the caller gets the kind of the problem and
 //! a request id, and the log gets the reason.
 
+mod access;
+mod api_keys;
+mod audit;
 pub mod auth;
 mod body;
 mod bulk;
@@ -31,6 +34,7 @@ mod explain;
 pub mod health;
 mod holds;
 mod imports;
+pub mod keys;
 mod kinds;
 mod large_body;
 mod letter;
@@ -55,10 +59,12 @@ mod suppressions;
 mod tls_reports;
 mod tracking;
 mod transfer;
+mod whoami;
 
-pub use auth::{AdminKey, FirstKey, Keys, Principal};
+pub use auth::Principal;
 pub use document::{openapi, openapi_json};
 pub use health::{Check, Exposition, Health, Probe};
+pub use keys::{AdminKey, ApiKeySource, BearerTokens, FirstKey, KeyFault, Keys};
 pub use logins::Logins;
 pub use server::{Api, Handles, Issuers, Listen, Listeners, Server, StartError};
 pub use shapes::{BoundAddress, Condition, ConditionStatus, ConditionType, VirtualServerState, VirtualServerStatus};

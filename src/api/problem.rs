@@ -255,6 +255,11 @@ impl Problem {
         self
     }
 
+    /// What is wrong with this very request.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// With a header in the answer.
     pub fn with_header(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
         self.headers.push((name, value.into()));

@@ -1,7 +1,9 @@
 //! `queues`: what waits, for which next hop, and what an operator does about it.
 
-use actix_web::{HttpResponse, get, post, web};
+use actix_web::{HttpRequest, HttpResponse, get, post, web};
+use serde_json::Value;
 
+use super::audit::audited;
 use super::errors::{ActionErrors, ListErrors, ReadErrors};
 use super::mail::{self, Queue, QueueList};
 use super::problem::{Problem, ProblemKind};
@@ -78,12 +80,14 @@ pub async fn get_queue(
 )]
 #[post("/queues/{id}/freeze")]
 pub async fn freeze_queue(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let queue = queue_name(&id)?;
-    state.handles.operate.freeze_queue(&queue).await.map_err(problem)?;
+    let deed = async { state.handles.operate.freeze_queue(&queue).await.map_err(problem) };
+    audited(&request, &state, &format!("queues/{queue}"), "freeze", Value::Null, deed).await?;
     show(&queue, &state).await
 }
 
@@ -103,12 +107,14 @@ pub async fn freeze_queue(
 )]
 #[post("/queues/{id}/thaw")]
 pub async fn thaw_queue(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let queue = queue_name(&id)?;
-    state.handles.operate.thaw_queue(&queue).await.map_err(problem)?;
+    let deed = async { state.handles.operate.thaw_queue(&queue).await.map_err(problem) };
+    audited(&request, &state, &format!("queues/{queue}"), "thaw", Value::Null, deed).await?;
     show(&queue, &state).await
 }
 
@@ -128,12 +134,14 @@ pub async fn thaw_queue(
 )]
 #[post("/queues/{id}/retry")]
 pub async fn retry_queue(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let queue = queue_name(&id)?;
-    state.handles.operate.retry_queue(&queue).await.map_err(problem)?;
+    let deed = async { state.handles.operate.retry_queue(&queue).await.map_err(problem) };
+    audited(&request, &state, &format!("queues/{queue}"), "retry", Value::Null, deed).await?;
     show(&queue, &state).await
 }
 

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
-use actix_web::{HttpResponse, delete, get, web};
+use actix_web::{HttpRequest, HttpResponse, delete, get, web};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
+use super::audit::audited;
 use super::codes::RequestCode;
 use super::errors::{ActionErrors, ListErrors};
 use super::problem::{Problem, ProblemKind};
@@ -154,15 +155,23 @@ pub async fn list_quotas(params: Params<QuotaParams>, state: web::Data<State>) -
 )]
 #[delete("/quotas/{type}/{name}")]
 pub async fn reset_quotas(
+    request: HttpRequest,
     path: web::Path<(String, String)>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let (kind, name) = path.into_inner();
-    if state.handles.quotas.reset(&kind, &name) {
-        return Ok(HttpResponse::NoContent().finish());
-    }
-    Err(Problem::new(ProblemKind::NotFound, format!("nothing is used up of a quota of {kind} {name:?}")))
+    let deed = async {
+        match state.handles.quotas.reset(&kind, &name) {
+            true => Ok(()),
+            false => {
+                let detail = format!("nothing is used up of a quota of {kind} {name:?}");
+                Err(Problem::new(ProblemKind::NotFound, detail))
+            }
+        }
+    };
+    audited(&request, &state, &format!("quotas/{kind}/{name}"), "reset", Value::Null, deed).await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// What orders the listing, and what a cursor holds.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use utoipa::IntoParams;
 use utoipa::openapi::path::{Parameter, ParameterIn};
 
-use super::auth::Principal;
+use super::auth;
 use super::body;
 use super::etag;
 use super::problem::{FieldError, Problem, ProblemKind};
@@ -19,7 +19,8 @@ use super::query::{self, FromQuery, Paging, Query};
 use super::queues::store_problem;
 use super::server::{RequestId, State};
 use crate::config::violation::Warning;
-use crate::config::{Actor, ChangeError, ChangeKind, Effects, Object, Outcome, WriteMode};
+use crate::config::{Actor, Authority, ChangeError, ChangeKind, Effects, Object, Outcome, WriteMode};
+use crate::model::access::Grant;
 use crate::model::labels::LabelSelector;
 use crate::model::name::Name;
 use crate::model::spec::Collection;
@@ -97,6 +98,8 @@ pub(super) struct Told {
     pub(super) warnings: Vec<Warning>,
     /// What it does to recipients, if anything.
     pub(super) effects: Option<Effects>,
+    /// A key that was made, shown this once.
+    pub(super) made: Option<String>,
 }
 
 /// A page of objects.
@@ -109,9 +112,14 @@ pub(super) struct Page<T> {
 }
 
 /// Answers a GET on a collection.
-pub(super) async fn list<R: Resource>(params: ListParams, state: &State) -> Result<HttpResponse, Problem> {
+pub(super) async fn list<R: Resource>(
+    request: &HttpRequest,
+    params: ListParams,
+    state: &State,
+) -> Result<HttpResponse, Problem> {
     let configuration = state.handles.configuration.clone();
     let ListParams { paging, selector } = params;
+    let selector = selector.and(&visible(request));
     // With a selector many objects may have to be looked at, so not on the thread that answers everybody.
     let (page, paging) = web::block(move || {
         let after = paging.after.as_deref().and_then(|name| name.parse::<Name>().ok());
@@ -133,6 +141,7 @@ pub(super) async fn get<R: Resource>(
     state: &State,
 ) -> Result<HttpResponse, Problem> {
     let object = state.handles.configuration.get(R::COLLECTION, name).map_err(|error| store_problem(&error))?;
+    let object = object.filter(|object| visible(request).matches(&object.labels));
     let object = object.ok_or_else(|| not_found(R::COLLECTION, name))?;
     if etag::is_known(request, object.generation)? {
         return Ok(HttpResponse::NotModified().insert_header((header::ETAG, etag::of(object.generation))).finish());
@@ -154,10 +163,22 @@ pub(super) async fn put<R: Resource>(
     state: &State,
 ) -> Result<HttpResponse, Problem> {
     let body = body::json(request, payload, &["application/json"]).await?;
+    let outcome = put_value::<R>(request, &body, name, &params, state).await?;
+    Ok(written::<R>(outcome, &params, None, state))
+}
+
+/// Creates or replaces.
+pub(super) async fn put_value<R: Resource>(
+    request: &HttpRequest,
+    body: &Value,
+    name: &str,
+    params: &WriteParams,
+    state: &State,
+) -> Result<Outcome, Problem> {
     let configuration = &state.handles.configuration;
     let precondition = precondition(request, R::COLLECTION, name, state)?;
-    let outcome = configuration.put(R::COLLECTION, name, &body, &precondition, &actor(request), params.mode()).await;
-    outcome.map(|outcome| written::<R>(outcome, &params, state)).map_err(|error| problem(error, name))
+    let outcome = configuration.put(R::COLLECTION, name, body, &precondition, &actor(request), params.mode()).await;
+    outcome.map_err(|error| problem(error, name))
 }
 
 /// Answers a PATCH: a JSON merge patch (RFC 7396).
@@ -169,10 +190,22 @@ pub(super) async fn patch<R: Resource>(
     state: &State,
 ) -> Result<HttpResponse, Problem> {
     let body: Value = body::json(request, payload, &["application/merge-patch+json"]).await?;
+    let outcome = patch_value::<R>(request, &body, name, &params, state).await?;
+    Ok(written::<R>(outcome, &params, None, state))
+}
+
+/// Merges a patch.
+pub(super) async fn patch_value<R: Resource>(
+    request: &HttpRequest,
+    patch: &Value,
+    name: &str,
+    params: &WriteParams,
+    state: &State,
+) -> Result<Outcome, Problem> {
     let configuration = &state.handles.configuration;
     let precondition = precondition(request, R::COLLECTION, name, state)?;
-    let outcome = configuration.patch(R::COLLECTION, name, &body, &precondition, &actor(request), params.mode()).await;
-    outcome.map(|outcome| written::<R>(outcome, &params, state)).map_err(|error| problem(error, name))
+    let outcome = configuration.patch(R::COLLECTION, name, patch, &precondition, &actor(request), params.mode()).await;
+    outcome.map_err(|error| problem(error, name))
 }
 
 /// Answers a DELETE.
@@ -185,10 +218,16 @@ pub(super) async fn delete<R: Resource>(
     let configuration = &state.handles.configuration;
     let precondition = precondition(request, R::COLLECTION, name, state)?;
     let outcome = configuration.delete(R::COLLECTION, name, &precondition, &actor(request), params.mode()).await;
-    outcome.map(|outcome| written::<R>(outcome, &params, state)).map_err(|error| problem(error, name))
+    outcome.map(|outcome| written::<R>(outcome, &params, None, state)).map_err(|error| problem(error, name))
 }
 
-fn written<R: Resource>(outcome: Outcome, params: &WriteParams, state: &State) -> HttpResponse {
+/// The answer to a write; with the key that it made, if it did.
+pub(super) fn written<R: Resource>(
+    outcome: Outcome,
+    params: &WriteParams,
+    made: Option<String>,
+    state: &State,
+) -> HttpResponse {
     let (status, word) = match outcome.change {
         ChangeKind::Created => (HttpResponse::Created(), "created"),
         ChangeKind::Updated => (HttpResponse::Ok(), "updated"),
@@ -203,7 +242,7 @@ fn written<R: Resource>(outcome: Outcome, params: &WriteParams, state: &State) -
         answer.insert_header((header::LOCATION, location));
     }
     let told =
-        Told { warnings: outcome.warnings, effects: Some(outcome.effects).filter(|effects| !effects.is_empty()) };
+        Told { warnings: outcome.warnings, effects: Some(outcome.effects).filter(|effects| !effects.is_empty()), made };
     answer.json(R::show(outcome.object, told, state))
 }
 
@@ -225,12 +264,22 @@ fn precondition(
 }
 
 pub(super) fn actor(request: &HttpRequest) -> Actor {
-    let extensions = request.extensions();
+    let caller = auth::caller(request);
+    let grant = caller.as_ref().map(|principal| principal.grant.clone());
+    let (key, identity_provider) = caller.map(|caller| (caller.name, caller.provider)).unwrap_or_default();
     Actor {
-        key: extensions.get::<Principal>().map(|principal| principal.name.clone()).unwrap_or_default(),
+        key,
+        identity_provider,
         client: request.peer_addr().map(|address| address.ip()),
-        request_id: extensions.get::<RequestId>().map(|id| id.0.clone()),
+        request_id: request.extensions().get::<RequestId>().map(|id| id.0.clone()),
+        // whom the layer has not let in may nothing
+        authority: Authority::Granted(grant.unwrap_or_else(|| Grant::default().into())),
     }
+}
+
+/// The objects that the caller may see.
+pub(super) fn visible(request: &HttpRequest) -> LabelSelector {
+    auth::caller(request).map(|caller| caller.objects.clone()).unwrap_or_default()
 }
 
 /// There is no such object.
@@ -265,6 +314,7 @@ pub(super) fn problem(error: ChangeError, name: &str) -> Problem {
             Problem::new(ProblemKind::PreconditionFailed, detail)
         }
         ChangeError::Protected(detail) => Problem::new(ProblemKind::Conflict, detail),
+        ChangeError::Forbidden(detail) => Problem::new(ProblemKind::Forbidden, detail),
         ChangeError::PreconditionFailed { found } => {
             let detail = match found {
                 Some(generation) => format!("the object exists and has generation {generation}"),

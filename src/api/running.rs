@@ -3,12 +3,13 @@
 use actix_web::{HttpRequest, HttpResponse, post, web};
 use serde_json::{Value, json};
 
+use super::audit::audited;
 use super::errors::ActionErrors;
 use super::kinds::virtual_servers::VirtualServer;
 use super::problem::{Problem, ProblemKind};
 use super::query::{NoParams, Params};
 use super::queues::store_problem;
-use super::resources::{actor, not_found, problem, shown};
+use super::resources::{actor, not_found, shown};
 use super::server::State;
 use crate::model::name::Name;
 use crate::model::spec::Collection;
@@ -159,13 +160,15 @@ async fn act(request: &HttpRequest, name: &str, verb: Verb, state: &State) -> Re
     let now = running.of(&server).map(|halted| halted.halt);
     let then = verb.from(now).map_err(|why| Problem::new(ProblemKind::Conflict, format!("{name:?}: {why}")))?;
     if then != now {
-        let actor = actor(request);
+        let by = actor(request).key;
         let id = format!("{}/{server}", Collection::VirtualServers.path());
-        configuration.record_action(&id, verb.word(), &actor).await.map_err(|error| problem(error, name))?;
+        let word = |halt: Option<Halt>| halt.map_or("running", Halt::word);
+        let detail = json!({"before": word(now), "after": word(then)});
         let at = Timestamp::from_millis(jiff::Timestamp::now().as_millisecond());
-        let halted = then.map(|halt| Halted { halt, by: actor.key.clone(), at });
-        running.set(&server, halted).await.map_err(|error| store_problem(&error))?;
-        tracing::info!(virtualServer = %server, action = verb.word(), key = actor.key, "an operator acted");
+        let halted = then.map(|halt| Halted { halt, by: by.clone(), at });
+        let deed = async { running.set(&server, halted).await.map_err(|error| store_problem(&error)) };
+        audited(request, state, &id, verb.word(), detail, deed).await?;
+        tracing::info!(virtualServer = %server, action = verb.word(), key = by, "an operator acted");
     }
     // also once more when it was stopped before: a session may have been taken in at that moment
     if then == Some(Halt::Stopped) {

@@ -1,12 +1,13 @@
 //! The HTTP server: routes, the layers around all of them, limits, start and stop.
 //!
-//! One worker thread serves the API, and another the health listener, so that a probe is answered while somebody reads a
-//! long listing. Heads must arrive within 10 seconds, bodies within 30 ([`super::body`]), idle connections are closed
+//! One worker thread serves the API, one the socket of this machine, and another the health listener, so that a probe is answered
+//! while somebody reads a long listing. TLS is rustls with the process's own cryptography; its handshake has the time of a head. Heads must arrive within 10 seconds, bodies within 30 ([`super::body`]), idle connections are closed
 //! after 30. Every answer carries `X-Request-Id`; every error is a problem, also the ones that actix makes.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,10 @@ use tokio::task::JoinHandle;
 use utoipa_actix_web::service_config::ServiceConfig;
 use utoipa_actix_web::{AppExt, scope};
 
-use super::auth::{self, Failures, Keys, Principal};
+use super::access::Operations;
+use super::auth::{self, Failures, LocalOwner, Principal};
 use super::health::{Exposition, Health};
+use super::keys::Keys;
 use super::kinds::{
     accounts, certificates, connectors, event_sinks, filters, identity_providers, mailbox_stores, recipient_policies,
     recipients, remote_domains, virtual_servers,
@@ -32,9 +35,9 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    bulk, config, connector_test, directory, docs, document, domains, drain, event_sinks as sink_operations, events,
-    explain, health, holds, imports, messages, queues, quotas, running, sessions, settings, steering, submit,
-    suppressions, tls_reports, tracking, transfer,
+    api_keys, audit, bulk, config, connector_test, directory, docs, document, domains, drain,
+    event_sinks as sink_operations, events, explain, health, holds, imports, messages, queues, quotas, running,
+    sessions, settings, steering, submit, suppressions, tls_reports, tracking, transfer, whoami,
 };
 use crate::accounts::{KeysStatus, Quotas};
 use crate::config::Configuration;
@@ -50,7 +53,7 @@ use crate::queue::operate::Operate;
 use crate::routing::probe::Probe;
 use crate::sinks::EventSinks;
 use crate::smtp::reply::Reply;
-use crate::status::{Drain, Running, Sessions};
+use crate::status::{Drain, KeyUse, Running, Sessions};
 use crate::tlsrpt::TlsReports;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -78,6 +81,8 @@ pub struct Handles {
     pub metrics: Arc<dyn Exposition>,
     /// The keys that are valid.
     pub keys: Arc<dyn Keys>,
+    /// When API keys were used.
+    pub key_use: Arc<KeyUse>,
     /// What the listeners do.
     pub listeners: Arc<dyn Listeners>,
     /// Who is connected.
@@ -143,6 +148,10 @@ pub struct Listen {
     pub api: Vec<SocketAddr>,
     /// Probes and metrics without keys; none by default.
     pub health: Vec<SocketAddr>,
+    /// With TLS on the API's addresses; HTTP/2 and HTTP/1.1 are agreed there.
+    pub tls: Option<rustls::ServerConfig>,
+    /// A socket of this machine that only its owner can open: who comes by it is owner.
+    pub socket: Option<Arc<UnixListener>>,
 }
 
 /// Why the API does not start.
@@ -158,6 +167,9 @@ pub enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// The socket of this machine cannot be served.
+    #[error("the socket of this machine cannot be served: {0}")]
+    Socket(io::Error),
 }
 
 /// The limits of a listener (a macro, as the types in `HttpServer` are private to actix).
@@ -170,6 +182,7 @@ macro_rules! limited {
             .keep_alive(KEEP_ALIVE)
             .client_request_timeout(HEAD_TIMEOUT)
             .client_disconnect_timeout(CLOSE_TIMEOUT)
+            .tls_handshake_timeout(HEAD_TIMEOUT)
             .shutdown_timeout(STOP_TIMEOUT.as_secs())
     };
 }
@@ -187,8 +200,21 @@ impl Api {
         let rest = state.clone();
         let rest = limited!(HttpServer::new(move || app(rest.clone())));
         let rest = listen.api.iter().try_fold(rest, |server, address| {
-            server.bind(address).map_err(|error| StartError::Bind { address: *address, what: "the REST API", error })
+            let bound = match &listen.tls {
+                Some(tls) => server.bind_rustls_0_23(address, tls.clone()),
+                None => server.bind(address),
+            };
+            bound.map_err(|error| StartError::Bind { address: *address, what: "the REST API", error })
         })?;
+        let local = listen.socket.as_ref().map(|socket| {
+            let state = state.clone();
+            let server = limited!(HttpServer::new(move || app(state.clone())));
+            let server = server.on_connect(|_, connection| {
+                connection.insert(LocalOwner);
+            });
+            server.listen_uds(socket.try_clone()?)
+        });
+        let local = local.transpose().map_err(StartError::Socket)?;
         let plain = limited!(HttpServer::new(move || health_app(state.clone())));
         let plain = listen.health.iter().try_fold(plain, |server, address| {
             server.bind(address).map_err(|error| StartError::Bind { address: *address, what: "the probes", error })
@@ -202,6 +228,10 @@ impl Api {
         if !server.health_addresses.is_empty() {
             let plain = plain.run();
             server.running.push((plain.handle(), tokio::spawn(plain)));
+        }
+        if let Some(local) = local {
+            let local = local.run();
+            server.running.push((local.handle(), tokio::spawn(local)));
         }
         Ok(server)
     }
@@ -246,17 +276,21 @@ pub(super) struct State {
     pub(super) bodies: Bodies,
     /// The OpenAPI document.
     pub(super) document: String,
+    /// What each operation needs.
+    pub(super) operations: Operations,
     methods: BTreeMap<String, Vec<&'static str>>,
 }
 
 impl State {
     fn new(handles: Handles) -> Self {
+        let document = document::openapi();
         State {
             handles,
             failures: Failures::default(),
             bodies: Bodies::default(),
             document: document::openapi_json(),
-            methods: document::methods(&document::openapi()),
+            operations: Operations::of(&document),
+            methods: document::methods(&document),
         }
     }
 
@@ -405,6 +439,14 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(running::resume)
         .service(running::stop)
         .service(running::start)
+        .service(api_keys::list_api_keys)
+        .service(api_keys::get_api_key)
+        .service(api_keys::put_api_key)
+        .service(api_keys::patch_api_key)
+        .service(api_keys::delete_api_key)
+        .service(api_keys::rotate_api_key)
+        .service(audit::list_audit_log)
+        .service(whoami::who_am_i)
         .service(drain::get_drain)
         .service(drain::begin_drain)
         .service(drain::end_drain)
@@ -414,16 +456,21 @@ fn v1(config: &mut ServiceConfig<'_>) {
 
 /// Answers what no route answers: 405 when the path exists, else 404.
 async fn nothing_here(request: HttpRequest, state: web::Data<State>) -> HttpResponse {
+    nothing_fits(&request, &state).response()
+}
+
+/// That no operation fits the request.
+pub(super) fn nothing_fits(request: &HttpRequest, state: &State) -> Problem {
     let path = request.path();
     let Some(methods) = state.methods(path) else {
         let detail = format!("no operation has the path {path:?}; /openapi.json lists them all");
-        return Problem::new(ProblemKind::NotFound, detail).response();
+        return Problem::new(ProblemKind::NotFound, detail);
     };
     let mut detail = format!("{} cannot be used here; {} can", request.method(), methods.join(", "));
     if path.starts_with("/api/v1/domains") {
         detail.push_str(". Domains follow from recipient policies: write a recipient policy to add or remove one");
     }
-    Problem::new(ProblemKind::MethodNotAllowed, detail).with_header(header::ALLOW, methods.join(", ")).response()
+    Problem::new(ProblemKind::MethodNotAllowed, detail).with_header(header::ALLOW, methods.join(", "))
 }
 
 /// The outermost layer: request ids, HEAD, problems for everything that failed, headers that all answers have, a log line.

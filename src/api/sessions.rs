@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use actix_web::{HttpResponse, delete, get, web};
+use actix_web::{HttpRequest, HttpResponse, delete, get, web};
 use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::{IntoParams, ToSchema};
 
+use super::audit::audited;
 use super::codes::RequestCode;
 use super::errors::{ListErrors, ReadErrors};
 use super::problem::{Problem, ProblemKind};
@@ -243,15 +244,17 @@ pub async fn list_sessions(params: Params<SessionParams>, state: web::Data<State
 )]
 #[delete("/sessions/{id}")]
 pub async fn end_session(
+    request: HttpRequest,
     id: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    let ended = id.parse().is_ok_and(|id| state.handles.sessions.end(id));
-    if ended {
-        return Ok(HttpResponse::NoContent().finish());
-    }
-    Err(Problem::new(ProblemKind::NotFound, format!("there is no session {:?}; it may have ended", id.as_str())))
+    let missing =
+        || Problem::new(ProblemKind::NotFound, format!("there is no session {:?}; it may have ended", id.as_str()));
+    let session: SessionId = id.parse().map_err(|_| missing())?;
+    let deed = async { state.handles.sessions.end(session).then_some(()).ok_or_else(missing) };
+    audited(&request, &state, &format!("sessions/{session}"), "end", Value::Null, deed).await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// End sessions
@@ -270,8 +273,18 @@ pub async fn end_session(
     extensions(("x-scope" = json!("queue:write")))
 )]
 #[delete("/sessions")]
-pub async fn end_sessions(params: Params<EndParams>, state: web::Data<State>) -> HttpResponse {
-    HttpResponse::Ok().json(EndedSessions { ending: state.handles.sessions.end_all(&params.0.0) })
+pub async fn end_sessions(
+    request: HttpRequest,
+    params: Params<EndParams>,
+    state: web::Data<State>,
+) -> Result<HttpResponse, Problem> {
+    let filter = params.0.0;
+    let detail = json!({
+        "virtualServer": filter.virtual_server, "client": filter.client, "account": filter.account
+    });
+    let deed = async { Ok(state.handles.sessions.end_all(&filter)) };
+    let ending = audited(&request, &state, "sessions", "end", detail, deed).await?;
+    Ok(HttpResponse::Ok().json(EndedSessions { ending }))
 }
 
 fn session_example() -> Value {

@@ -56,6 +56,8 @@ pub enum ConditionType {
     Authenticated,
     /// Whether it could ask for the mail that waits elsewhere the last time (`requestDequeue`). Only there when it has asked.
     DequeueRequested,
+    /// Whether its time is over. Only there when it is.
+    Expired,
 }
 
 /// Whether a condition holds.

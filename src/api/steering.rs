@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::{IntoParams, ToSchema};
 
+use super::audit::audited;
 use super::body;
 use super::bulk::unknown_connector;
 use super::errors::{ActionErrors, ReadErrors, SteerErrors};
@@ -18,7 +19,7 @@ use super::mail::{self, MessageResource};
 use super::messages::{message_id, named, show};
 use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{self, FromQuery, NoParams, Params, Query};
-use super::resources::{actor, not_found, problem, shown};
+use super::resources::{actor, not_found, shown};
 use super::server::State;
 use crate::config::ViolationCode;
 use crate::model::mail::MessageId;
@@ -98,7 +99,9 @@ pub async fn resubmit_message(
     let id = message_id(&id)?;
     let asked: ResubmitRequest = optional(&request, payload).await?.unwrap_or_default();
     let to = asked.recipients.map(|given| recipients(&given)).transpose()?;
-    let sent = state.handles.steer.resubmit(id, to).await.map_err(|error| resubmitted(error, id))?;
+    let detail = to.as_ref().map_or(Value::Null, |to| json!({"recipients": to.len()}));
+    let deed = async { state.handles.steer.resubmit(id, to).await.map_err(|error| resubmitted(error, id)) };
+    let sent = audited(&request, &state, &format!("messages/{id}"), "resubmit", detail, deed).await?;
     match state.handles.operate.message(sent).await {
         Err(ActionError::NotFound) => Ok(HttpResponse::Accepted().finish()),
         _ => show(sent, &state).await,
@@ -184,6 +187,7 @@ pub async fn get_content(
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
     let (message, reader) = state.handles.steer.content(id).await.map_err(|error| named(error, id))?;
+    audited(&request, &state, &format!("messages/{id}"), "readContent", Value::Null, async { Ok(()) }).await?;
     tracing::info!(message.id = %id, key = actor(&request).key, "content was read");
     let mut answer = HttpResponse::Ok();
     answer.content_type("message/rfc822");
@@ -270,12 +274,14 @@ async fn act(request: &HttpRequest, name: &str, suspend: bool, state: &State) ->
         let actor = actor(request);
         let id = format!("{}/{connector}", Collection::Connectors.path());
         let verb = if suspend { "suspend" } else { "resume" };
-        configuration.record_action(&id, verb, &actor).await.map_err(|error| problem(error, name))?;
-        let done = match suspend {
-            true => steer.suspend(&connector, actor.key).await,
-            false => steer.resume(&connector).await,
+        let deed = async {
+            let done = match suspend {
+                true => steer.suspend(&connector, actor.key).await,
+                false => steer.resume(&connector).await,
+            };
+            done.map_err(super::queues::problem)
         };
-        done.map_err(super::queues::problem)?;
+        audited(request, state, &id, verb, Value::Null, deed).await?;
     }
     Ok(shown::<Connector>(object, state))
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
-use actix_web::{HttpMessage, HttpRequest, HttpResponse, post, web};
+use actix_web::{HttpRequest, HttpResponse, post, web};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::openapi::{RefOr, Required, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
-use super::auth::Principal;
+use super::auth::{self, Principal};
 use super::body;
 use super::codes::RequestCode;
 use super::errors::SubmitErrors;
@@ -438,7 +438,7 @@ struct Caller {
 
 impl Caller {
     fn of(request: &HttpRequest) -> Self {
-        let by = request.extensions().get::<Principal>().map(submitter);
+        let by = auth::caller(request).as_ref().map(submitter);
         Caller {
             by: Arc::new(by.unwrap_or(Submitter {
                 api_key: String::new(),
@@ -463,7 +463,7 @@ impl Caller {
 
 /// What the holder of a key may send. The one place where a key's sender rules come in.
 fn submitter(principal: &Principal) -> Submitter {
-    Submitter { api_key: principal.name.clone(), send_as: None, quotas: AccountQuotas::default() }
+    Submitter { api_key: principal.name.clone(), send_as: principal.send_as.clone(), quotas: principal.quotas.clone() }
 }
 
 /// What came of a message that was taken.

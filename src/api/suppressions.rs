@@ -10,6 +10,7 @@ use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
 use utoipa::{IntoParams, ToSchema};
 
+use super::audit::audited;
 use super::body;
 use super::codes::RequestCode;
 use super::errors::{ActionErrors, BulkErrors, ImportErrors, ListErrors, ReadErrors};
@@ -257,7 +258,8 @@ pub async fn add_suppression(
         .map_err(|errors| Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(errors))?;
     let known = &state.handles.suppressions;
     let key = entry.address.key();
-    let put = known.put(vec![entry], now()).await.map_err(problem)?;
+    let deed = async { known.put(vec![entry], now()).await.map_err(problem) };
+    let put = audited(&request, &state, &format!("suppressions/{key}"), "suppress", Value::Null, deed).await?;
     let stored = known.get(&key).map_err(|error| store_problem(&error))?;
     let stored = stored.map(Suppression::from).ok_or_else(|| missing(&key))?;
     let mut answer = if put.created > 0 { HttpResponse::Created() } else { HttpResponse::Ok() };
@@ -306,12 +308,18 @@ pub async fn get_suppression(
 )]
 #[delete("/suppressions/{address}")]
 pub async fn delete_suppression(
+    request: HttpRequest,
     address: web::Path<String>,
     _: Params<NoParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
-    let removed = state.handles.suppressions.remove(&key_of(&address)?).await.map_err(|error| store_problem(&error))?;
-    if removed { Ok(HttpResponse::NoContent().finish()) } else { Err(missing(&address)) }
+    let key = key_of(&address)?;
+    let deed = async {
+        let removed = state.handles.suppressions.remove(&key).await.map_err(|error| store_problem(&error))?;
+        if removed { Ok(()) } else { Err(missing(&address)) }
+    };
+    audited(&request, &state, &format!("suppressions/{key}"), "unsuppress", Value::Null, deed).await?;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// Import suppressions
@@ -338,6 +346,7 @@ pub async fn import_suppressions(
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     body::require_type(&request, &[NDJSON])?;
+    audited(&request, &state, "suppressions", "import", Value::Null, async { Ok(()) }).await?;
     let by = actor(&request).key;
     let mut lines = Lines::new(payload, MAX_LINE);
     let mut result = SuppressionImport::default();

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use utoipa::openapi::path::{Parameter, ParameterIn};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
+use super::audit::audited;
 use super::body::{self, BODY_TIMEOUT};
 use super::errors::{BulkErrors, ListErrors};
 use super::messages::MessageParams;
@@ -138,6 +139,7 @@ pub async fn export_queue(
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let filter = params.0.0.into_filter();
+    audited(&request, &state, "queues", "export", Value::Null, async { Ok(()) }).await?;
     tracing::info!(key = actor(&request).key, "the queue is exported");
     let pieces = state.handles.steer.export(filter);
     let pieces = stream::unfold(pieces, |mut pieces| async { Some((pieces.recv().await?, pieces)) });
@@ -173,6 +175,9 @@ pub async fn import_queue(
 ) -> Result<HttpResponse, Problem> {
     body::require_type(&request, &[NDJSON])?;
     let ImportParams { dry_run, held } = params.0;
+    if !dry_run {
+        audited(&request, &state, "queues", "import", json!({"held": held}), async { Ok(()) }).await?;
+    }
     let mut import = match state.handles.steer.import(held, dry_run) {
         Ok(import) => import,
         Err(busy) => return Err(Problem::new(ProblemKind::Conflict, busy.to_string())),

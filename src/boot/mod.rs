@@ -5,7 +5,9 @@
 //! workers finish the message they are at, REST stops, the store writes down what is on its way. What does not end within
 //! the grace time is cut: nothing that was acknowledged depends on a clean end.
 
+mod api_tls;
 mod exposition;
+mod keys;
 mod limits;
 mod logging;
 mod overload;
@@ -14,6 +16,7 @@ mod status;
 mod watch;
 mod welcome;
 
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +42,7 @@ use crate::model::time::Timestamp;
 use crate::net::clock::{Clock, SystemClock};
 use crate::net::connect::TcpConnect;
 use crate::net::http::Http;
+use crate::net::local_socket;
 use crate::net::resolver::Resolvers;
 use crate::observe::metrics::Metrics;
 use crate::outbound::{self, KeptPolicies, Outbound};
@@ -46,7 +50,7 @@ use crate::queue::turn::Turned;
 use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
 use crate::sinks::EventSinks;
-use crate::status::{Drain, Listeners, Masks, Overload, Running, Sessions};
+use crate::status::{Drain, KeyUse, Listeners, Masks, Overload, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
@@ -54,6 +58,9 @@ use crate::tlsrpt::{self, TlsReports};
 
 /// How long sessions and workers may take to end.
 const GRACE: Duration = Duration::from_secs(8);
+
+/// The socket in the data directory by which the machine's owner gets in without a key.
+const ADMIN_SOCKET: &str = "admin.sock";
 
 /// Prints the OpenAPI document.
 ///
@@ -116,9 +123,10 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let configuration = open_configuration(&options, &store, &clock).await?;
     let live = configuration.live().clone();
-    let keys = status::Keys::new(&options, configuration.clone())?;
-    let first_key = if keys.is_given() { None } else { configuration.make_first_key(false).await? };
+    let given = keys::Given::new(&options)?;
+    let first_key = if given.is_given() { None } else { configuration.make_first_key(false).await? };
 
+    let api_tls = api_tls::ApiTls::new(&options, &mut registry)?;
     let recipients = Arc::new(StoredRecipients(store.clone()));
     let queue = Queue::new(store.clone(), live.clone(), recipients.clone(), clock.clone(), metrics.clone());
     if let Some(copy) = options.restored_from.as_deref().filter(|copy| !copy.is_empty()) {
@@ -133,6 +141,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let sessions = Arc::new(Sessions::default());
     let masks = Arc::new(Masks::default());
     let running = Arc::new(Running::new(store.clone()));
+    let key_use = Arc::new(KeyUse::new(store.clone()));
     let drain = Arc::new(Drain::default());
     let overload = Arc::new(Overload::default());
 
@@ -241,7 +250,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             clock: clock.clone(),
             started: std::time::Instant::now(),
         }),
-        keys: Arc::new(keys),
+        keys: keys::all(given, &configuration, &key_use, &authenticator),
+        key_use,
         listeners: status::of_servers(live.clone(), listeners.clone(), running.clone(), masks),
         sessions: sessions.clone(),
         running,
@@ -259,10 +269,23 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         sinks: Some(event_sinks.clone()),
         draining: drain.watch(),
     };
-    let listen = Listen { api: vec![options.api_listen], health: options.health_listen.into_iter().collect() };
+    let (api_tls, tls) = api_tls.unzip();
+    let listen = Listen {
+        api: vec![options.api_listen],
+        health: options.health_listen.into_iter().collect(),
+        tls,
+        socket: admin_socket(&options),
+    };
     let api = Api::start(handles, &listen)?;
     for address in api.addresses() {
-        tracing::info!(listener = "api", address = %address, "listening");
+        let tls = listen.tls.is_some();
+        tracing::info!(listener = "api", address = %address, tls, "listening");
+        if !tls && !address.ip().is_loopback() {
+            tracing::warn!(
+                listener = "api", address = %address,
+                "REST is served without TLS beyond this machine: keys and secrets can be read on the way; give it                  BRIDGEHEAD_API_TLS_CERT and BRIDGEHEAD_API_TLS_KEY, or a proxy that encrypts"
+            );
+        }
     }
     for address in api.health_addresses() {
         tracing::info!(listener = "health", address = %address, "listening");
@@ -275,6 +298,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let telling = tokio::spawn(event_sinks.run(drain.watch()));
     let remembering = tokio::spawn(watch::retention(live.clone(), store.clone(), drain.watch()));
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
+    let watching_tls = api_tls.map(|tls| tokio::spawn(tls.watch(drain.clone())));
     let weighing = tokio::spawn(overload::watch(overload, store.clone(), live.clone(), drain.clone()));
     let following = watcher.map(|watcher| tokio::spawn(watch::directory(watcher, drain.clone())));
     welcome::show(&options, &live, &listeners, api.addresses(), first_key.as_ref()).await?;
@@ -290,6 +314,9 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         let _ = accepting.await;
         let _ = requesting.await;
         let _ = watching.await;
+        if let Some(watching) = watching_tls {
+            let _ = watching.await;
+        }
         let _ = weighing.await;
         let _ = reporting.await;
         if let Some(following) = following {
@@ -307,6 +334,9 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         tracing::warn!(sessions = sessions.count(), "the grace time is over; what is left is cut");
     }
     api.stop().await;
+    if listen.socket.is_some() {
+        let _ = std::fs::remove_file(options.data_dir.join(ADMIN_SOCKET));
+    }
     kept.save().await;
     tokio::task::spawn_blocking(move || {
         // sessions have gone on for a while
@@ -323,6 +353,18 @@ async fn run(options: Serve) -> anyhow::Result<()> {
 /// How connectors stand with the tokens that they log in with.
 fn logins(outbound: Arc<Outbound>) -> Arc<dyn Logins> {
     Arc::new(move |connector: &Connector| outbound.tokens_of(connector))
+}
+
+/// Opens `admin.sock`. The store is locked by then, so whatever lies there is of a dead process. Without it the appliance works,
+/// only commands on the machine need a key.
+fn admin_socket(options: &Serve) -> Option<Arc<UnixListener>> {
+    match local_socket::listen(&options.data_dir, ADMIN_SOCKET) {
+        Ok(socket) => Some(Arc::new(socket)),
+        Err(error) => {
+            tracing::warn!(%error, "admin.sock cannot be opened; commands on this machine need a key");
+            None
+        }
+    }
 }
 
 fn open_store(options: &Serve, metrics: &Metrics) -> anyhow::Result<Arc<Embedded>> {

@@ -1,104 +1,16 @@
-//! What the API shows of the running parts: probes, listeners, and who may call.
+//! What the API shows of the running parts: probes, listeners.
 
 use std::iter;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
-
-use anyhow::Context;
+use std::sync::Arc;
 
 use crate::api::{
-    self, AdminKey, BoundAddress, Check, Condition, ConditionStatus, ConditionType, Principal, Probe,
-    VirtualServerState, VirtualServerStatus,
+    self, BoundAddress, Check, Condition, ConditionStatus, ConditionType, Probe, VirtualServerState,
+    VirtualServerStatus,
 };
-use crate::cli::Serve;
 use crate::config::{Configuration, Live, VirtualServer};
 use crate::model::name::Name;
 use crate::status::{Drain, Halt, Listeners, Masks, Overload, Running};
 use crate::store::Store;
-
-/// Longest key file that is read.
-const MAX_KEY_FILE: u64 = 4096;
-
-/// The owner keys: the one that the process was given, or else the one that was made at first start.
-pub(super) struct Keys {
-    given: Given,
-    configuration: Arc<Configuration>,
-}
-
-enum Given {
-    Nothing,
-    Key(AdminKey),
-    File(PathBuf, Mutex<(Option<SystemTime>, Option<AdminKey>)>),
-}
-
-impl Keys {
-    pub(super) fn new(options: &Serve, configuration: Arc<Configuration>) -> anyhow::Result<Self> {
-        let given = match (&options.admin_key, &options.admin_key_file) {
-            (Some(key), _) => {
-                anyhow::ensure!(key.len() >= 16, "BRIDGEHEAD_ADMIN_KEY must have at least 16 characters");
-                Given::Key(AdminKey::new(key))
-            }
-            (None, Some(path)) => {
-                let key = read_key(path).with_context(|| format!("the key file {} cannot be used", path.display()))?;
-                Given::File(path.clone(), Mutex::new((modified(path), Some(AdminKey::new(&key)))))
-            }
-            (None, None) => Given::Nothing,
-        };
-        Ok(Keys { given, configuration })
-    }
-
-    /// A key was given; none has to be made.
-    pub(super) fn is_given(&self) -> bool {
-        !matches!(self.given, Given::Nothing)
-    }
-
-    fn verify_given(&self, key: &str) -> Option<Principal> {
-        match &self.given {
-            Given::Nothing => None,
-            Given::Key(given) => api::Keys::verify(given, key),
-            Given::File(path, known) => {
-                let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-                let now = modified(path);
-                if known.0 != now {
-                    // a file that is gone or broken is no key; the next change is read again
-                    let fresh = read_key(path).map(|key| AdminKey::new(&key)).ok();
-                    if fresh.is_none() {
-                        tracing::error!(file = %path.display(), "the owner key file cannot be read; no key is valid");
-                    }
-                    *known = (now, fresh);
-                }
-                known.1.as_ref().and_then(|given| api::Keys::verify(given, key))
-            }
-        }
-    }
-}
-
-impl api::Keys for Keys {
-    fn verify(&self, key: &str) -> Option<Principal> {
-        let given = self.verify_given(key);
-        let first = match self.configuration.verify_first_key(key) {
-            Ok(valid) => valid.then(|| Principal { name: "first-key".to_owned() }),
-            Err(error) => {
-                tracing::error!(error = %error, "keys cannot be read");
-                None
-            }
-        };
-        given.or(first)
-    }
-}
-
-fn modified(path: &PathBuf) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
-}
-
-fn read_key(path: &PathBuf) -> anyhow::Result<String> {
-    anyhow::ensure!(std::fs::metadata(path)?.len() <= MAX_KEY_FILE, "it is too large for a key");
-    let key = std::fs::read_to_string(path)?;
-    let key = key.trim_end_matches(['\r', '\n']);
-    anyhow::ensure!(key.len() >= 16, "a key must have at least 16 characters");
-    Ok(key.to_owned())
-}
 
 /// The probes.
 pub(super) struct Health {

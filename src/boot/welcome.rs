@@ -78,7 +78,8 @@ fn words(
             }
         }
     }
-    let base = api.first().map(|address| format!("http://{}", reachable(*address))).unwrap_or_default();
+    let scheme = if options.api_tls_cert.is_some() { "https" } else { "http" };
+    let base = api.first().map(|address| format!("{scheme}://{}", reachable(*address))).unwrap_or_default();
     let _ = writeln!(text, "  REST    {base}/api/v1");
     let _ = writeln!(text, "  Docs    {base}/docs/   (OpenAPI: {base}/openapi.json)");
     let _ = writeln!(text, "  Data    {}", options.data_dir.display());

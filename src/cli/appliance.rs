@@ -110,7 +110,12 @@ impl Token {
         }
         let path = format!("/api/v1/api-keys/{}", segment(&name));
         let answer = client.json(Method::PUT, &path, &[], Body::Json(json!({"spec": spec}))).await?;
-        let key = cell(&answer, "/key");
+        let mut key = cell(&answer, "/key");
+        if key.is_empty() {
+            // one of this name was there, and has kept its key
+            let rotated = client.json(Method::POST, &format!("{path}/rotate"), &[], Body::Json(json!({}))).await?;
+            key = cell(&rotated, "/key");
+        }
         if key.is_empty() {
             bail!("the appliance made the key {name} and did not show it");
         }

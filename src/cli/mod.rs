@@ -155,6 +155,12 @@ pub struct Serve {
     /// Where REST and its documentation listen.
     #[arg(long, env = "BRIDGEHEAD_API_LISTEN", default_value = "127.0.0.1:8025", value_name = "ADDRESS")]
     pub api_listen: SocketAddr,
+    /// The certificate chain (PEM) that REST is served with over TLS; the file is watched.
+    #[arg(long, env = "BRIDGEHEAD_API_TLS_CERT", requires = "api_tls_key", value_name = "FILE")]
+    pub api_tls_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "BRIDGEHEAD_API_TLS_KEY", requires = "api_tls_cert", value_name = "FILE")]
+    pub api_tls_key: Option<PathBuf>,
     /// Where plain /livez, /readyz, /startupz and /metrics listen, without keys.
     #[arg(long, env = "BRIDGEHEAD_HEALTH_LISTEN", value_name = "ADDRESS")]
     pub health_listen: Option<SocketAddr>,

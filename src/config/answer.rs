@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
+use super::authority::Authority;
 use super::effects::Effects;
 use super::object::Object;
 use super::violation::{Violation, Warning};
+use crate::model::name::Name;
 use crate::model::spec::Collection;
 use crate::store::StoreError;
 
@@ -44,14 +46,20 @@ pub enum IfMatch {
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Actor {
-    /// The name of the API key; `system` for the appliance itself.
+    /// The name of the API key, or the username of a token; `system` for the appliance itself.
     pub key: String,
+    /// Who issued the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity_provider: Option<Name>,
     /// The client's address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub client: Option<IpAddr>,
     /// The request's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
+    /// What it may do; for the judging of changes, not for the log.
+    #[serde(skip)]
+    pub authority: Authority,
 }
 
 /// What a change did to the object.
@@ -136,6 +144,9 @@ pub enum ChangeError {
     /// The object cannot be deleted (409).
     #[error("{0}")]
     Protected(String),
+    /// The actor may not do it (403).
+    #[error("{0}")]
+    Forbidden(String),
     /// The precondition does not hold (412).
     #[error("the object is not in the state that the request asks for")]
     PreconditionFailed {

@@ -211,6 +211,7 @@ impl Configuration {
                 wishes.extend(self.left_out(document, &options.owner).await?);
             }
             let how = How {
+                authority: &actor.authority,
                 owner: &options.owner,
                 take_over: options.take_over,
                 claims: true,

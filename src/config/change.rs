@@ -8,6 +8,7 @@
 use serde_json::{Value, json};
 
 use super::answer::{Actor, ChangeError, ChangeKind, Outcome, Precondition};
+use super::authority::Authority;
 use super::configuration::{Configuration, State, checked_name};
 use super::history::RevisionKind;
 use super::object::Record;
@@ -108,7 +109,10 @@ impl Configuration {
         let mut state = self.lock().await;
         let mut tries = 1;
         loop {
-            let (before, plan) = self.plan_one(&state, collection, &name, &request, precondition, mode).await?;
+            // before anything is said about the object
+            self.permit(actor, collection, &name)?;
+            let (before, plan) =
+                self.plan_one(&state, collection, &name, &request, precondition, mode, &actor.authority).await?;
             let Plan { steps, warnings, mut effects, draft, next, recorded, .. } = plan;
             let step = steps.into_iter().next();
             let change = step.as_ref().map_or(ChangeKind::Unchanged, |step| step.change);
@@ -151,6 +155,7 @@ impl Configuration {
         request: &Request<'_>,
         precondition: &Precondition,
         mode: WriteMode,
+        authority: &Authority,
     ) -> Result<(Option<Record>, Plan), ChangeError> {
         let before = read_record(&*self.store, collection, name)?;
         precondition.check(before.as_ref().map(|record| record.generation))?;
@@ -170,8 +175,14 @@ impl Configuration {
         let delete = wanted.is_none();
         let want = wanted.map_or(Want::Gone, |(labels, spec)| Want::Be { labels, spec });
         let wishes = vec![Wish { collection, name: name.clone(), want }];
-        let how =
-            How { owner: API, take_over: mode.take_over, claims: false, lenient: false, kind: RevisionKind::Write };
+        let how = How {
+            authority,
+            owner: API,
+            take_over: mode.take_over,
+            claims: false,
+            lenient: false,
+            kind: RevisionKind::Write,
+        };
         let plan = self.plan(state, wishes, how).await;
         let plan = plan.map_err(|refused| refused.of_one(&object_id(collection, name), delete))?;
         Ok((before, plan))

@@ -5,6 +5,7 @@
 
 mod access;
 mod accounts;
+mod api_keys;
 mod event_sinks;
 mod fetching;
 mod filters;
@@ -35,10 +36,12 @@ use crate::model::pattern::ClientPattern;
 use crate::model::secret::Secret;
 use crate::model::size::Size;
 use crate::model::spec::account::AccountPassword;
+use crate::model::spec::identity_provider::ProviderUse;
 use crate::model::spec::recipient_policy::Filter;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, EventSinkSpec, FilterSpec, IdentityProviderSpec,
-    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
+    AccountSpec, ApiKeySpec, CertificateSpec, Collection, ConnectorSpec, DEFAULT, EventSinkSpec, FilterSpec,
+    IdentityProviderSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec,
+    VirtualServerSpec,
 };
 use crate::model::time::Timestamp;
 use crate::smtp::address::Mailbox;
@@ -55,6 +58,7 @@ pub struct Objects {
     identity_providers: BTreeMap<Name, (u64, Arc<IdentityProviderSpec>)>,
     filters: BTreeMap<Name, (u64, Arc<FilterSpec>)>,
     remote_domains: BTreeMap<Name, (u64, Arc<RemoteDomainSpec>)>,
+    api_keys: BTreeMap<Name, (u64, Arc<ApiKeySpec>)>,
     event_sinks: BTreeMap<Name, (u64, Arc<EventSinkSpec>)>,
     settings: Option<(u64, Arc<SettingsSpec>)>,
     /// The values of their secrets, of objects that have any.
@@ -89,6 +93,7 @@ impl Objects {
             Spec::IdentityProvider(spec) => drop(self.identity_providers.insert(name, (generation, spec))),
             Spec::Filter(spec) => drop(self.filters.insert(name, (generation, spec))),
             Spec::RemoteDomain(spec) => drop(self.remote_domains.insert(name, (generation, spec))),
+            Spec::ApiKey(spec) => drop(self.api_keys.insert(name, (generation, spec))),
             Spec::EventSink(spec) => drop(self.event_sinks.insert(name, (generation, spec))),
             Spec::Settings(spec) => self.settings = Some((generation, spec)),
             Spec::Recipient(_) => {}
@@ -108,6 +113,7 @@ impl Objects {
             Collection::IdentityProviders => drop(self.identity_providers.remove(name)),
             Collection::Filters => drop(self.filters.remove(name)),
             Collection::RemoteDomains => drop(self.remote_domains.remove(name)),
+            Collection::ApiKeys => drop(self.api_keys.remove(name)),
             Collection::EventSinks => drop(self.event_sinks.remove(name)),
             Collection::Settings => self.settings = None,
             Collection::Recipients => {}
@@ -143,6 +149,11 @@ impl Objects {
     /// Whether there is an identity provider of this name.
     pub fn has_identity_provider(&self, name: &Name) -> bool {
         self.identity_providers.contains_key(name)
+    }
+
+    /// Whether accounts may not log in with the tokens of an identity provider that is there.
+    pub fn is_for_api_only(&self, name: &Name) -> bool {
+        self.identity_providers.get(name).is_some_and(|(_, spec)| !spec.uses.contains(&ProviderUse::Smtp))
     }
 
     /// The passwords of accounts that lie outside of the store, with the username of each.
@@ -197,6 +208,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     routes::check(objects, &mut found);
     let accounts = accounts::accounts(objects, previous, around.vault, &mut found);
     let identity_providers = accounts::identity_providers(objects, previous, &mut found);
+    let api_keys = api_keys::api_keys(objects, previous, around.vault, &mut found);
     filters::check(objects, &mut found);
     remote_domains::check(objects, &mut found);
     event_sinks::check(objects, &mut found);
@@ -229,6 +241,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
         settings,
         accounts,
         identity_providers,
+        api_keys,
         warnings,
     })
 }
@@ -437,6 +450,7 @@ fn check_settings(objects: &Objects, settings: &SettingsSpec, found: &mut Findin
         }
     }
     found.at_least(of, "/spec/retention/deadLetter", settings.retention.dead_letter, Duration::from_secs(60));
+    found.at_least(of, "/spec/retention/audit", settings.retention.audit, Duration::from_secs(86_400));
     found.at_least(of, "/spec/retention/tracking", settings.retention.tracking, Duration::from_secs(3_600));
     if settings.retention.tracking_size < Size::from_bytes(64 << 20) {
         found.wrong(of, "/spec/retention/trackingSize", ViolationCode::OutOfRange, "at least 64MiB is needed");

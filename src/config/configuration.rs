@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::OwnedMutexGuard;
 
 use super::answer::ChangeError;
+use super::audit::Actions;
 use super::compile::{Objects, Surroundings, compile};
 use super::directory::Files;
 use super::history::History;
@@ -66,6 +67,7 @@ pub struct Configuration {
     pub(super) preflights: Mutex<Vec<Arc<dyn Preflight>>>,
     pub(super) queued_mail: OnceLock<Arc<dyn QueuedMail>>,
     pub(super) files: Mutex<Files>,
+    pub(super) actions: Actions,
 }
 
 /// What is committed, as the writer sees it.
@@ -100,6 +102,7 @@ impl Configuration {
             preflights: Mutex::default(),
             queued_mail: OnceLock::new(),
             files: Mutex::default(),
+            actions: Actions::default(),
         }))
     }
 

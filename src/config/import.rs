@@ -82,10 +82,11 @@ impl Import<'_> {
                 true => Recorded::continuing(state.revision, RevisionKind::Import, &state.history),
                 false => Recorded::new(state.revision, RevisionKind::Import),
             };
-            let (take_over, files) = (self.take_over, configuration.has_files());
+            let (take_over, files, authority) =
+                (self.take_over, configuration.has_files(), self.actor.authority.clone());
             let (state, draft, recorded, planned) = blocking(move || {
                 let mut draft = draft;
-                let how = How { owner: API, take_over, claims: false, files };
+                let how = How { authority: &authority, owner: API, take_over, claims: false, files };
                 let planned = plan(&mut *draft, &mut recorded, &state, &current, &lines, how);
                 (state, draft, recorded, planned)
             })

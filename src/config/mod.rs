@@ -14,6 +14,7 @@
 //! | `address/<mailbox key>` | which recipient has the address, and its mailbox store |
 //! | `revision/…`, `revision-part/…` | what it takes to go back ([`history`]) |
 //! | `audit/<revision>` | who changed what, when, from what to what; the last 10,000 |
+//! | `action/<number>` | who did what else, when; the last 10,000 ([`audit`]) |
 //! | `secret/first-key` | the SHA-256 of the first owner key |
 //! | `secret/fingerprint-key` | the key under which secrets have their fingerprints ([`secrets`]) |
 //!
@@ -23,7 +24,8 @@
 
 pub mod answer;
 pub mod apply;
-mod audit;
+pub mod audit;
+mod authority;
 pub mod certificates;
 pub mod change;
 mod client_list;
@@ -65,6 +67,8 @@ pub mod strict;
 pub mod violation;
 
 pub use answer::{Actor, ChangeError, ChangeKind, IfMatch, Outcome, OwnedObject, Precondition, Reference};
+pub use audit::{ActionId, AuditFilter, AuditPage, AuditPosition};
+pub use authority::Authority;
 pub use certificates::{Certificate, Fault};
 pub use change::WriteMode;
 pub use client_list::{ClientList, Peer};

@@ -12,11 +12,13 @@ use crate::model::labels::Labels;
 use crate::model::name::Name;
 use crate::model::secret::Secret;
 use crate::model::spec::account::AccountPassword;
+use crate::model::spec::api_key::ApiKeySecret;
 use crate::model::spec::connector::Authentication;
 use crate::model::spec::recipient::StampedAddress;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, Collection, ConnectorSpec, EventSinkSpec, FilterSpec, IdentityProviderSpec,
-    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
+    AccountSpec, ApiKeySpec, CertificateSpec, Collection, ConnectorSpec, EventSinkSpec, FilterSpec,
+    IdentityProviderSpec, MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec,
+    VirtualServerSpec,
 };
 
 /// An object of the configuration, as it is shown.
@@ -102,6 +104,8 @@ pub enum Spec {
     Filter(Arc<FilterSpec>),
     /// Of a remote domain.
     RemoteDomain(Arc<RemoteDomainSpec>),
+    /// Of an API key.
+    ApiKey(Arc<ApiKeySpec>),
     /// Of an event sink.
     EventSink(Arc<EventSinkSpec>),
     /// The settings.
@@ -125,6 +129,7 @@ impl Spec {
             Collection::IdentityProviders => from_value(spec).map(Spec::IdentityProvider),
             Collection::Filters => from_value(spec).map(Spec::Filter),
             Collection::RemoteDomains => from_value(spec).map(Spec::RemoteDomain),
+            Collection::ApiKeys => from_value(spec).map(Spec::ApiKey),
             Collection::EventSinks => from_value(spec).map(Spec::EventSink),
             Collection::Settings => from_value(spec).map(Spec::Settings),
         }
@@ -143,6 +148,7 @@ impl Spec {
             Spec::IdentityProvider(_) => Collection::IdentityProviders,
             Spec::Filter(_) => Collection::Filters,
             Spec::RemoteDomain(_) => Collection::RemoteDomains,
+            Spec::ApiKey(_) => Collection::ApiKeys,
             Spec::EventSink(_) => Collection::EventSinks,
             Spec::Settings(_) => Collection::Settings,
         }
@@ -156,6 +162,10 @@ impl Spec {
             Spec::Account(spec) => match &mut Arc::make_mut(spec).password {
                 Some(AccountPassword::Secret(secret)) => vec![("/password".to_owned(), secret)],
                 Some(AccountPassword::Hash(_)) | None => Vec::new(),
+            },
+            Spec::ApiKey(spec) => match &mut Arc::make_mut(spec).key {
+                Some(ApiKeySecret::Secret(secret)) => vec![("/key".to_owned(), secret)],
+                Some(ApiKeySecret::Hash { .. }) | None => Vec::new(),
             },
             Spec::MailboxStore(spec) => match Arc::make_mut(spec) {
                 MailboxStoreSpec::Webhook(hook) => vec![("/secret".to_owned(), &mut hook.secret)],
@@ -192,6 +202,7 @@ impl Spec {
             Spec::IdentityProvider(spec) => to_value(spec),
             Spec::Filter(spec) => to_value(spec),
             Spec::RemoteDomain(spec) => to_value(spec),
+            Spec::ApiKey(spec) => to_value(spec),
             Spec::EventSink(spec) => to_value(spec),
             Spec::Settings(spec) => to_value(spec),
         }

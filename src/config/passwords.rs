@@ -25,9 +25,10 @@ use crate::model::spec::account::AccountPassword;
 pub(super) struct Derived(Mutex<HashMap<(String, Fingerprint), Arc<Verifier>>>);
 
 impl Vault {
-    /// Puts what can check a password in the place of one that was given, and looks whether one outside can be read.
+    /// Puts what can check a password, or an API key, in the place of one that was given, and looks whether one outside can
+    /// be read.
     pub(super) async fn keep_password(&self, spec: &mut Spec, before: Option<&Record>) -> Result<(), Vec<Violation>> {
-        let Spec::Account(account) = spec else { return Ok(()) };
+        let Spec::Account(account) = spec else { return self.keep_key(spec, before) };
         let Some(password) = &mut Arc::make_mut(account).password else { return Ok(()) };
         let refuse = |field: &str, code, detail: String| {
             Err(vec![Violation::new(format!("/spec/password/{field}"), code, detail)])

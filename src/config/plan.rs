@@ -12,6 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::answer::{ChangeError, ChangeKind, OwnedObject};
+use super::authority::Authority;
 use super::compile::Objects;
 use super::configuration::{Configuration, State, blocking};
 use super::effects::Effects;
@@ -58,6 +59,8 @@ pub(super) enum Want {
 /// By what right, and how.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct How<'a> {
+    /// What the one who wants it may change.
+    pub authority: &'a Authority,
     /// Whose the objects are afterwards.
     pub owner: &'a str,
     /// Whether what belongs to somebody else may be written.
@@ -134,9 +137,9 @@ impl Configuration {
         let mut tolerated = Vec::new();
         let (judged, mut owned) = self.judge(others, how, &mut tolerated).await?;
         let (store, taker, files) = (self.store.clone(), how.owner.to_owned(), self.has_files());
-        let (take_over, claims) = (how.take_over, how.claims);
+        let (take_over, claims, authority) = (how.take_over, how.claims, how.authority.clone());
         let work = blocking(move || {
-            let how = recipient_set::How { owner: &taker, take_over, claims, files };
+            let how = recipient_set::How { authority: &authority, owner: &taker, take_over, claims, files };
             recipient_set::judge(&*store, recipients, how)
         });
         let (recipients, more) = work.await??;
@@ -168,8 +171,13 @@ impl Configuration {
     ) -> Result<(Vec<Judged>, Vec<OwnedObject>), Refused> {
         let (mut judged, mut owned, mut found) = (Vec::with_capacity(wishes.len()), Vec::new(), Vec::new());
         for Wish { collection, name, want } in wishes {
+            how.authority.may_write(collection)?;
             let before = read_record(&*self.store, collection, &name)?;
+            if let Some(Record { labels, spec, .. }) = &before {
+                how.authority.reaches(collection, &name, labels, spec)?;
+            }
             let whose = recipient_set::How {
+                authority: how.authority,
                 owner: how.owner,
                 take_over: how.take_over,
                 claims: how.claims,
@@ -253,6 +261,7 @@ impl Configuration {
         };
         let generation = before.as_ref().map_or(1, |record| record.generation + 1);
         let record = Record::new(labels, &owner, generation, spec.value(), secrets);
+        how.authority.reaches(collection, name, &record.labels, &record.spec)?;
         Ok((judged(before, Some((record, spec)), change), lacking))
     }
 

@@ -7,7 +7,10 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
+
 use super::answer::{ChangeKind, OwnedObject};
+use super::authority::Authority;
 use super::compile::Objects;
 use super::effects::Effects;
 use super::history::Recorded;
@@ -32,6 +35,7 @@ const MOST_GROUPS: usize = 20;
 /// By what right objects are written.
 #[derive(Clone, Copy)]
 pub(super) struct How<'a> {
+    pub authority: &'a Authority,
     pub owner: &'a str,
     pub take_over: bool,
     pub claims: bool,
@@ -105,7 +109,11 @@ pub(super) fn judge(
 ) -> Result<(Vec<RecipientStep>, Vec<OwnedObject>), Refused> {
     let (mut steps, mut owned) = (Vec::with_capacity(wishes.len()), Vec::new());
     for Wish { name, want, .. } in wishes {
+        // of recipients only the labels say who may write them
+        let reaches = |labels: &Labels| how.authority.reaches(Collection::Recipients, &name, labels, &Value::Null);
+        how.authority.may_write(Collection::Recipients)?;
         let before = read_record(store, Collection::Recipients, &name)?;
+        before.as_ref().map_or(Ok(()), |record| reaches(&record.labels))?;
         if let Some(record) = &before
             && let Some(other) = how.somebody_elses(Collection::Recipients, &name, &record.owner)
         {
@@ -127,6 +135,7 @@ pub(super) fn judge(
                 Some(After { labels: record.labels, spec, owner: record.owner, earlier: record.addresses })
             }
         };
+        after.as_ref().map_or(Ok(()), |after| reaches(&after.labels))?;
         let (is_new, generation) = (before.is_none(), before.as_ref().map_or(0, |record| record.generation) + 1);
         let change = match (&before, &after) {
             (None, None) => continue,

@@ -130,7 +130,14 @@ impl Configuration {
             let (store, history) = (self.store.clone(), state.history.clone());
             let files = self.has_files();
             let wishes = blocking(move || wishes(&*store, history.at(&*store, revision)?, files)).await??;
-            let how = How { owner: "", take_over: true, claims: true, lenient: false, kind: RevisionKind::Rollback };
+            let how = How {
+                authority: &actor.authority,
+                owner: "",
+                take_over: true,
+                claims: true,
+                lenient: false,
+                kind: RevisionKind::Rollback,
+            };
             let plan = self.plan(&state, wishes, how).await.map_err(ChangeError::from)?;
             match self.carry_out(state, plan, dry_run, "", actor).await? {
                 Carried::Done(applied) => return Ok(*applied),

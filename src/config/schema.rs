@@ -19,8 +19,8 @@ use super::violation::{Violation, ViolationCode};
 use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
 use crate::model::spec::{
-    AccountSpec, CertificateSpec, ConnectorSpec, EventSinkSpec, FilterSpec, IdentityProviderSpec, MailboxStoreSpec,
-    RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
+    AccountSpec, ApiKeySpec, CertificateSpec, ConnectorSpec, EventSinkSpec, FilterSpec, IdentityProviderSpec,
+    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
 };
 
 /// Most violations that are told of one body.
@@ -109,6 +109,7 @@ pub fn schema(collection: Collection) -> Value {
         Collection::IdentityProviders => collect::<IdentityProviderSpec>(&mut schemas),
         Collection::Filters => collect::<FilterSpec>(&mut schemas),
         Collection::RemoteDomains => collect::<RemoteDomainSpec>(&mut schemas),
+        Collection::ApiKeys => collect::<ApiKeySpec>(&mut schemas),
         Collection::EventSinks => collect::<EventSinkSpec>(&mut schemas),
         Collection::Settings => collect::<SettingsSpec>(&mut schemas),
     };
@@ -168,6 +169,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-host-name", parse::<crate::model::host::HostName>),
     ("bridgehead-http-url", parse::<crate::model::http_url::HttpUrl>),
     ("bridgehead-ip-address", parse::<crate::model::host::IpAddress>),
+    ("bridgehead-key-digest", parse::<crate::model::key_digest::KeyDigest>),
     ("bridgehead-label-selector", parse::<crate::model::labels::LabelSelector>),
     ("bridgehead-mailbox", parse::<crate::smtp::address::Mailbox>),
     ("bridgehead-mailbox-pattern", parse::<crate::model::mailbox_pattern::MailboxPattern>),
@@ -454,8 +456,8 @@ mod tests {
             [("/spec/quota/files".to_owned(), UnknownField), ("/spec/quota/size".to_owned(), InvalidValue)]
         );
         assert_eq!(
-            wrong(Collection::Settings, json!({"spec": {"retention": {"audit": "1d"}}})),
-            only("/spec/retention/audit", UnknownField)
+            wrong(Collection::Settings, json!({"spec": {"retention": {"nothing": "1d"}}})),
+            only("/spec/retention/nothing", UnknownField)
         );
     }
 

@@ -8,7 +8,7 @@ use super::certificates::{Certificate, Fault};
 use super::filters::Filter;
 use super::secrets::Unresolved;
 use super::{ClientList, Peer, Warning};
-use crate::accounts::{Accounts, IdentityProvider, Realm};
+use crate::accounts::{Accounts, ApiKeys, IdentityProvider, Realm};
 use crate::directory::Domains;
 use crate::model::host::HostName;
 use crate::model::name::Name;
@@ -47,6 +47,8 @@ pub struct Snapshot {
     pub accounts: Arc<Accounts>,
     /// Whose tokens may be taken. An object that did not change is the same `Arc` as before.
     pub identity_providers: BTreeMap<Name, Arc<IdentityProvider>>,
+    /// Who may call the REST API.
+    pub api_keys: Arc<ApiKeys>,
     /// The settings.
     pub settings: Arc<SettingsSpec>,
     /// The server that sends what none took; `None` only when there is no virtual server.

@@ -445,7 +445,7 @@ mod tests {
         }
 
         async fn put(&self, collection: Collection, name: &str, spec: Value) {
-            let actor = Actor { key: "test".into(), client: None, request_id: None };
+            let actor = Actor { key: "test".into(), ..Actor::default() };
             let (body, any) = (json!({"spec": spec}), Precondition::default());
             self.configuration.put(collection, name, &body, &any, &actor, false).await.unwrap();
         }

@@ -60,6 +60,16 @@ impl LabelSelector {
         })
     }
 
+    /// Whether it has all terms of another one, so that it picks nothing that the other would not.
+    pub fn narrows(&self, other: &LabelSelector) -> bool {
+        other.0.iter().all(|term| self.0.contains(term))
+    }
+
+    /// What both pick.
+    pub fn and(&self, other: &LabelSelector) -> LabelSelector {
+        LabelSelector(self.0.iter().chain(&other.0).cloned().collect())
+    }
+
     /// True when it picks everything.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

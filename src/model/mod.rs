@@ -1,11 +1,13 @@
 //! Configuration and mail as valid values, and nothing else: no IO, no clock, no policy.
 
+pub mod access;
 pub mod dns_list;
 pub mod duration;
 pub mod event_kind;
 pub mod failure;
 pub mod host;
 pub mod http_url;
+pub mod key_digest;
 pub mod labels;
 pub mod mail;
 pub mod mailbox_pattern;

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod connect;
 pub mod dns_list;
 pub mod http;
+pub mod local_socket;
 pub mod mta_sts;
 pub mod oauth;
 pub mod post;

@@ -189,7 +189,7 @@ impl Fixture {
     }
 
     async fn put(&self, collection: Collection, name: &str, spec: Value) {
-        let actor = Actor { key: "test".into(), client: None, request_id: None };
+        let actor = Actor { key: "test".into(), ..Actor::default() };
         let body = json!({"spec": spec});
         self.configuration.put(collection, name, &body, &Precondition::default(), &actor, false).await.unwrap();
     }

@@ -3,6 +3,7 @@
 //!
 //! Running state, not configuration. Only what an operator did ([`Running`]) is stored, to hold over a restart.
 
+mod key_use;
 mod masks;
 mod overload;
 mod rates;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use crate::model::name::Name;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
+pub use key_use::KeyUse;
 pub use masks::Masks;
 pub use overload::{Load, Measured, Overload, Overloaded};
 pub use running::{Halt, Halted, Running};

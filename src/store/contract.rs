@@ -446,6 +446,15 @@ fn configuration_compares_and_sets(engine: &impl Engine) {
         assert_eq!(ConfigStore::commit(&store, 2, change).await.unwrap(), 3);
         assert_eq!(keys(store.scan("object/", None, 10).unwrap()), ["object/ab", "object/b"]);
         assert_eq!(keys(store.scan("many/", Some("many/02998"), 10).unwrap()), ["many/02999"]);
+        for n in 0..3 {
+            store
+                .annotate(vec![(format!("note/{n}"), Some(vec![n])), ("other".to_owned(), Some(vec![n]))])
+                .await
+                .unwrap();
+        }
+        store.annotate(vec![("note/1".to_owned(), None), ("other".to_owned(), Some(vec![]))]).await.unwrap();
+        assert_eq!(store.revision(), 3, "a note is no change");
+        assert_eq!(keys(store.scan("note/", None, 10).unwrap()), ["note/0", "note/2"]);
     });
     store.close();
     drop(store);
@@ -454,6 +463,8 @@ fn configuration_compares_and_sets(engine: &impl Engine) {
     assert_eq!(store.get("object/a").unwrap(), None);
     assert_eq!(store.get("object/b").unwrap(), Some(big));
     assert_eq!(store.get("other").unwrap(), Some(vec![]));
+    assert_eq!(store.get("note/2").unwrap(), Some(vec![2]));
+    assert_eq!(store.get("note/1").unwrap(), None);
     let many = store.scan("many/", None, 10_000).unwrap();
     assert_eq!(many.len(), 3_000);
     assert!(

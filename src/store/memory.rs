@@ -333,6 +333,17 @@ impl ConfigStore for MemoryStore {
         Ok(committed)
     }
 
+    async fn annotate(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        let mut inner = self.lock();
+        for (key, value) in writes {
+            match value {
+                Some(value) => drop(inner.config.insert(key, value)),
+                None => drop(inner.config.remove(&key)),
+            }
+        }
+        Ok(())
+    }
+
     fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft> {
         Box::new(InMemoryDraft::new(self))
     }

@@ -315,6 +315,10 @@ pub trait ConfigStore: Send + Sync {
     /// `Conflict` when `expected` is not in force.
     async fn commit(&self, expected: u64, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<u64, StoreError>;
 
+    /// Writes what is no configuration, only kept with it (what an operator did): all of it or nothing, durable when it
+    /// returns, without a new revision and whatever revision is in force. Its keys are in no change.
+    async fn annotate(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError>;
+
     /// Starts a change that is made step by step and may be larger than memory. Dropped without commit, nothing remains.
     fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft>;
 }

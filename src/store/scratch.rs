@@ -50,6 +50,17 @@ impl ConfigStore for Scratch {
         Ok(held.0)
     }
 
+    async fn annotate(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        let mut held = self.lock();
+        for (key, value) in writes {
+            match value {
+                Some(value) => drop(held.1.insert(key, value)),
+                None => drop(held.1.remove(&key)),
+            }
+        }
+        Ok(())
+    }
+
     fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft> {
         Box::new(InMemoryDraft::new(self))
     }

@@ -123,7 +123,7 @@ impl Bench {
     }
 
     async fn set(&self, settings: Value) {
-        let actor = Actor { key: "test".into(), client: None, request_id: None };
+        let actor = Actor { key: "test".into(), ..Actor::default() };
         let body = json!({"spec": {"organization": "Us", "tlsReporting": settings}});
         let condition = Precondition::default();
         self.configuration.put(Collection::Settings, "settings", &body, &condition, &actor, false).await.unwrap();

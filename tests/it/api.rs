@@ -56,7 +56,7 @@ fn answers_as_documented(document: &Value, operation: &Value, answer: &Answer) {
     }
 }
 
-fn example_path(path: &str, operation: &Value) -> String {
+pub fn example_path(path: &str, operation: &Value) -> String {
     let parameters = operation["parameters"].as_array().into_iter().flatten();
     parameters.filter(|parameter| parameter["in"] == "path").fold(path.to_owned(), |path, parameter| {
         let name = format!("{{{}}}", parameter["name"].as_str().unwrap());

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bridgehead::api::{
-    AdminKey, Api, BoundAddress, Check, Condition, ConditionStatus, ConditionType, FirstKey, Handles, Health, Keys,
-    Listen, Probe, Server, StartError, VirtualServerState, VirtualServerStatus,
+    AdminKey, Api, ApiKeySource, BoundAddress, Check, Condition, ConditionStatus, ConditionType, FirstKey, Handles,
+    Health, Keys, Listen, Probe, Server, StartError, VirtualServerState, VirtualServerStatus,
 };
 use bridgehead::config::VirtualServer;
 use bridgehead::config::{Configuration, FirstStart, OpenOptions, Snapshot};
@@ -32,7 +32,7 @@ use bridgehead::queue::operate::{
 use bridgehead::queue::whereabouts::{Inquiry, Whereabouts};
 use bridgehead::routing::Connector;
 use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe, TestResult};
-use bridgehead::status::{Running, Sessions};
+use bridgehead::status::{KeyUse, Running, Sessions};
 use bridgehead::store::history::{Chunk, Position};
 use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, NoteStore, PageKey, StoreError};
 use bridgehead::tlsrpt::TlsReports;
@@ -207,8 +207,12 @@ impl House {
         let queue = Arc::new(Queue::default());
         let ready = Arc::new(AtomicBool::new(true));
         let sessions = Arc::new(Sessions::default());
-        let keys: Vec<Box<dyn Keys>> =
-            vec![Box::new(FirstKey::new(configuration.clone())), Box::new(AdminKey::new(KEY))];
+        let key_use = Arc::new(KeyUse::new(Arc::new(Controls::default())));
+        let keys: Vec<Box<dyn Keys>> = vec![
+            Box::new(FirstKey::new(configuration.clone())),
+            Box::new(AdminKey::new(KEY)),
+            Box::new(ApiKeySource::new(configuration.clone(), key_use.clone())),
+        ];
         let clock = Arc::new(ManualClock::new(1_795_000_000_000));
         let files = Arc::new(Files::below(secrets.path()));
         let tls_reports = Arc::new(TlsReports::new(clock.clone(), files));
@@ -218,6 +222,7 @@ impl House {
             health: Arc::new(Probes(ready.clone())),
             metrics: Arc::new(Silent),
             keys: Arc::new(keys),
+            key_use,
             listeners: Arc::new(|name: &Name| (name.as_str() == "default").then(listening)),
             sessions: sessions.clone(),
             drain: Arc::default(),
@@ -238,7 +243,7 @@ impl House {
             draining: tokio::sync::watch::Sender::new(None).subscribe(),
         };
         let any = "127.0.0.1:0".parse().unwrap();
-        let server = Api::start(handles, &Listen { api: vec![address], health: vec![any] })?;
+        let server = Api::start(handles, &Listen { api: vec![address], health: vec![any], ..Listen::default() })?;
         Ok(House { server, queue, ready, sessions, first_key, configuration, secrets, clock, tls_reports })
     }
 
@@ -250,6 +255,11 @@ impl House {
     /// A PUT of JSON with the key.
     pub async fn put(&self, path: &str, body: &Value) -> Answer {
         self.write("PUT", path, "application/json", &[], body.to_string().as_bytes()).await
+    }
+
+    /// A POST of JSON with the key.
+    pub async fn post(&self, path: &str, body: &Value) -> Answer {
+        self.write("POST", path, "application/json", &[], body.to_string().as_bytes()).await
     }
 
     /// A merge patch with the key.
@@ -466,6 +476,17 @@ impl ConfigStore for Memory {
         }
         state.0 += 1;
         Ok(state.0)
+    }
+
+    async fn annotate(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        let mut state = self.0.lock().unwrap();
+        for (key, value) in writes {
+            match value {
+                Some(value) => state.1.insert(key, value),
+                None => state.1.remove(&key),
+            };
+        }
+        Ok(())
     }
 
     fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft> {

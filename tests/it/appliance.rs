@@ -50,6 +50,8 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 pub struct Appliance {
     data: TempDir,
     process: Option<Process>,
+    /// Besides those that all have.
+    variables: Vec<(String, String)>,
     /// The directory of documents that it watches.
     files: Option<PathBuf>,
 }
@@ -63,7 +65,13 @@ struct Process {
 impl Appliance {
     /// On an empty directory, with the defaults of a first start.
     pub fn start() -> Appliance {
-        let mut appliance = Appliance { data: tempfile::tempdir().unwrap(), process: None, files: None };
+        Appliance::start_with(&[])
+    }
+
+    /// The same with these variables in its environment.
+    pub fn start_with(variables: &[(&str, &str)]) -> Appliance {
+        let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut appliance = Appliance { data: tempfile::tempdir().unwrap(), process: None, files: None, variables };
         appliance.start_again();
         appliance
     }
@@ -71,7 +79,7 @@ impl Appliance {
     /// On an empty directory, with the configuration that these files say.
     pub fn start_watching(files: &Path) -> Appliance {
         let files = Some(files.to_owned());
-        let mut appliance = Appliance { data: tempfile::tempdir().unwrap(), process: None, files };
+        let mut appliance = Appliance { data: tempfile::tempdir().unwrap(), process: None, files, variables: vec![] };
         appliance.start_again();
         appliance
     }
@@ -79,7 +87,7 @@ impl Appliance {
     /// Runs the binary on the directory and waits until it listens.
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "it runs");
-        let (child, log) = spawn(self.data(), self.files.as_deref());
+        let (child, log) = spawn(self.data(), self.files.as_deref(), &self.variables);
         // From here on `drop` ends the child, whatever fails.
         self.process = Some(Process { child, log, api: SocketAddr::from(([0, 0, 0, 0], 0)) });
         let api = self.wait_for_line("REST listens", |line| {
@@ -154,7 +162,7 @@ impl Appliance {
 
     /// A second process on the same directory: how it ended, and all it said.
     pub fn run_a_second(&self) -> (ExitStatus, String) {
-        let (mut child, log) = spawn(self.data(), self.files.as_deref());
+        let (mut child, log) = spawn(self.data(), self.files.as_deref(), &self.variables);
         let deadline = Instant::now() + PATIENCE;
         let status = loop {
             match child.try_wait().unwrap() {
@@ -255,7 +263,7 @@ impl Drop for Appliance {
     }
 }
 
-fn spawn(data: &Path, files: Option<&Path>) -> (Child, Arc<Log>) {
+fn spawn(data: &Path, files: Option<&Path>, variables: &[(String, String)]) -> (Child, Arc<Log>) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bridgehead"));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("BRIDGEHEAD_")) {
         command.env_remove(name);
@@ -271,6 +279,7 @@ fn spawn(data: &Path, files: Option<&Path>) -> (Child, Arc<Log>) {
         .env("BRIDGEHEAD_ADMIN_KEY", KEY)
         .env("BRIDGEHEAD_SECRET_TEST", SECRET)
         .env("BRIDGEHEAD_LOG_FORMAT", "json")
+        .envs(variables.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

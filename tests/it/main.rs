@@ -1,6 +1,8 @@
 //! Integration tests.
 
+mod access;
 mod api;
+mod api_access;
 mod api_accounts;
 mod api_certificates;
 mod api_configuration;

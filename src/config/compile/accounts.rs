@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{AccountObject, Findings, Objects};
-use crate::accounts::{Account, Accounts, IdentityProvider, KeysAt, Verifier};
+use crate::accounts::{Account, Accounts, IdentityProvider, KeysAt, RolesIn, Verifier};
 use crate::config::snapshot::Snapshot;
 use crate::config::violation::ViolationCode;
 use crate::config::{Kept, Vault};
@@ -12,6 +12,7 @@ use crate::model::labels::LabelSelector;
 use crate::model::name::Name;
 use crate::model::secret::Secret;
 use crate::model::spec::account::AccountPassword;
+use crate::model::spec::identity_provider::ProviderUse;
 use crate::model::spec::{AccountSpec, Collection};
 
 /// The table of all accounts; the previous one when nothing changed.
@@ -96,7 +97,22 @@ pub(super) fn identity_providers(
             found.wrong((Collection::IdentityProviders, name), "/spec/jwksUri", ViolationCode::Required, detail);
             continue;
         };
+        let of = (Collection::IdentityProviders, name);
+        let for_api = spec.uses.contains(&ProviderUse::Api);
+        if for_api && spec.role_claim.is_none() {
+            let detail = "use has api, and no claim is named that says which role a token has";
+            found.wrong(of, "/spec/roleClaim", ViolationCode::Required, detail);
+        }
+        for (field, given) in [("roleClaim", spec.role_claim.is_some()), ("roles", spec.roles.is_some())] {
+            if given && !for_api {
+                let detail = "roles are for the REST API, and use has no api";
+                found.wrong(of, format!("/spec/{field}"), ViolationCode::Conflict, detail);
+            }
+        }
+        let claim = spec.role_claim.clone().filter(|_| for_api);
         let provider = IdentityProvider {
+            for_smtp: spec.uses.contains(&ProviderUse::Smtp),
+            roles: claim.map(|claim| RolesIn { claim, values: spec.roles.clone() }),
             name: name.clone(),
             generation: *generation,
             issuer: spec.issuer.clone(),

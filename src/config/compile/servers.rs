@@ -162,6 +162,10 @@ fn authentication(objects: &Objects, name: &Name, spec: &VirtualServerSpec, foun
         if !objects.has_identity_provider(provider) {
             let pointer = format!("/spec/authentication/identityProviders/{index}");
             found.missing(of, pointer, Collection::IdentityProviders, provider);
+        } else if objects.is_for_api_only(provider) {
+            let pointer = format!("/spec/authentication/identityProviders/{index}");
+            let detail = format!("the tokens of {provider} are not for SMTP: its use has no smtp");
+            found.wrong(of, pointer, ViolationCode::Conflict, detail);
         }
     }
 }

@@ -1,12 +1,15 @@
-//! `identity-providers`: whose tokens accounts may log in with.
+//! `identity-providers`: whose tokens accounts, and callers of the REST API, may log in with.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::model::access::Role;
 use crate::model::web::ServiceUrl;
 
 /// An issuer of tokens (OAuth 2, OpenID Connect). With a token of it an account logs in by OAUTHBEARER or XOAUTH2, on
-/// the virtual servers that name it. The token must be signed by a key of the issuer (RS256 and its kin, PS256, ES256,
+/// the virtual servers that name it; or, as `use` says, a person calls the REST API, with a role that the token names. The token must be signed by a key of the issuer (RS256 and its kin, PS256, ES256,
 /// ES384, EdDSA), be for this `audience`, and neither be expired nor lie in the future, by more than a minute.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -23,9 +26,38 @@ pub struct IdentityProviderSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub jwks_uri: Option<ServiceUrl>,
+    /// What its tokens are for.
+    #[serde(rename = "use")]
+    #[serde(default = "for_smtp")]
+    #[schema(min_items = 1, max_items = 2)]
+    pub uses: Vec<ProviderUse>,
+    /// The claim that holds roles, for `api`: a text, or a list of texts. Where the token has no claim of this name, dots lead into
+    /// objects, as in `realm_access.roles`. A token in which no role is found is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(min_length = 1, max_length = 256, nullable = false)]
+    pub role_claim: Option<String>,
+    /// Which role each value of that claim stands for; of several the highest counts. Default: the values `viewer`,
+    /// `operator`, `administrator` and `owner` stand for themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub roles: Option<BTreeMap<String, Role>>,
     /// The claim that holds the username of the account. Default: the first that is there of `email`,
     /// `preferred_username` and `sub`. An `email` that the token says is not verified does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 256, nullable = false)]
     pub username_claim: Option<String>,
+}
+
+/// What tokens are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ProviderUse {
+    /// Accounts log in with them by SMTP.
+    Smtp,
+    /// Callers of the REST API show them.
+    Api,
+}
+
+fn for_smtp() -> Vec<ProviderUse> {
+    vec![ProviderUse::Smtp]
 }

@@ -10,6 +10,7 @@
 //! enforces yet does not exist.
 
 pub mod account;
+pub mod api_key;
 pub mod certificate;
 pub mod connector;
 pub mod event_sink;
@@ -25,6 +26,7 @@ pub mod settings;
 pub mod virtual_server;
 
 pub use account::AccountSpec;
+pub use api_key::ApiKeySpec;
 pub use certificate::CertificateSpec;
 pub use connector::ConnectorSpec;
 pub use event_sink::EventSinkSpec;
@@ -62,6 +64,8 @@ pub enum Collection {
     Filters,
     /// `remote-domains`
     RemoteDomains,
+    /// `api-keys`
+    ApiKeys,
     /// `event-sinks`
     EventSinks,
     /// `settings`: one object, of that name.
@@ -70,7 +74,7 @@ pub enum Collection {
 
 impl Collection {
     /// All of them, in the order in which a document is read aloud.
-    pub const ALL: [Collection; 12] = [
+    pub const ALL: [Collection; 13] = [
         Collection::Settings,
         Collection::VirtualServers,
         Collection::RecipientPolicies,
@@ -82,6 +86,7 @@ impl Collection {
         Collection::Accounts,
         Collection::IdentityProviders,
         Collection::Filters,
+        Collection::ApiKeys,
         Collection::EventSinks,
     ];
 
@@ -98,6 +103,7 @@ impl Collection {
             Collection::IdentityProviders => "identity-providers",
             Collection::Filters => "filters",
             Collection::RemoteDomains => "remote-domains",
+            Collection::ApiKeys => "api-keys",
             Collection::EventSinks => "event-sinks",
             Collection::Settings => "settings",
         }
@@ -116,6 +122,7 @@ impl Collection {
             Collection::IdentityProviders => "identityProviders",
             Collection::Filters => "filters",
             Collection::RemoteDomains => "remoteDomains",
+            Collection::ApiKeys => "apiKeys",
             Collection::EventSinks => "eventSinks",
             Collection::Settings => "settings",
         }
@@ -134,6 +141,7 @@ impl Collection {
             Collection::IdentityProviders => "identity provider",
             Collection::Filters => "filter",
             Collection::RemoteDomains => "remote domain",
+            Collection::ApiKeys => "API key",
             Collection::EventSinks => "event sink",
             Collection::Settings => "settings",
         }
@@ -153,6 +161,7 @@ impl Collection {
                 | Collection::MailboxStores
                 | Collection::Connectors
                 | Collection::EventSinks
+                | Collection::ApiKeys
         )
     }
 

@@ -108,6 +108,8 @@ pub struct TlsReporting {
 pub struct Retention {
     /// How long mail stays in the dead-letter queue. At least 1m.
     pub dead_letter: Duration,
+    /// How long the audit log goes back; of changes and of actions 10,000 each are kept at most. At least 1d.
+    pub audit: Duration,
     /// How many revisions of the configuration can be gone back to.
     #[schema(minimum = 1, maximum = 1000)]
     pub revisions: u16,
@@ -122,6 +124,7 @@ impl Default for Retention {
     fn default() -> Self {
         Retention {
             dead_letter: Duration::from_secs(14 * 86_400),
+            audit: Duration::from_secs(365 * 86_400),
             revisions: 100,
             tracking: Duration::from_secs(30 * 86_400),
             tracking_size: Size::from_bytes(1 << 30),

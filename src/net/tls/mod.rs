@@ -16,6 +16,7 @@
 pub mod client;
 pub mod dane;
 mod identity;
+mod reload;
 
 use std::fmt;
 use std::io;
@@ -34,6 +35,7 @@ use tokio_rustls::LazyConfigAcceptor;
 pub use tokio_rustls::server::TlsStream;
 
 pub use identity::{Facts, Identity, IdentityError, Part};
+pub use reload::Exchangeable;
 
 /// The cryptography of the process: the same for everything that speaks TLS.
 pub fn provider() -> &'static Arc<CryptoProvider> {

@@ -335,7 +335,7 @@ async fn a_shared_domain_with_nobody_to_ask_is_told_why() {
 #[tokio::test(start_paused = true)]
 async fn whom_nobody_knows_in_a_shared_domain_is_forwarded() {
     let f = Fixture::with(NextHop::Dead, &[]).await;
-    let actor = Actor { key: "test".into(), client: None, request_id: None };
+    let actor = Actor { key: "test".into(), ..Actor::default() };
     let body = json!({"spec": {"messages": {"forwardUnresolvedTo": "old.example.net:2525"}}});
     let (configuration, any) = (&f.configuration, Precondition::default());
     configuration.patch(Collection::VirtualServers, "default", &body, &any, &actor, false).await.unwrap();
@@ -358,7 +358,7 @@ async fn staging_holds_behind_a_group_too() {
         ],
     )
     .await;
-    let actor = Actor { key: "test".into(), client: None, request_id: None };
+    let actor = Actor { key: "test".into(), ..Actor::default() };
     let any = Precondition::default();
     let staging = |staging: Value| json!({"spec": {"staging": staging}});
     let body = staging(json!({"redirectTo": "qa@test.example", "allow": ["ok@out.example"]}));

@@ -17,7 +17,7 @@ impl Fixture {
     }
 
     async fn delete(&self, collection: Collection, name: &str) {
-        let actor = Actor { key: "test".into(), client: None, request_id: None };
+        let actor = Actor { key: "test".into(), ..Actor::default() };
         self.configuration.delete(collection, name, &Precondition::default(), &actor, false).await.unwrap();
     }
 }
@@ -164,7 +164,7 @@ async fn what_waits_moves_when_the_configuration_changes_and_a_dry_run_has_said_
     f.send("s@src.example", "u@other.example", None).await;
     f.pass(20 * MINUTE).await;
     let wanted = hub("dst.example", &json!({}));
-    let actor = Actor { key: "test".into(), client: None, request_id: None };
+    let actor = Actor { key: "test".into(), ..Actor::default() };
     f.configuration.tell_of_mail(f.queue.clone());
     let body = json!({"spec": wanted});
     let told = f.configuration.put(Collection::Connectors, "hub", &body, &Precondition::default(), &actor, true).await;

@@ -255,6 +255,16 @@ impl Config {
         Ok(expected + 1)
     }
 
+    /// The same without a new revision. Keys are as in the log.
+    pub fn annotate(&self, writes: Vec<Write>) -> Result<(), StoreError> {
+        self.wait(|| lock(&self.fresh).len() < MOST_FRESH)?;
+        let mut log = lock(&self.log);
+        let sequence = log.append(self.revision(), &writes).map_err(log_error)?;
+        let mut fresh = lock(&self.fresh);
+        fresh.extend(writes.into_iter().map(|(key, value)| (key, (sequence, value))));
+        Ok(())
+    }
+
     /// The same for a change of any size. Blocks for as long as a new checkpoint takes to write.
     pub fn commit_large(&self, expected: u64, writes: Large) -> Result<u64, StoreError> {
         // one overlay at a time

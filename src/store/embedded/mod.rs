@@ -548,6 +548,14 @@ impl ConfigStore for Embedded {
         Ok(revision)
     }
 
+    async fn annotate(&self, writes: Vec<(String, Option<Vec<u8>>)>) -> Result<(), StoreError> {
+        let config = self.config.clone();
+        let writes = writes.into_iter().map(|(key, value)| (format!("c{key}"), value)).collect();
+        blocking(move || config.annotate(writes)).await??;
+        self.bell.ring();
+        Ok(())
+    }
+
     fn draft(self: Arc<Self>) -> Box<dyn ConfigDraft> {
         Box::new(draft::Draft::new(self.config.clone(), self.bell.clone()))
     }
