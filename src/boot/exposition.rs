@@ -80,18 +80,21 @@ impl Exposition {
             sum.oldest = [sum.oldest, queue.oldest].into_iter().flatten().min();
         }
         let now = Timestamp::from_millis(self.clock.unix_millis());
-        let age = |sum: &Sum| sum.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64());
-        let families: [(&str, &str, &dyn Fn(&Sum) -> f64); 4] = [
-            ("queue_messages", "Messages that wait, by kind of queue, connector and state", &|sum| sum.messages as f64),
-            ("queue_bytes", "Their content", &|sum| sum.bytes as f64),
-            ("queues", "Queues that hold something or are frozen", &|sum| sum.queues as f64),
-            ("queue_oldest_age_seconds", "How long ago the oldest message that waits was received", &age),
+        let families: [(&str, &str, fn(&Sum, Timestamp) -> f64); 4] = [
+            ("queue_messages", "Messages that wait, by kind of queue, connector and state", |sum, _| {
+                sum.messages as f64
+            }),
+            ("queue_bytes", "Their content", |sum, _| sum.bytes as f64),
+            ("queues", "Queues that hold something or are frozen", |sum, _| sum.queues as f64),
+            ("queue_oldest_age_seconds", "How long ago the oldest message that waits was received", |sum, now| {
+                sum.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64())
+            }),
         ];
         for (name, help, value) in families {
             out.family(name, help);
             for ((kind, connector, state), sum) in &sums {
                 let labels = [("kind", *kind), ("connector", connector.as_str()), ("state", state.as_str())];
-                out.row(name, &labels, value(sum));
+                out.row(name, &labels, value(sum, now));
             }
         }
     }

@@ -42,6 +42,7 @@ pub struct Cli {
 
 /// What to do.
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant, reason = "there is one, and it lives as long as the process")]
 pub enum Command {
     /// Run the appliance (the default).
     Serve(Box<Serve>),

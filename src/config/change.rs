@@ -147,6 +147,7 @@ impl Configuration {
     }
 
     /// The plan, and the object as it is.
+    #[allow(clippy::too_many_arguments, reason = "what a request says, part by part")]
     async fn plan_one(
         &self,
         state: &State,

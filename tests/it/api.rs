@@ -48,7 +48,7 @@ fn answers_as_documented(document: &Value, operation: &Value, answer: &Answer) {
             let media = answer.header("content-type");
             let content = content.get(media).unwrap_or(&content[media.split(';').next().unwrap_or_default()]);
             assert!(content.is_object(), "{id}: {media} is not documented");
-            if media.ends_with("json") {
+            if media.ends_with("/json") || media.ends_with("+json") {
                 let wrong = mismatches(document, &content["schema"], &answer.json());
                 assert!(wrong.is_empty(), "{id}: {wrong:?} in {answer:?}");
             }

@@ -361,7 +361,9 @@ async fn read(stream: &mut TcpStream) -> Vec<u8> {
         let head = String::from_utf8_lossy(&answer[..split]).to_lowercase();
         let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse::<usize>().ok());
         let empty = head.starts_with("http/1.1 204") || head.starts_with("http/1.1 304");
-        if empty || length.is_some_and(|length| answer.len() >= split + 4 + length) {
+        // a stream of events has no end
+        let endless = head.contains("content-type: text/event-stream");
+        if empty || endless || length.is_some_and(|length| answer.len() >= split + 4 + length) {
             break;
         }
     }

@@ -143,7 +143,7 @@ async fn holds_end_by_themselves_and_hold_over_a_restart() {
     let end = Timestamp::from_millis(f.clock.unix_millis()) + HOUR;
     let held = selector(json!({"outbound": true}));
     let (hold, _) = f.operator().hold(held.clone(), String::new(), Some(end), "test".into()).await.unwrap();
-    assert_eq!(f.again().all_holds(), [hold.clone()]);
+    assert_eq!(f.again().all_holds(), std::slice::from_ref(&hold));
     f.send(&f.anna(), "b@dst.example", None).await;
     f.pass(HOUR - Duration::from_secs(5)).await;
     assert_eq!(f.queued(), [("held".to_owned(), 1)]);
