@@ -45,7 +45,8 @@ pub struct Which {
     #[arg(long, env = "BRIDGEHEAD_CONTEXT", global = true, conflicts_with = "url")]
     pub context: Option<String>,
     /// The data directory of an appliance on this machine, which is asked through its socket, without a key.
-    #[arg(long, env = "BRIDGEHEAD_DATA_DIR", global = true, value_name = "DIR")]
+    // an id of its own: that of `serve`, which has a default, would come down to here
+    #[arg(id = "beside", long = "data-dir", env = "BRIDGEHEAD_DATA_DIR", global = true, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
 }
 

@@ -97,7 +97,7 @@ async fn the_examples_of_the_document_are_valid() {
             tried += 1;
         }
     }
-    assert_eq!(tried, 24);
+    assert_eq!(tried, 26);
 }
 
 #[tokio::test]
