@@ -58,6 +58,12 @@ impl api::Exposition for Exposition {
     }
 }
 
+/// What a family of gauges is called, and what it is for.
+struct Family {
+    name: &'static str,
+    help: &'static str,
+}
+
 /// What queues of one label have together.
 #[derive(Default)]
 struct Sum {
@@ -80,21 +86,22 @@ impl Exposition {
             sum.oldest = [sum.oldest, queue.oldest].into_iter().flatten().min();
         }
         let now = Timestamp::from_millis(self.clock.unix_millis());
-        let families: [(&str, &str, fn(&Sum, Timestamp) -> f64); 4] = [
-            ("queue_messages", "Messages that wait, by kind of queue, connector and state", |sum, _| {
-                sum.messages as f64
-            }),
-            ("queue_bytes", "Their content", |sum, _| sum.bytes as f64),
-            ("queues", "Queues that hold something or are frozen", |sum, _| sum.queues as f64),
-            ("queue_oldest_age_seconds", "How long ago the oldest message that waits was received", |sum, now| {
-                sum.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64())
-            }),
-        ];
-        for (name, help, value) in families {
-            out.family(name, help);
+        let messages = Family { name: "queue_messages", help: "Messages that wait, by kind, connector and state" };
+        let bytes = Family { name: "queue_bytes", help: "Their content" };
+        let count = Family { name: "queues", help: "Queues that hold something or are frozen" };
+        let oldest =
+            Family { name: "queue_oldest_age_seconds", help: "How long ago the oldest that waits was received" };
+        for family in [messages, bytes, count, oldest] {
+            out.family(family.name, family.help);
             for ((kind, connector, state), sum) in &sums {
                 let labels = [("kind", *kind), ("connector", connector.as_str()), ("state", state.as_str())];
-                out.row(name, &labels, value(sum, now));
+                let value = match family.name {
+                    "queue_messages" => sum.messages as f64,
+                    "queue_bytes" => sum.bytes as f64,
+                    "queues" => sum.queues as f64,
+                    _ => sum.oldest.map_or(0.0, |oldest| now.since(oldest).as_secs_f64()),
+                };
+                out.row(family.name, &labels, value);
             }
         }
     }
