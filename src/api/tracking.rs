@@ -274,8 +274,8 @@ pub struct TrackingGroup {
 /// Count events
 ///
 /// How many events there are, by what happened, connector, virtual server, domain of sender or recipients, or hour. One call
-/// reads no more than 128 MiB of history, oldest first (some 400,000 events), and then gives what it has counted with `nextCursor`. Scope:
-/// `tracking:read`.
+/// reads no more than 128 MiB of history, oldest first (some 400,000 events), and then gives what it has counted with `nextCursor`.
+/// Scope: `tracking:read`.
 #[utoipa::path(
     tag = "tracking",
     operation_id = "summarizeTracking",
