@@ -33,7 +33,7 @@ struct House {
 
 fn message(id: MessageId, size: u64, n: usize, count: usize) -> Message {
     let last = n + 1 == count;
-    let queue = if n % 1_000 == 0 { "smarthost:rare" } else { "dns:default:dst.example" };
+    let queue = if n.is_multiple_of(1_000) { "smarthost:rare" } else { "dns:default:dst.example" };
     Message {
         id,
         received_at: Timestamp::from_millis(START + n as i64),
