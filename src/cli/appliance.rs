@@ -79,10 +79,10 @@ impl Where {
             say("nothing is known of such mail");
         }
         for item in items {
-            let (id, sender) = (cell(item, "/id"), cell(item, "/sender"));
+            let (id, sender) = (cell(item, "/message"), cell(item, "/sender"));
             print(&format!("{}\n", plain(&format!("{id} from <{sender}>"))))?;
             for recipient in item.get("recipients").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default() {
-                let (address, words) = (cell(recipient, "/address"), cell(recipient, "/words"));
+                let (address, words) = (cell(recipient, "/recipient"), cell(recipient, "/words"));
                 print(&format!("{}\n", plain(&format!("  {address}: {words}"))))?;
             }
         }

@@ -396,6 +396,11 @@ fn a_sink_is_told_in_order_at_least_once_and_a_dead_one_does_not_slow_mail() {
     spec["maxBatch"] = json!(2);
     send(&appliance, &["before@far.example"], "before");
     sink.wait(1);
+    // the next hop knows of it a moment before message tracking does
+    eventually("it is tracked", || {
+        let known = appliance.get("/api/v1/tracking?event=relayed&recipient=before@far.example");
+        (!known["items"].as_array().unwrap().is_empty()).then_some(())
+    });
     appliance.put("event-sinks/app", spec);
     let begun = Instant::now();
     for n in 0..5 {
