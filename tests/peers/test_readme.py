@@ -5,7 +5,7 @@ import re
 import subprocess
 import unittest
 
-from harness import ADMIN_KEY, ROOT, free_port, make_sut, only_bridgehead
+from harness import ADMIN_KEY, ROOT, binary, free_port, make_sut, only_bridgehead
 
 
 def blocks(section=None):
@@ -42,7 +42,9 @@ class Readme(unittest.TestCase):
             # a person looks after a moment
             script += f"echo '## block {number}'\n{block.replace('--upload-file -', '--upload-file -; sleep 0.3')}\n"
         self.assertGreaterEqual(script.count("## block"), 9)
-        done = subprocess.run(["bash", "-c", script], cwd=it.dir, capture_output=True, text=True, timeout=120)
+        path = f"{os.path.dirname(os.path.abspath(binary()))}:{os.environ['PATH']}"
+        done = subprocess.run(["bash", "-c", script], cwd=it.dir, capture_output=True, text=True, timeout=120,
+                              env={**os.environ, "PATH": path})
         said = done.stdout + done.stderr
         self.assertEqual(done.returncode, 0, said[-3000:])
         # curl does not fail at an HTTP error
