@@ -46,7 +46,7 @@ class EventSinks(unittest.TestCase):
     def setUpClass(cls):
         cls.it = make_sut("events").start()
         cls.sink = Sink()
-        cls.it.local_domain("local.test")
+        cls.it.local_domain("local.test").relay_for("127.0.0.0/8")
         cls.it.route_to(cls.sink.port)
 
     @classmethod
