@@ -45,7 +45,9 @@
 //! `routing::security` says, with content that [`mime`] has changed where the next hop needs that), and
 //! reports one result per recipient. `model::failure` says what a failure means, `queue::outcome` what becomes of the recipient; the new
 //! state is recorded in one step with the notification it may cause, which goes back into the queue like any mail.
-//! Mail that programs submit over REST enters by `intake::submit`, which asks `intake` the same questions.
+//! Mail that programs submit over REST enters by `intake::submit`, mail from files (pickup, an old mailroot) by [`mailroot`]: both
+//! ask `intake` the same questions. What an operator holds back or suspends waits in the queue (`queue::holds`, `queue::suspension`).
+//! Each step is an event of message tracking (`queue::track`), which [`sinks`] pass on; what came of TLS is counted ([`tlsrpt`]).
 //! Mail that waits to be fetched goes when it is asked for; by ATRN it goes over the connection of who asks, which `inbound`
 //! hands through [`queue::turn`] to `outbound`. Mail that we fetch elsewhere comes the same way back.
 //!
@@ -64,6 +66,9 @@
 //! with the revision it was based on, synced, and only then published. `inbound::listener` opens and closes bindings; a
 //! session sees the new policy at its next MAIL, never inside a transaction; queued mail that belongs elsewhere now is moved
 //! (`queue::rerouting`).
+//!
+//! Who may change what is asked in `config::plan` too (`config::authority`), so that no way goes past it; REST has asked for the
+//! scope of the operation before (`api::access`).
 //!
 //! A whole document (`POST /config/apply`, the watched directory, `bridgehead check`) walks the same way: `config::document`
 //! reads it, `config::apply` says whose it is, and `config::plan`, where one change and a set of them meet, does the rest.

@@ -48,7 +48,8 @@ pub async fn get_drain(_: Params<NoParams>, state: web::Data<State>) -> Result<H
 /// Drain the appliance
 ///
 /// From now on every virtual server answers 421 to new sessions, open ones end as soon as they have no complete message at
-/// hand, `POST /messages` is 503, and `/readyz` says that it is not ready, so that a load balancer sends mail elsewhere.
+/// hand, `POST /messages` is 503, files in pickup directories stay there, and `/readyz` says that it
+/// is not ready, so that a load balancer sends mail elsewhere.
 /// What is queued goes on being delivered. It holds until `DELETE /drain` or a restart. Scope: `queue:write`.
 #[utoipa::path(
     tag = "appliance",

@@ -283,7 +283,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         if !tls && !address.ip().is_loopback() {
             tracing::warn!(
                 listener = "api", address = %address,
-                "REST is served without TLS beyond this machine: keys and secrets can be read on the way; give it                  BRIDGEHEAD_API_TLS_CERT and BRIDGEHEAD_API_TLS_KEY, or a proxy that encrypts"
+                "REST is served without TLS beyond this machine: keys and secrets can be read on the way; give it \
+                 BRIDGEHEAD_API_TLS_CERT and BRIDGEHEAD_API_TLS_KEY, or a proxy that encrypts"
             );
         }
     }

@@ -78,6 +78,10 @@ impl Pickup {
                 _ = stop.wait_for(Option::is_some) => return,
                 () = tokio::time::sleep(EVERY) => {}
             }
+            // an operator drains the appliance: files stay where they are
+            if drain.is_closed() {
+                continue;
+            }
             let snapshot = self.live.current();
             let wanted =
                 snapshot.virtual_servers.values().filter(|server| server.spec.enabled && server.spec.pickup.enabled);
