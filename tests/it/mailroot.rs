@@ -41,6 +41,20 @@ fn left(directory: &Path) -> Vec<String> {
 }
 
 #[test]
+fn files_stay_where_they_are_while_the_appliance_drains() {
+    let sink = Sink::up();
+    let appliance = appliance(&sink);
+    let pickup = appliance.data().join("pickup/default");
+    assert_eq!(appliance.rest("POST", "/api/v1/drain", None).status, 200);
+    put(&pickup, "later.eml", "x-sender: ada@local.example\nx-receiver: bob@far.example\nSubject: later\n\ntext\n");
+    // longer than a file has to lie there before it is taken
+    thread::sleep(Duration::from_secs(6));
+    assert!(pickup.join("later.eml").exists(), "it was taken");
+    assert_eq!(appliance.rest("DELETE", "/api/v1/drain", None).status, 200);
+    sink.wait(1);
+}
+
+#[test]
 fn a_file_in_the_pickup_directory_is_sent() {
     let sink = Sink::up();
     let appliance = appliance(&sink);
