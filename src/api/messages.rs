@@ -13,6 +13,7 @@ use super::mail::{self, MessageEvent, MessageEventList, MessageList, MessageReso
 use super::problem::{Problem, ProblemKind};
 use super::query::{self, FromQuery, NoParams, Paging, Params, Query};
 use super::queues::problem;
+use super::resources::actor;
 use super::server::State;
 use super::steering::RerouteRequest;
 use crate::model::duration::Duration;
@@ -281,7 +282,7 @@ pub async fn freeze_message(
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    let deed = async { state.handles.operate.freeze(id).await.map_err(|error| named(error, id)) };
+    let deed = async { state.handles.operate.freeze(id, &actor(&request).key).await.map_err(|error| named(error, id)) };
     audited(&request, &state, &format!("messages/{id}"), "freeze", Value::Null, deed).await?;
     show(id, &state).await
 }
@@ -308,7 +309,7 @@ pub async fn thaw_message(
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    let deed = async { state.handles.operate.thaw(id).await.map_err(|error| named(error, id)) };
+    let deed = async { state.handles.operate.thaw(id, &actor(&request).key).await.map_err(|error| named(error, id)) };
     audited(&request, &state, &format!("messages/{id}"), "thaw", Value::Null, deed).await?;
     show(id, &state).await
 }
@@ -345,7 +346,10 @@ pub async fn reroute_message(
     let detail = asked.connector.as_ref().map_or(Value::Null, |connector| json!({"connector": connector}));
     let deed = async {
         let steer = &state.handles.steer;
-        steer.reroute_by(id, asked.connector).await.map_err(|error| super::steering::rerouted(error, id))
+        steer
+            .reroute_by(id, asked.connector, actor(&request).key)
+            .await
+            .map_err(|error| super::steering::rerouted(error, id))
     };
     audited(&request, &state, &format!("messages/{id}"), "reroute", detail, deed).await?;
     gone_or_shown(id, &state).await
@@ -382,7 +386,7 @@ pub async fn retry_message(
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
-    let deed = async { state.handles.operate.retry(id).await.map_err(|error| named(error, id)) };
+    let deed = async { state.handles.operate.retry(id, &actor(&request).key).await.map_err(|error| named(error, id)) };
     audited(&request, &state, &format!("messages/{id}"), "retry", Value::Null, deed).await?;
     gone_or_shown(id, &state).await
 }
@@ -432,7 +436,8 @@ pub async fn delete_message(
 ) -> Result<HttpResponse, Problem> {
     let id = message_id(&id)?;
     let ndr = params.0.ndr;
-    let deed = async { state.handles.operate.delete(id, ndr).await.map_err(|error| named(error, id)) };
+    let deed =
+        async { state.handles.operate.delete(id, ndr, &actor(&request).key).await.map_err(|error| named(error, id)) };
     audited(&request, &state, &format!("messages/{id}"), "delete", json!({"ndr": ndr}), deed).await?;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -100,7 +100,8 @@ pub async fn resubmit_message(
     let asked: ResubmitRequest = optional(&request, payload).await?.unwrap_or_default();
     let to = asked.recipients.map(|given| recipients(&given)).transpose()?;
     let detail = to.as_ref().map_or(Value::Null, |to| json!({"recipients": to.len()}));
-    let deed = async { state.handles.steer.resubmit(id, to).await.map_err(|error| resubmitted(error, id)) };
+    let by = actor(&request).key;
+    let deed = async { state.handles.steer.resubmit(id, to, by).await.map_err(|error| resubmitted(error, id)) };
     let sent = audited(&request, &state, &format!("messages/{id}"), "resubmit", detail, deed).await?;
     match state.handles.operate.message(sent).await {
         Err(ActionError::NotFound) => Ok(HttpResponse::Accepted().finish()),

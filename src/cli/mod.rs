@@ -1,7 +1,7 @@
 //! The command line: `serve` (also without a word), what needs no running appliance, and the client of one that runs.
 //!
 //! A client is nothing but REST: what it can do, everybody can do with `curl`. [`client`] has which appliance is meant and what
-//! its refusals say, [`output`] what is printed; [`objects`], [`document`], [`mail`], [`send`] and [`appliance`] have the
+//! its refusals say, [`output`] what is printed; [`objects`], [`document`], [`mail`], [`imports`], [`send`] and [`appliance`] have the
 //! commands. Exit status: 0 done; 1 refused, or for `diff` that something is different; 2 a wrong command line, or a `diff`
 //! that could not be made.
 //!
@@ -14,6 +14,7 @@ mod client;
 mod contexts;
 mod document;
 pub mod healthcheck;
+mod imports;
 mod kinds;
 mod mail;
 mod objects;
@@ -82,6 +83,8 @@ pub enum ClientCommand {
     Message(mail::Message),
     /// Actions on many messages: list, wait, cancel.
     Operation(mail::Operation),
+    /// Bring in what an old server left behind.
+    Import(imports::Import),
     /// Hand a message in.
     Send(send::Send),
     /// Show what happens, as it happens.
@@ -130,6 +133,7 @@ impl ClientCommand {
             ClientCommand::Queue(queue) => queue.run().await,
             ClientCommand::Message(message) => message.run().await,
             ClientCommand::Operation(operation) => operation.run().await,
+            ClientCommand::Import(import) => import.run().await,
             ClientCommand::Send(send) => send.run().await,
             ClientCommand::Tail(tail) => tail.run().await,
             ClientCommand::Where(of) => of.run().await,

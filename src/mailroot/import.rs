@@ -15,31 +15,31 @@
 //! Nothing in the old directory is changed. What was imported is remembered by its place and content, as a note that is durable before
 //! the message is, and completed after it; so a second run, also after a crash, imports nothing twice.
 
+mod files;
+mod report;
+
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 use uuid::Uuid;
 
+use self::files::{Found, Kind, kind, list};
+pub use self::report::{AREAS, Area, Import, ImportError, ImportState, Named, QueueEnvelope, Wanted};
 use super::file::{EnvelopeFrom, Mail, open_plain};
 use super::hand_in::{self, NotTaken, Recipients};
 use crate::config::{Live, VirtualServer};
 use crate::intake::{Door, Intake};
 use crate::model::mail::MessageId;
-use crate::model::name::Name;
 use crate::model::path::RelativePath;
 use crate::model::time::Timestamp;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::store::StoreError;
 
-/// Most files in one mailroot.
-const MOST_FILES: usize = 500_000;
 /// Most files that a report names.
 const MOST_NAMED: usize = 1_000;
 /// Imports that are remembered.
@@ -48,148 +48,6 @@ const MOST_KNOWN: usize = 20;
 const AT_ONCE: usize = 8;
 /// Octets of a reason that are read.
 const MAX_REASON: u64 = 64 << 10;
-
-/// A directory of a mailroot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = MailrootArea)]
-pub enum Area {
-    /// `Pickup`
-    Pickup,
-    /// `Queue`
-    Queue,
-    /// `Badmail`
-    Badmail,
-    /// `Drop`
-    Drop,
-}
-
-/// All of them.
-pub const AREAS: [Area; 4] = [Area::Pickup, Area::Queue, Area::Badmail, Area::Drop];
-
-/// From where the envelope of a message in `Queue` is taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = MailrootQueueEnvelope)]
-pub enum QueueEnvelope {
-    /// Only from `x-sender` and `x-receiver` lines; a message without them is named as unreadable.
-    #[default]
-    Lines,
-    /// Where there are none, from Sender or From, and To, Cc and Bcc of the header. Who has got the message already gets it again, and
-    /// blind copies are lost.
-    Header,
-}
-
-/// What to import.
-#[derive(Debug, Clone)]
-pub struct Wanted {
-    /// The mailroot, below the import directory.
-    pub path: RelativePath,
-    /// Which of its directories.
-    pub areas: Vec<Area>,
-    /// See [`QueueEnvelope`].
-    pub queue_envelope: QueueEnvelope,
-    /// The virtual server that takes the mail; `None`: the default one.
-    pub virtual_server: Option<Name>,
-    /// Only say what would be done.
-    pub dry_run: bool,
-    /// Who wants it.
-    pub by: String,
-}
-
-/// How an import is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = MailrootImportState)]
-pub enum ImportState {
-    /// It goes on.
-    Running,
-    /// It is through.
-    Done,
-    /// The process ended in the middle of it. Started again, it goes on where it was.
-    Interrupted,
-    /// It could not go on; `failure` says why.
-    Failed,
-}
-
-/// A file, and why it is named.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = MailrootFile)]
-pub struct Named {
-    /// Where it lies in the mailroot.
-    pub file: String,
-    /// Why it was not imported.
-    pub why: String,
-}
-
-/// An import, and how far it has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "camelCase")]
-#[schema(as = MailrootImport)]
-pub struct Import {
-    /// Its id.
-    #[schema(value_type = String, format = "uuid")]
-    pub id: Uuid,
-    /// The mailroot, below the import directory.
-    #[schema(value_type = String)]
-    pub path: String,
-    /// Whether it only says what would be done.
-    pub dry_run: bool,
-    /// Who wanted it.
-    pub by: String,
-    /// How it is.
-    pub state: ImportState,
-    /// Since when.
-    #[schema(value_type = String, format = DateTime)]
-    pub started_at: Timestamp,
-    /// When it ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
-    pub ended_at: Option<Timestamp>,
-    /// Why it could not go on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
-    pub failure: Option<String>,
-    /// Files that lie there.
-    pub found: u64,
-    /// Messages that were imported; in a dry run, that would be.
-    pub imported: u64,
-    /// Messages that were imported already.
-    pub skipped: u64,
-    /// Messages that could not be imported.
-    pub unreadable_count: u64,
-    /// Which ones, and why; the first 1,000.
-    pub unreadable: Vec<Named>,
-    /// Files that are no messages.
-    pub ignored_count: u64,
-    /// Which ones; the first 1,000.
-    pub ignored: Vec<Named>,
-}
-
-/// Why an import does not begin.
-#[derive(Debug, thiserror::Error)]
-pub enum ImportError {
-    /// There is nothing there, or it leads elsewhere.
-    #[error("there is no mailroot {path} in the import directory {root}: {why}")]
-    NotThere {
-        /// What was asked for.
-        path: String,
-        /// Below which it has to lie.
-        root: String,
-        /// Why not.
-        why: String,
-    },
-    /// One at a time.
-    #[error("an import is running; one can run at a time")]
-    Running,
-    /// The virtual server that shall take the mail is not there.
-    #[error("there is no virtual server {0}")]
-    NoServer(String),
-    /// The store did not.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
 
 /// Imports of a process.
 pub struct Imports {
@@ -231,15 +89,6 @@ impl Importing for Importer {
 struct Imported {
     id: MessageId,
     done: bool,
-}
-
-/// A file of an area.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Found {
-    area: Area,
-    path: PathBuf,
-    /// From the mailroot on.
-    name: String,
 }
 
 /// What became of a file.
@@ -564,87 +413,6 @@ fn remembered_as(place: &str, mail: &Mail) -> String {
     format!("imported/{}", both.finalize().to_hex())
 }
 
-/// What a file is by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Mail,
-    Bad,
-}
-
-fn kind(found: &Found) -> Result<Kind, &'static str> {
-    let name = found.name.to_ascii_lowercase();
-    let ends = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
-    match found.area {
-        _ if ends(&[":properties", ":properties-live", ".properties", ".stm", ".stl", ":$data"]) => {
-            Err("a property file; its form is not published")
-        }
-        _ if ends(&[".ltr", ".rtr"]) => Err("a transcript of a session, no message"),
-        Area::Pickup | Area::Drop if ends(&[".tmp"]) => Err("a file that was still being written"),
-        Area::Pickup | Area::Drop => Ok(Kind::Mail),
-        Area::Queue if ends(&[".eml"]) => Ok(Kind::Mail),
-        Area::Queue => Err("no message by its name; those in Queue end in .eml"),
-        Area::Badmail if ends(&[".bad", ".eml"]) => Ok(Kind::Bad),
-        Area::Badmail if ends(&[".bdr"]) => Err("the reason for a .bad file, imported with it"),
-        Area::Badmail if ends(&[".bdp"]) => Err("properties of a .bad file; their form is not published"),
-        Area::Badmail => Err("no message by its name; those in Badmail end in .bad"),
-    }
-}
-
-/// The files of a mailroot, in order, and what was passed over. The mailroot itself may have the four directories, or virtual
-/// servers' directories (`vsi 1`) that have them.
-fn list(root: &Path, areas: &[Area]) -> io::Result<(Vec<Found>, Vec<Named>)> {
-    let (mut files, mut passed_over) = (Vec::new(), Vec::new());
-    let mut roots = vec![(root.to_owned(), String::new())];
-    for (name, path) in directories(root)? {
-        if name.to_ascii_lowercase().starts_with("vsi ") {
-            roots.push((path, format!("{name}/")));
-        }
-    }
-    let mut known = 0;
-    for (root, prefix) in roots {
-        for (name, path) in directories(&root)? {
-            let area = AREAS.into_iter().find(|area| format!("{area:?}").eq_ignore_ascii_case(&name));
-            let Some(area) = area.filter(|area| areas.contains(area)) else { continue };
-            known += 1;
-            for entry in fs::read_dir(&path)? {
-                let entry = entry?;
-                let file = entry.file_name().to_string_lossy().into_owned();
-                let name = format!("{prefix}{name}/{file}");
-                if files.len() + passed_over.len() >= MOST_FILES {
-                    return Err(io::Error::other(format!("there are more than {MOST_FILES} files in it")));
-                }
-                match entry.file_type()? {
-                    kind if kind.is_file() => files.push(Found { area, path: entry.path(), name }),
-                    kind if kind.is_symlink() => {
-                        passed_over.push(Named { file: name, why: "a link; links are not followed".to_owned() });
-                    }
-                    _ => passed_over.push(Named { file: name, why: "no plain file".to_owned() }),
-                }
-            }
-        }
-    }
-    if known == 0 {
-        return Err(io::Error::other(
-            "it has none of the directories Pickup, Queue, Badmail and Drop that were asked for",
-        ));
-    }
-    files.sort_by(|a, b| (a.area, &a.name).cmp(&(b.area, &b.name)));
-    Ok((files, passed_over))
-}
-
-/// The directories in one, by name; links are none.
-fn directories(path: &Path) -> io::Result<Vec<(String, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(path)?.take(10_000) {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            found.push((entry.file_name().to_string_lossy().into_owned(), entry.path()));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
 /// Text of a Windows program, as one line: UTF-16 with its mark, or octets.
 fn plain_text(octets: &[u8]) -> String {
     let text = match octets {
@@ -662,35 +430,6 @@ fn plain_text(octets: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn files_are_found_in_every_virtual_server_and_links_are_named() {
-        let root = tempfile::tempdir().unwrap();
-        for (path, text) in [
-            ("vsi 1/Queue/NTFS_1.EML", "x"),
-            ("vsi 1/Queue/a.LTR", "x"),
-            ("vsi 2/PICKUP/b.txt", "x"),
-            ("Drop/c.eml", "x"),
-            ("Badmail/d.BAD", "x"),
-            ("SortTemp/e", "x"),
-        ] {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, text).unwrap();
-        }
-        std::os::unix::fs::symlink("/etc", root.path().join("Pickup")).unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", root.path().join("Drop/l.eml")).unwrap();
-        let (files, passed_over) = list(root.path(), &AREAS).unwrap();
-        let names: Vec<_> = files.iter().map(|found| found.name.as_str()).collect();
-        let expected =
-            ["vsi 2/PICKUP/b.txt", "vsi 1/Queue/NTFS_1.EML", "vsi 1/Queue/a.LTR", "Badmail/d.BAD", "Drop/c.eml"];
-        assert_eq!(names, expected);
-        assert_eq!(passed_over.iter().map(|named| named.file.as_str()).collect::<Vec<_>>(), ["Drop/l.eml"]);
-        let kinds: Vec<_> = files.iter().map(|found| kind(found).ok()).collect();
-        assert_eq!(kinds, [Some(Kind::Mail), Some(Kind::Mail), None, Some(Kind::Bad), Some(Kind::Mail)]);
-        assert_eq!(list(root.path(), &[Area::Drop]).unwrap().0.len(), 1);
-        assert!(list(&root.path().join("SortTemp"), &AREAS).is_err());
-    }
 
     #[test]
     fn reasons_are_one_line_in_any_encoding() {

@@ -14,9 +14,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::conclusion::Conclusion;
 use super::operate::{ActionError, MessageFilter, Operate as _};
 use super::operations::{begin_of, is_behind, matches};
-use super::outcome::{Conclusion, Persistence};
+use super::outcome::{Facts, Persistence};
 use super::{Assignment, Operator, Queue, assign_again, log_store_error};
 use crate::model::mail::{Message, MessageId};
 use crate::model::name::Name;
@@ -442,16 +443,17 @@ impl Queue {
     }
 
     async fn act(&self, operation: &Operation, id: MessageId) -> Result<(), ActionError> {
+        let by = operation.by.as_str();
         match operation.action {
-            BulkAction::Freeze => self.freeze(id).await,
-            BulkAction::Thaw => self.thaw(id).await,
-            BulkAction::Retry => self.retry(id).await,
-            BulkAction::Reroute => self.route_again(id, operation.connector.clone(), false).await,
-            BulkAction::Resubmit => self.resubmit(id).await,
-            BulkAction::Delete => self.remove(id, operation.ndr, false).await,
+            BulkAction::Freeze => self.freeze(id, by).await,
+            BulkAction::Thaw => self.thaw(id, by).await,
+            BulkAction::Retry => self.retry(id, by).await,
+            BulkAction::Reroute => self.route_again(id, operation.connector.clone(), false, by).await,
+            BulkAction::Resubmit => self.resubmit(id, by).await,
+            BulkAction::Delete => self.remove(id, operation.ndr, false, by).await,
             BulkAction::Hold | BulkAction::Release => {
                 let leased = self.lease_for_operator(id).await?;
-                Ok(self.move_by_holds(leased).await?)
+                Ok(self.move_by_holds(leased, by).await?)
             }
         }
     }
@@ -462,6 +464,7 @@ impl Queue {
         id: MessageId,
         connector: Option<Name>,
         synced: bool,
+        by: &str,
     ) -> Result<(), ActionError> {
         let leased = self.lease_for_operator(id).await?;
         let (snapshot, down) = (self.live.current(), self.down());
@@ -482,7 +485,7 @@ impl Queue {
                 (index, to)
             })
             .collect();
-        Ok(self.conclude_chosen(leased, all, connector, Persistence::Once { synced }).await?)
+        Ok(self.conclude_chosen(leased, all, connector, Facts::by(by), Persistence::Once { synced }).await?)
     }
 }
 

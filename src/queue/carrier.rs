@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::conclusion::is_too_many_recipients;
 use super::next_hosts::Turn;
-use super::outcome::is_too_many_recipients;
 use super::outgoing::{self, Outgoing, SenderRules};
 use super::{Attempt, AttemptResult, Hand, HopTls, PassedOn, Queue, Take};
 use crate::config::Snapshot;

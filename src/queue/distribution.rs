@@ -22,7 +22,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::assign::{Sending, assign_own};
-use super::outcome::{Conclusion, Facts, Persistence, defer};
+use super::conclusion::{Conclusion, defer};
+use super::outcome::{Facts, Persistence};
 use super::scheduler::{nowhere_to_go, waiting_here};
 use super::{Assignment, Hand, Queue, assign_again};
 use crate::config::Snapshot;

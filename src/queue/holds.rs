@@ -23,8 +23,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::bulk::{BulkAction, Order};
+use super::conclusion::Conclusion;
 use super::operate::{AddressFilter, MessageFilter};
-use super::outcome::Conclusion;
+use super::outcome::Facts;
 use super::{Assignment, Queue, assign_again, is_ours};
 use crate::config::Snapshot;
 use crate::model::mail::{Message, Recipient, RecipientStatus};
@@ -459,13 +460,13 @@ impl Queue {
     }
 
     /// Moves a message as holds want it. Nothing to move is no error.
-    pub(super) async fn move_by_holds(&self, leased: Leased) -> Result<(), StoreError> {
+    pub(super) async fn move_by_holds(&self, leased: Leased, by: &str) -> Result<(), StoreError> {
         let moves = self.moves_by_holds(&self.live.current(), &leased.message);
         if moves.is_empty() {
             self.give_back(leased);
             return Ok(());
         }
-        self.conclude_let_go(leased, moves).await
+        self.conclude_let_go(leased, moves, Facts::by(by)).await
     }
 }
 

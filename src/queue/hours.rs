@@ -3,8 +3,8 @@
 //! While a connector carries nothing at all, its link queues rest, and no message is touched. While it carries only small or only large
 //! messages (`oversize`), each of the others is put off until its time as it comes up.
 
+use super::conclusion::Conclusion;
 use super::link::Link;
-use super::outcome::Conclusion;
 use super::scheduler::waiting_here;
 use super::{Queue, settings};
 use crate::config::Snapshot;

@@ -35,6 +35,7 @@ mod agenda;
 mod assign;
 pub mod bulk;
 pub mod carrier;
+mod conclusion;
 mod deadlines;
 mod dequeue;
 mod distribution;

@@ -68,20 +68,17 @@ pub trait Operate: Send + Sync {
     /// What happened to a message, oldest first; also of one that is no longer here.
     async fn events(&self, id: MessageId) -> Result<Vec<serde_json::Value>, ActionError>;
 
-    /// No attempt is made for this message until it is thawed.
-    async fn freeze(&self, id: MessageId) -> Result<(), ActionError>;
+    /// No attempt is made for this message until it is thawed. `by`, here and below: who asked, as the events shall name them.
+    async fn freeze(&self, id: MessageId, by: &str) -> Result<(), ActionError>;
 
     /// Ends a freeze.
-    async fn thaw(&self, id: MessageId) -> Result<(), ActionError>;
-
-    /// The message is routed anew, and due now.
-    async fn reroute(&self, id: MessageId) -> Result<(), ActionError>;
+    async fn thaw(&self, id: MessageId, by: &str) -> Result<(), ActionError>;
 
     /// The message is due now in all its queues.
-    async fn retry(&self, id: MessageId) -> Result<(), ActionError>;
+    async fn retry(&self, id: MessageId, by: &str) -> Result<(), ActionError>;
 
     /// Removes a message; with `ndr` its sender gets a non-delivery report.
-    async fn delete(&self, id: MessageId, ndr: bool) -> Result<(), ActionError>;
+    async fn delete(&self, id: MessageId, ndr: bool, by: &str) -> Result<(), ActionError>;
 }
 
 /// Why a look or an action failed.

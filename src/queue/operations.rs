@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::conclusion::Conclusion;
 use super::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
-use super::outcome::{Conclusion, Facts, Persistence};
+use super::outcome::{Facts, Persistence};
 use super::scheduler::waiting_here;
 use super::{Assignment, FROZEN_KEY, Queue, assign_again, settings, track};
 use crate::config::Snapshot;
@@ -153,19 +154,15 @@ impl Operate for Queue {
         Ok(events.iter().filter_map(|event| serde_json::from_slice(event).ok()).collect())
     }
 
-    async fn freeze(&self, id: MessageId) -> Result<(), ActionError> {
-        self.set_frozen(id, true).await
+    async fn freeze(&self, id: MessageId, by: &str) -> Result<(), ActionError> {
+        self.set_frozen(id, true, by).await
     }
 
-    async fn thaw(&self, id: MessageId) -> Result<(), ActionError> {
-        self.set_frozen(id, false).await
+    async fn thaw(&self, id: MessageId, by: &str) -> Result<(), ActionError> {
+        self.set_frozen(id, false, by).await
     }
 
-    async fn reroute(&self, id: MessageId) -> Result<(), ActionError> {
-        self.route_again(id, None, true).await
-    }
-
-    async fn retry(&self, id: MessageId) -> Result<(), ActionError> {
+    async fn retry(&self, id: MessageId, by: &str) -> Result<(), ActionError> {
         let leased = self.lease_for_operator(id).await?;
         let all: Vec<_> = (0u32..)
             .zip(&leased.message.recipients)
@@ -173,7 +170,7 @@ impl Operate for Queue {
             .map(|(index, _)| (index, self.tried_again(&leased.message, index)))
             .collect();
         let queues: Vec<_> = leased.message.waiting();
-        self.conclude(leased, all, Facts::default(), Persistence::Once { synced: true }).await?;
+        self.conclude(leased, all, Facts::by(by), Persistence::Once { synced: true }).await?;
         for (queue, _) in queues {
             let link = self.link(&queue);
             link.wake();
@@ -183,21 +180,21 @@ impl Operate for Queue {
         Ok(())
     }
 
-    async fn delete(&self, id: MessageId, ndr: bool) -> Result<(), ActionError> {
-        self.remove(id, ndr, true).await
+    async fn delete(&self, id: MessageId, ndr: bool, by: &str) -> Result<(), ActionError> {
+        self.remove(id, ndr, true, by).await
     }
 }
 
 impl Queue {
     /// Removes a message for all who wait; `synced`: it is durable when this returns.
-    pub(super) async fn remove(&self, id: MessageId, ndr: bool, synced: bool) -> Result<(), ActionError> {
+    pub(super) async fn remove(&self, id: MessageId, ndr: bool, synced: bool, by: &str) -> Result<(), ActionError> {
         let leased = self.lease_for_operator(id).await?;
         let all = (0u32..)
             .zip(&leased.message.recipients)
             .filter(|(_, recipient)| recipient.waits.is_some())
             .map(|(index, _)| (index, Conclusion::Removed { report: ndr }))
             .collect();
-        Ok(self.conclude(leased, all, Facts::default(), Persistence::Once { synced }).await?)
+        Ok(self.conclude(leased, all, Facts::by(by), Persistence::Once { synced }).await?)
     }
 
     /// Leases a message for a person, out of a window in memory if it lies there.
@@ -249,7 +246,7 @@ impl Queue {
         possible || self.frozen().contains(queue) || self.store.queues().iter().any(|count| count.queue == *queue)
     }
 
-    async fn set_frozen(&self, id: MessageId, frozen: bool) -> Result<(), ActionError> {
+    async fn set_frozen(&self, id: MessageId, frozen: bool, by: &str) -> Result<(), ActionError> {
         let Leased { message, leases, .. } = self.lease_for_operator(id).await?;
         let change = Change { frozen: Some(frozen), ..Change::default() };
         let recorded = self.store.record(leases, change, Vec::new(), true).await;
@@ -261,7 +258,7 @@ impl Queue {
         }
         recorded?;
         let event = if frozen { EventKind::Frozen } else { EventKind::Thawed };
-        self.track(event, &message, std::iter::empty(), track::Detail::default());
+        self.track(event, &message, std::iter::empty(), track::Detail { by: Some(by), ..track::Detail::default() });
         for (queue, due) in message.waiting() {
             self.agenda.look(&queue, due);
         }

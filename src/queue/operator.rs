@@ -80,23 +80,23 @@ impl Operate for Operator {
         self.0.events(id).await
     }
 
-    async fn freeze(&self, id: MessageId) -> Result<(), ActionError> {
-        self.act(|queue| async move { queue.freeze(id).await }).await
+    async fn freeze(&self, id: MessageId, by: &str) -> Result<(), ActionError> {
+        let by = by.to_owned();
+        self.act(|queue| async move { queue.freeze(id, &by).await }).await
     }
 
-    async fn thaw(&self, id: MessageId) -> Result<(), ActionError> {
-        self.act(|queue| async move { queue.thaw(id).await }).await
+    async fn thaw(&self, id: MessageId, by: &str) -> Result<(), ActionError> {
+        let by = by.to_owned();
+        self.act(|queue| async move { queue.thaw(id, &by).await }).await
     }
 
-    async fn reroute(&self, id: MessageId) -> Result<(), ActionError> {
-        self.act(|queue| async move { queue.reroute(id).await }).await
+    async fn retry(&self, id: MessageId, by: &str) -> Result<(), ActionError> {
+        let by = by.to_owned();
+        self.act(|queue| async move { queue.retry(id, &by).await }).await
     }
 
-    async fn retry(&self, id: MessageId) -> Result<(), ActionError> {
-        self.act(|queue| async move { queue.retry(id).await }).await
-    }
-
-    async fn delete(&self, id: MessageId, ndr: bool) -> Result<(), ActionError> {
-        self.act(|queue| async move { queue.delete(id, ndr).await }).await
+    async fn delete(&self, id: MessageId, ndr: bool, by: &str) -> Result<(), ActionError> {
+        let by = by.to_owned();
+        self.act(|queue| async move { queue.delete(id, ndr, &by).await }).await
     }
 }

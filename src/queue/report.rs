@@ -9,8 +9,9 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::assign::{Sending, assign_own};
+use super::conclusion::Conclusion;
 use super::distribution::Expansion;
-use super::outcome::{Conclusion, PassedOn};
+use super::outcome::PassedOn;
 use super::{Assignment, Queue, settings};
 use crate::config::Snapshot;
 use crate::dsn::{self, Original, Report};

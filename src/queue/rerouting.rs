@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::outcome::Conclusion;
+use super::conclusion::Conclusion;
+use super::outcome::Facts;
 use super::{Assignment, Queue, assign_again, log_store_error};
 use crate::config::{self, MailMove, QueuedMailEffects, Snapshot};
 use crate::model::mail::{Message, RecipientStatus};
@@ -96,7 +97,7 @@ impl Rerouting {
             let moved = to_move(queue, &self.known, &leased.message, &down, waits);
             if moved.is_empty() {
                 queue.give_back(leased);
-            } else if let Err(error) = queue.conclude_let_go(leased, moved).await {
+            } else if let Err(error) = queue.conclude_let_go(leased, moved, Facts::default()).await {
                 log_store_error("a change of the queue could not be recorded", &error);
             }
         }

@@ -47,7 +47,7 @@ impl Queue {
             let mut freezing = stream::iter(ids.collect::<Vec<_>>())
                 .map(|id| {
                     let operator = operator.clone();
-                    async move { operator.freeze(id).await }
+                    async move { operator.freeze(id, "restoredFrom").await }
                 })
                 .buffer_unordered(AT_A_TIME);
             while let Some(frozen) = freezing.next().await {

@@ -7,8 +7,9 @@
 //! moment at which both or neither exist. Recipients of the old message that are no dead letters are not touched.
 
 use super::assign::{Sending, assign_own};
+use super::conclusion::Conclusion;
 use super::operate::ActionError;
-use super::outcome::{Conclusion, Facts, Persistence};
+use super::outcome::{Facts, Persistence};
 use super::scheduler::waiting_here;
 use super::{Assignment, Queue, assign_again};
 use crate::model::mail::{Message, MessageId, Recipient, RecipientStatus, Waits};
@@ -49,8 +50,8 @@ impl From<StoreError> for ResubmitError {
 impl Queue {
     /// Sends the dead letters of a message on their way again, as they are. One without any is passed over
     /// ([`ActionError::NotFound`]).
-    pub(super) async fn resubmit(&self, id: MessageId) -> Result<(), ActionError> {
-        match self.resubmit_as_it_is(id).await {
+    pub(super) async fn resubmit(&self, id: MessageId, by: &str) -> Result<(), ActionError> {
+        match self.resubmit_as_it_is(id, by).await {
             Ok(()) => Ok(()),
             Err(ResubmitError::Action(error)) => Err(error),
             Err(ResubmitError::Damaged(what)) => Err(ActionError::Store(StoreError::Damaged(what))),
@@ -59,7 +60,7 @@ impl Queue {
     }
 
     /// The same, and says when there is none.
-    pub(super) async fn resubmit_as_it_is(&self, id: MessageId) -> Result<(), ResubmitError> {
+    pub(super) async fn resubmit_as_it_is(&self, id: MessageId, by: &str) -> Result<(), ResubmitError> {
         let leased = self.dead_letters_of(id).await?;
         let (snapshot, down) = (self.live.current(), self.down());
         let again = |index: u32| {
@@ -73,11 +74,16 @@ impl Queue {
             Some((index, Conclusion::Resubmitted(queue, name)))
         };
         let all = waiting_here(&leased.message, &QueueName::DeadLetter).filter_map(again).collect();
-        Ok(self.conclude_anew(leased, all).await?)
+        Ok(self.conclude_anew(leased, all, Facts::by(by)).await?)
     }
 
     /// Sends a new message to these recipients in the place of the dead letters of this one; its id.
-    pub(super) async fn resubmit_to(&self, id: MessageId, to: Vec<ForwardPath>) -> Result<MessageId, ResubmitError> {
+    pub(super) async fn resubmit_to(
+        &self,
+        id: MessageId,
+        to: Vec<ForwardPath>,
+        by: &str,
+    ) -> Result<MessageId, ResubmitError> {
         let leased = self.dead_letters_of(id).await?;
         let message = match self.addressed(&leased.message, to) {
             Ok(message) => message,
@@ -91,7 +97,7 @@ impl Queue {
             waiting_here(&leased.message, &QueueName::DeadLetter).map(|index| (index, Conclusion::Replaced)).collect();
         let further = vec![Caused { message, content: Content::CopyOf(id) }];
         let once = Persistence::Once { synced: true };
-        self.conclude_with(leased, all, further, Facts::default(), once).await?;
+        self.conclude_with(leased, all, further, Facts::by(by), once).await?;
         Ok(new)
     }
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::outcome::{Conclusion, Facts, Persistence};
+use super::conclusion::Conclusion;
+use super::outcome::{Facts, Persistence};
 use super::rerouting::Rerouting;
 use super::{Assignment, Queue, assign_again, log_store_error, settings};
 use crate::config::Snapshot;

@@ -46,10 +46,15 @@ pub trait Steer: Send + Sync {
     ) -> Result<SortedPage, ActionError>;
 
     /// A message is routed anew, by this connector for all who are not local, or by the usual rules; it is due now.
-    async fn reroute_by(&self, id: MessageId, connector: Option<Name>) -> Result<(), RerouteError>;
+    async fn reroute_by(&self, id: MessageId, connector: Option<Name>, by: String) -> Result<(), RerouteError>;
 
     /// Dead letters of a message go on their way again; to these recipients instead, if any are given. The id of the message that goes.
-    async fn resubmit(&self, id: MessageId, to: Option<Vec<ForwardPath>>) -> Result<MessageId, ResubmitError>;
+    async fn resubmit(
+        &self,
+        id: MessageId,
+        to: Option<Vec<ForwardPath>>,
+        by: String,
+    ) -> Result<MessageId, ResubmitError>;
 
     /// Every hold, the oldest first.
     fn holds(&self) -> Vec<Hold>;
@@ -112,22 +117,27 @@ impl Steer for Operator {
         self.0.sorted(filter, sort, from, limit).await
     }
 
-    async fn reroute_by(&self, id: MessageId, connector: Option<Name>) -> Result<(), RerouteError> {
+    async fn reroute_by(&self, id: MessageId, connector: Option<Name>, by: String) -> Result<(), RerouteError> {
         if let Some(name) = &connector
             && self.0.snapshot().routes.connector(name).is_none()
         {
             return Err(RerouteError::UnknownConnector(name.to_string()));
         }
         let queue = self.0.clone();
-        to_the_end(async move { Ok(queue.route_again(id, connector, true).await?) }).await
+        to_the_end(async move { Ok(queue.route_again(id, connector, true, &by).await?) }).await
     }
 
-    async fn resubmit(&self, id: MessageId, to: Option<Vec<ForwardPath>>) -> Result<MessageId, ResubmitError> {
+    async fn resubmit(
+        &self,
+        id: MessageId,
+        to: Option<Vec<ForwardPath>>,
+        by: String,
+    ) -> Result<MessageId, ResubmitError> {
         let queue = self.0.clone();
         to_the_end(async move {
             match to {
-                Some(to) => queue.resubmit_to(id, to).await,
-                None => queue.resubmit_as_it_is(id).await.map(|()| id),
+                Some(to) => queue.resubmit_to(id, to, &by).await,
+                None => queue.resubmit_as_it_is(id, &by).await.map(|()| id),
             }
         })
         .await

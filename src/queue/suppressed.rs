@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use super::outcome::{AttemptResult, Conclusion, defer};
+use super::conclusion::{Conclusion, defer};
+use super::outcome::AttemptResult;
 use super::scheduler::waiting_here;
 use super::{Queue, is_ours};
 use crate::directory::suppressions::{Source, Suppression, Suppressions};

@@ -446,11 +446,11 @@ async fn a_frozen_message_does_not_move_and_does_not_expire() {
     let f = Fixture::new(NextHop::Dead).await;
     let id = f.send("s@src.example", "u@dst.example", None).await;
     f.pass(Duration::from_secs(10)).await;
-    f.queue.freeze(id).await.unwrap();
+    f.queue.freeze(id, "ada").await.unwrap();
     *f.next_hop.lock().unwrap() = NextHop::Takes;
     f.pass(100 * HOUR).await;
     assert_eq!(f.store.messages().len(), 1);
-    f.queue.thaw(id).await.unwrap();
+    f.queue.thaw(id, "ada").await.unwrap();
     f.pass(5 * HOUR).await;
     assert!(f.store.messages().is_empty());
 }
@@ -477,12 +477,12 @@ async fn a_removed_message_is_gone_with_a_report_or_without() {
     let with = f.send(&f.anna(), "u@dst.example", None).await;
     let without = f.send(&f.anna(), "v@dst.example", None).await;
     f.pass(Duration::from_secs(10)).await;
-    f.queue.delete(with, true).await.unwrap();
-    f.queue.delete(without, false).await.unwrap();
+    f.queue.delete(with, true, "ada").await.unwrap();
+    f.queue.delete(without, false, "ada").await.unwrap();
     f.pass(Duration::from_secs(10)).await;
     assert!(f.store.messages().is_empty());
     assert_eq!(f.attempts_of(&f.anna()).len(), 1);
-    assert!(matches!(f.queue.delete(with, false).await, Err(ActionError::NotFound)));
+    assert!(matches!(f.queue.delete(with, false, "ada").await, Err(ActionError::NotFound)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -528,7 +528,7 @@ async fn a_dead_letter_that_is_retried_goes_out_again_and_is_not_purged() {
     f.pass(HOUR).await;
     assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)], "it was refused again");
     *f.next_hop.lock().unwrap() = NextHop::Takes;
-    f.queue.retry(id).await.unwrap();
+    f.queue.retry(id, "ada").await.unwrap();
     f.pass(Duration::from_secs(5)).await;
     assert!(f.store.messages().is_empty());
     assert_eq!(f.attempts_of("u@dst.example").len(), 3);
@@ -539,7 +539,7 @@ async fn a_removed_dead_letter_is_gone() {
     let f = Fixture::new(NextHop::Refuses).await;
     let id = f.send("<>", "u@dst.example", None).await;
     f.pass(HOUR).await;
-    f.queue.delete(id, true).await.unwrap();
+    f.queue.delete(id, true, "ada").await.unwrap();
     assert!(f.store.messages().is_empty());
 }
 
@@ -609,7 +609,7 @@ async fn a_person_may_release_held_mail_early() {
     let f = Fixture::new(NextHop::Takes).await;
     let id = f.send_with("s@src.example", "u@dst.example", None, held(Hold::For(7_200))).await;
     f.pass(Duration::from_secs(60)).await;
-    f.queue.retry(id).await.unwrap();
+    f.queue.retry(id, "ada").await.unwrap();
     f.pass(Duration::from_secs(1)).await;
     about(&f.attempts_of("u@dst.example"), &[60]);
     assert!(f.store.messages().is_empty());
@@ -653,10 +653,10 @@ async fn the_time_to_deliver_counts_from_the_release_and_holds_for_what_is_in_th
     assert!(f.reports().is_empty());
     // frozen mail keeps, and is returned as soon as it is thawed
     let id = f.send_with(&f.anna(), "v@dst.example", None, parameters).await;
-    f.queue.freeze(id).await.unwrap();
+    f.queue.freeze(id, "ada").await.unwrap();
     f.pass(5 * HOUR).await;
     assert!(f.reports().is_empty());
-    f.queue.thaw(id).await.unwrap();
+    f.queue.thaw(id, "ada").await.unwrap();
     f.pass(Duration::from_secs(1)).await;
     assert!(f.reports()[0].contains("Status: 5.4.7\r\n"));
     assert!(f.attempts_of("v@dst.example").is_empty() && f.store.messages().is_empty());

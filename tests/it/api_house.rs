@@ -637,23 +637,19 @@ impl Operate for Queue {
         Ok(vec![serde_json::json!({"at": "2026-11-24T00:00:00Z", "event": "received"})])
     }
 
-    async fn freeze(&self, id: MessageId) -> Result<(), ActionError> {
+    async fn freeze(&self, id: MessageId, _: &str) -> Result<(), ActionError> {
         self.change(id, |message| message.frozen = true)
     }
 
-    async fn thaw(&self, id: MessageId) -> Result<(), ActionError> {
+    async fn thaw(&self, id: MessageId, _: &str) -> Result<(), ActionError> {
         self.change(id, |message| message.frozen = false)
     }
 
-    async fn retry(&self, id: MessageId) -> Result<(), ActionError> {
+    async fn retry(&self, id: MessageId, _: &str) -> Result<(), ActionError> {
         self.change(id, |_| {})
     }
 
-    async fn reroute(&self, id: MessageId) -> Result<(), ActionError> {
-        self.change(id, |_| {})
-    }
-
-    async fn delete(&self, id: MessageId, ndr: bool) -> Result<(), ActionError> {
+    async fn delete(&self, id: MessageId, ndr: bool, _: &str) -> Result<(), ActionError> {
         self.change(id, |_| {})?;
         self.messages.lock().unwrap().retain(|message| message.id != id);
         self.deleted.lock().unwrap().push((id, ndr));

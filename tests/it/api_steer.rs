@@ -25,11 +25,17 @@ impl Steer for Queue {
         Ok(SortedPage::default())
     }
 
-    async fn reroute_by(&self, id: MessageId, _: Option<Name>) -> Result<(), RerouteError> {
-        Ok(self.reroute(id).await?)
+    async fn reroute_by(&self, id: MessageId, _: Option<Name>, _: String) -> Result<(), RerouteError> {
+        self.message(id).await?;
+        Ok(())
     }
 
-    async fn resubmit(&self, id: MessageId, _: Option<Vec<ForwardPath>>) -> Result<MessageId, ResubmitError> {
+    async fn resubmit(
+        &self,
+        id: MessageId,
+        _: Option<Vec<ForwardPath>>,
+        _: String,
+    ) -> Result<MessageId, ResubmitError> {
         self.message(id).await?;
         Err(ResubmitError::NotDead)
     }

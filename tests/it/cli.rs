@@ -248,3 +248,24 @@ fn a_shell_completes_it_and_a_closed_pipe_is_no_error() {
     assert!(child.wait().unwrap().code().is_some(), "no signal");
     assert!(Path::new(env!("CARGO_BIN_EXE_bridgehead")).exists());
 }
+
+#[test]
+fn an_old_mailroot_is_looked_at_and_brought_in() {
+    let appliance = Appliance::start();
+    let operator = Person::at(&appliance);
+    let pickup = appliance.data().join("imports/old/Pickup");
+    fs::create_dir_all(&pickup).unwrap();
+    fs::write(pickup.join("a.eml"), "x-sender: a@b.example\nx-receiver: c@far.example\nSubject: hi\n\ntext\n").unwrap();
+    fs::write(pickup.join("b\u{1b}[2J.eml"), "x-sender: a@b.example\nSubject: to nobody\n\ntext\n").unwrap();
+    let looked = operator.says(&["import", "mailroot", "old", "--dry-run"]);
+    assert_eq!(looked.status, 0, "{looked:?}");
+    assert_eq!(looked.out, "2 files: 1 would be imported, 0 imported before, 1 unreadable, 0 no messages\n");
+    assert!(looked.err.contains("Pickup/b") && !looked.err.contains('\u{1b}'), "{looked:?}");
+    let report = operator.reads(&["import", "mailroot", "old", "--area", "pickup", "-o", "json"]);
+    assert_eq!((&report["imported"], &report["state"]), (&json!(1), &json!("done")));
+    let again = operator.does(&["import", "mailroot", "old"]);
+    assert!(again.starts_with("2 files: 0 imported, 1 imported before"), "{again}");
+    let missing = operator.says(&["import", "mailroot", "nowhere"]);
+    assert_eq!(missing.status, 1);
+    assert!(missing.err.contains("/path"), "{missing:?}");
+}

@@ -101,7 +101,7 @@ async fn an_operation_goes_on_after_a_restart_from_where_it_was() {
     f.ended(&begun).await;
     assert_eq!(half.selector.until, selector.fixed(half.started_at).unwrap().until);
     for message in f.store.messages() {
-        f.queue.thaw(message.id).await.unwrap();
+        f.queue.thaw(message.id, "ada").await.unwrap();
     }
     let record = serde_json::to_vec(&half).unwrap();
     crate::store::ControlStore::set(&f.store, &format!("operation/{}", begun.id.simple()), Some(record)).await.unwrap();

@@ -94,12 +94,12 @@ async fn all_outbound_mail_is_one_hold_and_local_mail_goes_on() {
     assert_eq!((f.attempts_of(&f.anna()).len(), f.queued()), (1, vec![("held".to_owned(), 1)]));
     // who is held and frozen stays frozen when he is let go
     let id = f.store.messages()[0].id;
-    f.queue.freeze(id).await.unwrap();
+    f.queue.freeze(id, "ada").await.unwrap();
     f.let_go(&hold).await;
     f.pass(HOUR).await;
     assert_eq!(f.queued(), [("dns:default:dst.example".to_owned(), 1)]);
     assert!(f.store.messages()[0].frozen);
-    f.queue.thaw(id).await.unwrap();
+    f.queue.thaw(id, "ada").await.unwrap();
     f.pass(HOUR).await;
     assert_eq!(f.queued(), []);
 }
@@ -268,7 +268,7 @@ async fn a_chosen_connector_carries_whatever_its_address_spaces_say() {
     let id = f.send(&f.anna(), "b@dst.example", None).await;
     f.pass(Duration::from_secs(60)).await;
     let spare: Name = "spare".parse().unwrap();
-    f.operator().reroute_by(id, Some(spare.clone())).await.unwrap();
+    f.operator().reroute_by(id, Some(spare.clone()), "ada".to_owned()).await.unwrap();
     f.pass(Duration::from_secs(60)).await;
     assert_eq!(f.queued(), [("smarthost:spare".to_owned(), 1)]);
     assert_eq!(f.store.messages()[0].connector, Some(spare.clone()));
@@ -282,13 +282,13 @@ async fn a_chosen_connector_carries_whatever_its_address_spaces_say() {
     f.put(Collection::Connectors, "spare", off).await;
     f.pass(Duration::from_secs(60)).await;
     assert_eq!(f.queued(), [("smarthost:third".to_owned(), 1)]);
-    let unknown = f.operator().reroute_by(id, Some(spare)).await;
+    let unknown = f.operator().reroute_by(id, Some(spare), "ada".to_owned()).await;
     assert!(matches!(unknown, Err(RerouteError::UnknownConnector(_))));
     f.put(Collection::Connectors, "spare", Fixture::smart_host("127.0.0.9", "nobody.example")).await;
     f.pass(Duration::from_secs(60)).await;
     assert_eq!(f.queued(), [("smarthost:spare".to_owned(), 1)]);
     // without one, nobody has chosen any more
-    f.operator().reroute_by(id, None).await.unwrap();
+    f.operator().reroute_by(id, None, "ada".to_owned()).await.unwrap();
     assert_eq!((f.queued(), f.store.messages()[0].connector.clone()), (vec![("smarthost:third".to_owned(), 1)], None));
 }
 
@@ -310,7 +310,7 @@ async fn many_are_rerouted_by_a_connector_and_local_recipients_stay() {
     assert_eq!(f.queued(), [("smarthost:spare".to_owned(), 10), ("dns:default:other.example".to_owned(), 20)]);
     *f.next_hop.lock().unwrap() = NextHop::StoreGone;
     let local = f.send("a@src.example", &f.anna(), None).await;
-    f.operator().reroute_by(local, Some("spare".parse().unwrap())).await.unwrap();
+    f.operator().reroute_by(local, Some("spare".parse().unwrap()), "ada".to_owned()).await.unwrap();
     f.pass(Duration::from_secs(1)).await;
     assert!(f.queued().contains(&("local:default".to_owned(), 1)), "{:?}", f.queued());
 }
@@ -364,7 +364,7 @@ async fn dead_letters_go_on_their_way_again_as_if_they_had_just_come() {
     let id = dead_letter(&f).await;
     f.pass(HOUR * 24 * 7).await;
     *f.next_hop.lock().unwrap() = NextHop::Defers;
-    f.queue.freeze(id).await.unwrap();
+    f.queue.freeze(id, "ada").await.unwrap();
     assert_eq!(f.operator().resubmit_it(id).await, Ok(id));
     f.pass(HOUR * 40).await;
     let message = f.store.messages().into_iter().find(|message| message.id == id).unwrap();
@@ -394,14 +394,14 @@ async fn a_dead_letter_goes_to_others_in_one_step() {
     let to = |text: &str| text.parse::<ForwardPath>().unwrap();
     let operator = f.operator();
     let nobody = to(&format!("nobody@{}", f.default_domain()));
-    match Steer::resubmit(&operator, id, Some(vec![to("c@dst.example"), nobody])).await {
+    match Steer::resubmit(&operator, id, Some(vec![to("c@dst.example"), nobody]), "ada".to_owned()).await {
         Err(ResubmitError::Recipients(wrong)) => assert_eq!(wrong[0].0, 1),
         other => panic!("{other:?}"),
     }
     assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)], "nothing has changed");
     let content = f.store.content_of(id);
     let all = vec![to("c@dst.example"), to(&f.anna()), to("c@dst.example")];
-    let new = Steer::resubmit(&operator, id, Some(all)).await.unwrap();
+    let new = Steer::resubmit(&operator, id, Some(all), "ada".to_owned()).await.unwrap();
     assert_ne!(new, id);
     assert_eq!(f.store.content_of(new), content);
     *f.next_hop.lock().unwrap() = NextHop::Takes;
@@ -417,7 +417,7 @@ trait ResubmitIt {
 
 impl ResubmitIt for Operator {
     async fn resubmit_it(&self, id: MessageId) -> Result<MessageId, String> {
-        Steer::resubmit(self, id, None).await.map_err(|error| error.to_string())
+        Steer::resubmit(self, id, None, "ada".to_owned()).await.map_err(|error| error.to_string())
     }
 }
 
@@ -535,4 +535,37 @@ async fn what_is_broken_in_a_file_is_named_and_the_rest_is_taken() {
     let g = Fixture::new(NextHop::Dead).await;
     let cut = g.import(lines[..7].join("\n").as_bytes(), false, false).await;
     assert_eq!((cut.imported, cut.complete), (2, false));
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_name_who_asked_and_only_for_what_somebody_asked() {
+    let f = Fixture::new(NextHop::Defers).await;
+    let id = f.send(&f.anna(), "b@dst.example", None).await;
+    f.pass(Duration::from_secs(10)).await;
+    f.queue.freeze(id, "fay").await.unwrap();
+    f.queue.thaw(id, "tom").await.unwrap();
+    f.queue.retry(id, "rita").await.unwrap();
+    f.operator().reroute_by(id, None, "rob".to_owned()).await.unwrap();
+    let selector: HoldSelector = serde_json::from_value(json!({"recipient": "b@dst.example"})).unwrap();
+    let (hold, moving) = f.operator().hold(selector, "why".to_owned(), None, "hal".to_owned()).await.unwrap();
+    f.pass(Duration::from_secs(10)).await;
+    assert!(moving.is_some());
+    f.operator().end_hold(hold.id, "ren".to_owned()).await.unwrap();
+    f.pass(Duration::from_secs(10)).await;
+    f.queue.delete(id, false, "dee").await.unwrap();
+    let events = Operate::events(&*f.queue, id).await.unwrap();
+    let word = |event: &Value, field: &str| event[field].as_str().unwrap_or("-").to_owned();
+    let mut named: Vec<_> = events.iter().map(|event| (word(event, "event"), word(event, "by"))).collect();
+    named.retain(|(_, by)| by != "-");
+    let expected = [
+        ("frozen", "fay"),
+        ("thawed", "tom"),
+        ("retried", "rita"),
+        ("rerouted", "rob"),
+        ("held", "hal"),
+        ("released", "ren"),
+        ("removed", "dee"),
+    ];
+    assert_eq!(named, expected.map(|(event, by)| (event.to_owned(), by.to_owned())), "{events:#?}");
+    assert!(events.iter().any(|event| event["event"] == "deferred"), "{events:#?}");
 }
