@@ -14,7 +14,7 @@ use utoipa_actix_web::AppExt;
 use super::codes::ErrorCode;
 use super::errors;
 use super::problem::{FieldError, Problem};
-use super::server::routes;
+use super::routes;
 
 const ABOUT: &str = "\
 The SMTP relay that you configure by API, that tells you where your mail is, and that never loses it after 250.
@@ -73,7 +73,8 @@ const TAGS: [(&str, &str); 28] = [
 
 /// The OpenAPI document of the API: `openapi/bridgehead.json`, `/openapi.json` and `bridgehead openapi`.
 pub fn openapi() -> OpenApi {
-    let (_, mut document) = App::new().into_utoipa_app().openapi(frame()).configure(routes).split_for_parts();
+    let (_, mut document) =
+        App::new().into_utoipa_app().openapi(frame()).configure(routes::documented).split_for_parts();
     let components = document.components.get_or_insert_default();
     let mut schemas = Vec::new();
     Problem::schemas(&mut schemas);
@@ -87,8 +88,13 @@ pub fn openapi() -> OpenApi {
 
 /// The document as it is checked in: pretty JSON with a line end.
 pub fn openapi_json() -> String {
+    text(openapi())
+}
+
+/// The same of one that is there.
+pub(super) fn text(document: OpenApi) -> String {
     // Through a sorted map, so that the order of keys depends on nothing but their names.
-    let document = serde_json::to_value(openapi()).unwrap_or_default();
+    let document = serde_json::to_value(document).unwrap_or_default();
     format!("{document:#}\n")
 }
 

@@ -47,6 +47,7 @@ mod query;
 mod queues;
 mod quotas;
 mod resources;
+mod routes;
 mod running;
 mod server;
 mod sessions;

@@ -16,29 +16,20 @@ use actix_web::dev::{ServerHandle, ServiceFactory, ServiceRequest, ServiceRespon
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
+use actix_web::web::Bytes;
 use actix_web::{App, Error, HttpMessage, HttpRequest, HttpResponse, HttpServer, web};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use utoipa_actix_web::service_config::ServiceConfig;
-use utoipa_actix_web::{AppExt, scope};
 
 use super::access::Operations;
-use super::auth::{self, Failures, LocalOwner, Principal};
+use super::auth::{Failures, LocalOwner, Principal};
 use super::health::{Exposition, Health};
 use super::keys::Keys;
-use super::kinds::{
-    accounts, certificates, connectors, event_sinks, filters, identity_providers, mailbox_stores, recipient_policies,
-    recipients, remote_domains, virtual_servers,
-};
 use super::large_body::Bodies;
 use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
-use super::{
-    api_keys, audit, bulk, config, connector_test, directory, docs, document, domains, drain,
-    event_sinks as sink_operations, events, explain, health, holds, imports, messages, queues, quotas, running,
-    sessions, settings, steering, submit, suppressions, tls_reports, tracking, transfer, whoami,
-};
+use super::{document, health, routes};
 use crate::accounts::{KeysStatus, Quotas};
 use crate::config::Configuration;
 use crate::directory::suppressions::Suppressions;
@@ -275,23 +266,35 @@ pub(super) struct State {
     /// The memory of large bodies.
     pub(super) bodies: Bodies,
     /// The OpenAPI document.
-    pub(super) document: String,
+    pub(super) document: Bytes,
     /// What each operation needs.
     pub(super) operations: Operations,
     methods: BTreeMap<String, Vec<&'static str>>,
 }
 
+/// What is kept of the OpenAPI document.
+struct Described {
+    document: Bytes,
+    operations: Operations,
+    methods: BTreeMap<String, Vec<&'static str>>,
+}
+
+impl Described {
+    /// Made in a thread of its own, which gives back the memory that the document takes until it is text.
+    fn made() -> Self {
+        let made = std::thread::spawn(|| {
+            let document = document::openapi();
+            let (operations, methods) = (Operations::of(&document), document::methods(&document));
+            Described { document: document::text(document).into(), operations, methods }
+        });
+        made.join().expect("the document can be made: a test makes it")
+    }
+}
+
 impl State {
     fn new(handles: Handles) -> Self {
-        let document = document::openapi();
-        State {
-            handles,
-            failures: Failures::default(),
-            bodies: Bodies::default(),
-            document: document::openapi_json(),
-            operations: Operations::of(&document),
-            methods: document::methods(&document),
-        }
+        let Described { document, operations, methods } = Described::made();
+        State { handles, failures: Failures::default(), bodies: Bodies::default(), document, operations, methods }
     }
 
     /// The methods of the route that a path belongs to.
@@ -321,13 +324,7 @@ fn app(
 ) -> App<
     impl ServiceFactory<ServiceRequest, Config = (), Response = ServiceResponse<BoxBody>, Error = Error, InitError = ()>,
 > {
-    App::new()
-        .into_utoipa_app()
-        .app_data(state)
-        .configure(routes)
-        .default_service(web::to(nothing_here))
-        .map(|app| app.wrap(from_fn(around)))
-        .into_app()
+    App::new().app_data(state).configure(routes::served).default_service(web::to(nothing_here)).wrap(from_fn(around))
 }
 
 /// The application of the health listener.
@@ -341,117 +338,6 @@ fn health_app(
         .configure(health::plain)
         .default_service(web::to(health::nothing_here))
         .wrap(from_fn(around))
-}
-
-/// Every route. OpenAPI is made from the same list.
-pub(super) fn routes(config: &mut ServiceConfig<'_>) {
-    config
-        .service(scope::scope("/api/v1").configure(v1).wrap(from_fn(auth::require_key)))
-        .service(health::livez)
-        .service(health::readyz)
-        .service(health::startupz)
-        .service(health::metrics)
-        .service(docs::openapi_json)
-        .service(docs::docs)
-        .service(docs::docs_file)
-        .service(docs::start_page);
-}
-
-fn v1(config: &mut ServiceConfig<'_>) {
-    macro_rules! kinds {
-        ($($kind:ident)+) => {
-            $(config
-                .service($kind::list)
-                .service($kind::read)
-                .service($kind::replace)
-                .service($kind::change)
-                .service($kind::remove);)+
-        };
-    }
-    kinds!(virtual_servers recipient_policies recipients mailbox_stores connectors);
-    kinds!(certificates accounts identity_providers filters remote_domains event_sinks);
-    config
-        .service(settings::get_settings)
-        .service(settings::put_settings)
-        .service(settings::patch_settings)
-        .service(config::export_config)
-        .service(config::apply_config)
-        .service(config::list_config_revisions)
-        .service(config::compare_config_revisions)
-        .service(config::get_config_revision)
-        .service(config::rollback_config)
-        .service(directory::preview_addresses)
-        .service(directory::import_recipients)
-        .service(domains::list_domains)
-        .service(domains::get_domain)
-        .service(queues::list_queues)
-        .service(queues::get_queue)
-        .service(queues::freeze_queue)
-        .service(queues::thaw_queue)
-        .service(queues::retry_queue)
-        .service(submit::send_message)
-        .service(submit::send_messages)
-        .service(messages::list_messages)
-        .service(messages::get_message)
-        .service(messages::list_message_events)
-        .service(messages::freeze_message)
-        .service(messages::thaw_message)
-        .service(messages::retry_message)
-        .service(messages::reroute_message)
-        .service(messages::delete_message)
-        .service(steering::resubmit_message)
-        .service(steering::get_content)
-        .service(steering::suspend_connector)
-        .service(steering::resume_connector)
-        .service(holds::list_holds)
-        .service(holds::get_hold)
-        .service(holds::create_hold)
-        .service(holds::delete_hold)
-        .service(transfer::export_queue)
-        .service(transfer::import_queue)
-        .service(explain::explain_message)
-        .service(suppressions::list_suppressions)
-        .service(suppressions::add_suppression)
-        .service(suppressions::import_suppressions)
-        .service(suppressions::export_suppressions)
-        .service(suppressions::get_suppression)
-        .service(suppressions::delete_suppression)
-        .service(imports::import_mailroot)
-        .service(imports::list_mailroot_imports)
-        .service(imports::get_mailroot_import)
-        .service(quotas::list_quotas)
-        .service(quotas::reset_quotas)
-        .service(bulk::bulk_action)
-        .service(bulk::list_operations)
-        .service(bulk::get_operation)
-        .service(bulk::cancel_operation)
-        .service(connector_test::test_connector)
-        .service(tracking::search_tracking)
-        .service(tracking::summarize_tracking)
-        .service(tracking::whereabouts)
-        .service(events::stream_events)
-        .service(sink_operations::list_deliveries)
-        .service(sink_operations::replay)
-        .service(sessions::list_sessions)
-        .service(sessions::end_sessions)
-        .service(sessions::end_session)
-        .service(running::pause)
-        .service(running::resume)
-        .service(running::stop)
-        .service(running::start)
-        .service(api_keys::list_api_keys)
-        .service(api_keys::get_api_key)
-        .service(api_keys::put_api_key)
-        .service(api_keys::patch_api_key)
-        .service(api_keys::delete_api_key)
-        .service(api_keys::rotate_api_key)
-        .service(audit::list_audit_log)
-        .service(whoami::who_am_i)
-        .service(drain::get_drain)
-        .service(drain::begin_drain)
-        .service(drain::end_drain)
-        .service(tls_reports::list_tls_reports)
-        .service(tls_reports::send_tls_reports);
 }
 
 /// Answers what no route answers: 405 when the path exists, else 404.
