@@ -86,13 +86,14 @@ const RESPONSES: [(&str, ProblemKind, &str, &str); 14] = [
     (
         "Unavailable",
         ProblemKind::Unavailable,
-        "The appliance cannot do this now, for example while its store heals itself after a failed write.",
+        "The appliance cannot do this now: it has more than it can carry, or its store heals itself after a failed write. \
+         `Retry-After` says when to come again.",
         "the store is closed",
     ),
     (
         "InsufficientStorage",
         ProblemKind::InsufficientStorage,
-        "The data directory has no space left.",
+        "The data directory has no space left. It passes by itself when there is room; `Retry-After` says when to come again.",
         "free space on the data directory is below the reserve",
     ),
 ];
@@ -105,7 +106,7 @@ pub(super) fn components() -> BTreeMap<String, RefOr<Response>> {
             .example(Some(example(*kind, detail)))
             .build();
         let mut response = ResponseBuilder::new().description(*description).content(PROBLEM_JSON, content);
-        if *kind == ProblemKind::TooManyRequests {
+        if kind.retry_after().is_some() {
             response = response.header("Retry-After", text_header("Seconds until the next try."));
         }
         if *kind == ProblemKind::Unauthorized {

@@ -188,6 +188,15 @@ impl ProblemKind {
         self.facts().2
     }
 
+    /// Seconds after which it is worth to come again, for what passes by itself: the header `Retry-After` of a problem that
+    /// knows no better.
+    pub fn retry_after(self) -> Option<u32> {
+        match self {
+            ProblemKind::TooManyRequests | ProblemKind::Unavailable | ProblemKind::InsufficientStorage => Some(60),
+            _ => None,
+        }
+    }
+
     fn of_status(status: StatusCode) -> Self {
         let known = ProblemKind::ALL.into_iter().find(|kind| kind.status() == status.as_u16());
         known.unwrap_or(if status.is_client_error() { ProblemKind::Malformed } else { ProblemKind::Internal })
@@ -284,6 +293,9 @@ impl Problem {
     pub fn response(self) -> HttpResponse {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut answer = HttpResponse::build(status);
+        if let Some(seconds) = self.kind.retry_after() {
+            answer.insert_header((header::RETRY_AFTER, seconds));
+        }
         for (name, value) in &self.headers {
             answer.insert_header((name.clone(), value.as_str()));
         }

@@ -898,6 +898,7 @@ fn refusal_problem(refused: Vec<(String, Refusal)>) -> Problem {
         _ => ProblemKind::Invalid,
     };
     let count = refused.len();
+    let known = refused.iter().filter_map(|(_, refusal)| refusal.retry_after).max();
     let detail = match (&refused.as_slice(), kind) {
         ([(_, one)], _) => format!("{}; nothing was sent", one.reply),
         (_, _) => format!("{count} recipients are refused; nothing was sent"),
@@ -911,9 +912,10 @@ fn refusal_problem(refused: Vec<(String, Refusal)>) -> Problem {
         }
     });
     let problem = Problem::new(kind, detail).with_errors(wrong.collect());
-    match kind {
-        ProblemKind::TooManyRequests | ProblemKind::Unavailable => problem.with_header(header::RETRY_AFTER, "60"),
-        _ => problem,
+    match known.filter(|_| for_now) {
+        // whole seconds, and not one too early
+        Some(wait) => problem.with_header(header::RETRY_AFTER, (wait.as_secs() + 1).to_string()),
+        None => problem,
     }
 }
 

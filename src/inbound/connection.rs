@@ -151,14 +151,14 @@ async fn client_of(inbound: &Inbound, arrival: &mut Arrival) -> Option<IpAddr> {
         Ok(client) => client.map_or(arrival.peer, |client| SocketAddr::new(client.ip().to_canonical(), client.port())),
         Err(error) => {
             tracing::info!(virtualServer = %server.name, peer.addr = %arrival.peer, rule = "proxyProtocol", detail = %error, "refused");
+            inbound.intake.metrics.refused(server.name.as_str());
             return None;
         }
     };
     match arrival.guard.speaks_for(client, &limits(server)) {
         Ok(()) => Some(client.ip()),
         Err(limit) => {
-            let label = ByName { name: server.name.as_str().to_owned() };
-            inbound.intake.metrics.connections_refused.get_or_create(&label).inc();
+            inbound.intake.metrics.refused(server.name.as_str());
             let _ = arrival.stream.try_write(turned_away(limit).as_bytes());
             None
         }
@@ -259,6 +259,7 @@ impl Answers for Conversation {
                     Ok(()) => Ok(Answer::Proceed),
                     Err(refusal) => {
                         self.log(&refusal);
+                        self.inbound.intake.metrics.refused(self.sender.client.server.name.as_str());
                         return Answer::Close(refusal.reply);
                     }
                 }
@@ -292,7 +293,11 @@ impl Answers for Conversation {
             Question::Rcpt { forward_path, parameters } => match &mut self.incoming {
                 Some(incoming) => {
                     self.refusable.recipients = vec![forward_path.to_string()];
-                    incoming.recipient(&self.inbound.intake, forward_path, parameters).await.map(|()| Answer::Proceed)
+                    let taken = incoming.recipient(&self.inbound.intake, forward_path, parameters).await;
+                    if taken.as_ref().is_err_and(Refusal::is_permanent) {
+                        self.inbound.intake.metrics.recipient_refused(self.sender.client.server.name.as_str());
+                    }
+                    taken.map(|()| Answer::Proceed)
                 }
                 None => Ok(out_of_step()),
             },
@@ -516,10 +521,6 @@ impl Conversation {
 
     fn log(&self, refusal: &Refusal) {
         let client = &self.sender.client;
-        if refusal.reply.code >= 500 {
-            let label = ByName { name: client.server.name.as_str().to_owned() };
-            self.inbound.intake.metrics.recipients_refused.get_or_create(&label).inc();
-        }
         tracing::info!(
             virtualServer = %client.server.name,
             peer.addr = %client.address,

@@ -169,11 +169,11 @@ impl Inbound {
         let trusts = |proxy: &ProxyProtocol| proxy.trusted.iter().any(|net| net.0.contains(&peer.ip()));
         if binding.proxy_protocol.as_ref().is_some_and(|proxy| !trusts(proxy)) {
             tracing::info!(virtualServer = %name, peer.addr = %peer, rule = "proxyProtocol", "refused: no trusted proxy");
+            self.intake.metrics.refused(name.as_str());
             return;
         }
-        let label = ByName { name: name.as_str().to_owned() };
         if !self.running.takes_sessions(name) || self.drain.is_closed() {
-            self.intake.metrics.connections_refused.get_or_create(&label).inc();
+            self.intake.metrics.refused(name.as_str());
             let _ = stream.try_write(b"421 4.3.2 Service is paused, try again later\r\n");
             return;
         }
@@ -186,13 +186,14 @@ impl Inbound {
         };
         match self.sessions.admit(opening, &limits(server)) {
             Ok(guard) => {
+                let label = ByName { name: name.as_str().to_owned() };
                 self.intake.metrics.connections.get_or_create(&label).inc();
                 let arrival = Arrival { server: server.clone(), binding: binding.clone(), stream, peer, guard };
                 // the guard is what counts and awaits it
                 drop(tokio::spawn(connection::serve(self.clone(), arrival)));
             }
             Err(limit) => {
-                self.intake.metrics.connections_refused.get_or_create(&label).inc();
+                self.intake.metrics.refused(name.as_str());
                 // what the kernel does not take at once is not worth a wait
                 let _ = stream.try_write(turned_away(limit).as_bytes());
             }

@@ -39,11 +39,11 @@ impl Receives for Receiver {
             proxied: false,
             since: Timestamp::from_millis(inbound.intake.clock.unix_millis()),
         };
-        let label = ByName { name: name.as_str().to_owned() };
         let Ok(guard) = inbound.sessions.admit(opening, &limits(&server)) else {
-            inbound.intake.metrics.connections_refused.get_or_create(&label).inc();
+            inbound.intake.metrics.refused(name.as_str());
             return Err(format!("virtual server {name} has too many sessions"));
         };
+        let label = ByName { name: name.as_str().to_owned() };
         inbound.intake.metrics.connections.get_or_create(&label).inc();
         let session = guard.session().clone();
         let place = Place { address: peer.ip().to_canonical(), server, binding, is_encrypted, guard };

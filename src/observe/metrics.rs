@@ -58,16 +58,16 @@ pub fn sync_seconds() -> Histogram {
 pub struct Metrics {
     /// Connections that were taken, by virtual server.
     pub connections: Family<ByName, Counter>,
-    /// Connections that were refused at once, by virtual server.
-    pub connections_refused: Family<ByName, Counter>,
+    /// Connections that were turned away ([`Metrics::refused`]), by virtual server.
+    connections_refused: Family<ByName, Counter>,
     /// Sessions now, by virtual server.
     pub sessions: Family<ByName, Gauge>,
     /// Messages accepted, by virtual server.
     pub accepted: Family<ByName, Counter>,
     /// Octets accepted, by virtual server.
     pub accepted_bytes: Family<ByName, Counter>,
-    /// Recipients refused, by virtual server.
-    pub recipients_refused: Family<ByName, Counter>,
+    /// Recipients refused for good ([`Metrics::recipient_refused`]), by virtual server.
+    recipients_refused: Family<ByName, Counter>,
     /// What filters did with senders and recipients.
     pub filtered: Family<ByAction, Counter>,
     /// What DNS lists said of clients: `listed`, `notListed`, `failed`.
@@ -120,11 +120,15 @@ impl Metrics {
         }
         let r = registry.sub_registry_with_prefix("bridgehead");
         r.register("smtp_connections", "SMTP connections taken", metrics.connections.clone());
-        r.register("smtp_connections_refused", "SMTP connections refused at once", metrics.connections_refused.clone());
+        r.register(
+            "smtp_connections_refused",
+            "SMTP connections that were turned away",
+            metrics.connections_refused.clone(),
+        );
         r.register("smtp_sessions", "SMTP sessions now", metrics.sessions.clone());
         r.register("messages_accepted", "Messages accepted (durable)", metrics.accepted.clone());
         r.register_with_unit("accepted", "Content accepted", Unit::Bytes, metrics.accepted_bytes.clone());
-        r.register("recipients_refused", "Recipients refused at RCPT", metrics.recipients_refused.clone());
+        r.register("recipients_refused", "Recipients refused for good at RCPT", metrics.recipients_refused.clone());
         r.register("filtered", "What filters did with senders and recipients", metrics.filtered.clone());
         r.register("dns_list_answers", "What DNS lists said of clients", metrics.dns_lists.clone());
         r.register("recipient_outcomes", "What became of recipients, by attempt", metrics.outcomes.clone());
@@ -145,6 +149,17 @@ impl Metrics {
     /// Counts a sender or recipient that a filter matched.
     pub fn filtered(&self, action: &'static str) {
         self.filtered.get_or_create(&ByAction { action }).inc();
+    }
+
+    /// Counts a connection that a virtual server turned away before it could say anything: it is paused or draining, has too many,
+    /// the client may not connect, or what speaks for it is no trusted proxy.
+    pub fn refused(&self, server: &str) {
+        self.connections_refused.get_or_create(&ByName { name: server.to_owned() }).inc();
+    }
+
+    /// Counts a recipient that a virtual server refused for good at RCPT; what is refused at another command is none.
+    pub fn recipient_refused(&self, server: &str) {
+        self.recipients_refused.get_or_create(&ByName { name: server.to_owned() }).inc();
     }
 
     /// Counts a command that was answered.

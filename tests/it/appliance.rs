@@ -360,6 +360,8 @@ impl Log {
 pub struct Answer {
     /// The status code.
     pub status: u16,
+    /// By name, in lower case.
+    pub headers: BTreeMap<String, String>,
     /// The body.
     pub body: String,
 }
@@ -390,11 +392,12 @@ fn request(address: SocketAddr, method: &str, path: &str, body: Option<&Value>) 
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     let mut lines = head.lines();
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let headers: BTreeMap<String, &str> =
-        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value)).collect();
+    let fields = lines.filter_map(|line| line.split_once(": "));
+    let headers: BTreeMap<String, String> =
+        fields.map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
     let length = headers.get("content-length").map(|length| length.parse::<usize>().unwrap());
     assert_eq!(length.unwrap_or_default(), body.len(), "an answer that is whole: {answer}");
-    Answer { status, body: body.to_owned() }
+    Answer { status, headers, body: body.to_owned() }
 }
 
 /// A client of SMTP that corrects nothing.

@@ -14,7 +14,7 @@ import unittest
 from harness import ADMIN_KEY, binary, free_port, make_sut, only_bridgehead, wait_for, workdir
 from load import Smtp, message, new_id
 from sink import Sink
-from watcher import Prometheus, alerts, quick_rules, runbook
+from watcher import Prometheus, alerts, annotation, certificate, quick_rules, runbook
 
 
 @only_bridgehead
@@ -24,7 +24,9 @@ class Alerts(unittest.TestCase):
         cls.dir = workdir("alerts")
         rules = os.path.join(cls.dir, "alerts.yaml")
         quick_rules(rules)
-        cls.watch = Prometheus(rules=rules)
+        # an address for each test, known to Prometheus from the start: it takes in new ones every five seconds only
+        cls.addresses = {name: f"127.0.0.1:{free_port()}" for name in dir(cls) if name.startswith("test_")}
+        cls.watch = Prometheus(*cls.addresses.values(), rules=rules)
         os.makedirs(os.path.join(cls.dir, "bin"))
         os.symlink(binary(), os.path.join(cls.dir, "bin/bridgehead"))
 
@@ -35,7 +37,7 @@ class Alerts(unittest.TestCase):
     # --- the pieces ---
 
     def appliance(self, start=True, **k):
-        self.health = f"127.0.0.1:{free_port()}"
+        self.health = self.addresses[self._testMethodName]
         it = make_sut("alert", **k)
         it.env["BRIDGEHEAD_HEALTH_LISTEN"] = self.health
         self.addCleanup(it.destroy)
@@ -49,8 +51,7 @@ class Alerts(unittest.TestCase):
         self.assertEqual(self.watch.firing(self.health), {})
 
     def watched(self):
-        self.watch.add(self.health)
-        self.addCleanup(self.watch.remove, self.health)
+        wait_for(f"a scrape of {self.health}", lambda: self.watch.value(f'up{{instance="{self.health}"}}') == 1, 60, 0.2)
 
     def fires(self, name, beside=(), times=1):
         """Waits until it does, and as often as it should; gives the text of the first."""
@@ -65,7 +66,9 @@ class Alerts(unittest.TestCase):
         return texts["summary"]
 
     def ends(self, name):
+        """Waits until it does; from its cause until here it has fired once."""
         wait_for(f"{name} to end", lambda: name not in self.watch.firing(self.health), 90, 0.3)
+        self.assertEqual(list(self.watch.begun(self.health, name).values()), [1])
 
     def do(self, name, it, block=None, **replace):
         """Types what the runbook says; gives what it says."""
@@ -90,12 +93,6 @@ class Alerts(unittest.TestCase):
             for _ in range(count):
                 c.transaction("s@src.example", [to], message(new_id()))
 
-    def certificate(self, directory, days):
-        os.makedirs(directory, exist_ok=True)
-        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", str(days),
-                        "-subj", "/CN=mail.example.com", "-addext", "subjectAltName=DNS:mail.example.com", "-keyout", f"{directory}/tls.key",
-                        "-out", f"{directory}/tls.crt"], check=True, capture_output=True)
-
     def small_disk(self, size):
         if os.geteuid() != 0:
             self.skipTest("a small file system of our own needs root")
@@ -106,6 +103,17 @@ class Alerts(unittest.TestCase):
             self.skipTest(f"no tmpfs: {r.stderr}")
         self.addCleanup(subprocess.run, ["umount", "-l", mount])
         return mount
+
+    def holding(self, start=True, **k):
+        """An appliance that takes mail and keeps it: its next hop is not asked before it is told to."""
+        it = self.appliance(start=start, **k)
+        if not start:
+            it.start()
+        self.sink = Sink()
+        self.addCleanup(self.sink.close)
+        it.relay_for("127.0.0.0/8").route_to(self.sink.port)
+        it.hold()
+        return it
 
     # --- the alerts ---
 
@@ -139,9 +147,7 @@ class Alerts(unittest.TestCase):
 
     def test_store_cannot_write(self):
         mount = self.small_disk(400 << 20)
-        it = self.appliance(data=os.path.join(mount, "data"), env={"BRIDGEHEAD_RESERVE": "0"})
-        it.relay_for("127.0.0.0/8")
-        it.hold()
+        it = self.holding(data=os.path.join(mount, "data"), env={"BRIDGEHEAD_RESERVE": "0"})
         ballast = os.path.join(mount, "ballast")
 
         def full():
@@ -165,9 +171,7 @@ class Alerts(unittest.TestCase):
         self.assertEqual(it.runs, 1)
 
     def test_store_damaged(self):
-        it = self.appliance(start=False).start()
-        it.relay_for("127.0.0.0/8")
-        it.hold()
+        it = self.holding(start=False)
         self.send(it, 5)
         marked = new_id("damage")
         with Smtp(it.smtp_port) as c:
@@ -192,6 +196,14 @@ class Alerts(unittest.TestCase):
         it.release()
         self.fires("BridgeheadStoreDamaged", beside={"BridgeheadNothingDelivered", "BridgeheadOldestMessage", "BridgeheadDeferralRatio"})
         self.assertRegex(self.do("BridgeheadStoreDamaged", it), r"bridgehead_store_quarantined [1-9]")
+        # the others went out; what is left is the one without content, as a dead letter
+        left = wait_for("one to be left", lambda: (lambda found: found if len(found) == 1 else None)(it.messages()), 30, 0.3)
+        self.assertEqual(len(self.sink.accepted()), 10)
+        self.assertNotIn(marked, {d.id for d in self.sink.accepted()})
+        it.rest.ok("DELETE", f"/api/v1/messages/{left[0]['id']}")
+        it.stop()
+        it.start()
+        self.ends("BridgeheadStoreDamaged")
 
     def test_disk_full(self):
         it = self.appliance(start=False, env={"BRIDGEHEAD_RESERVE": str(1 << 60)}).start(ready=False)
@@ -220,9 +232,7 @@ class Alerts(unittest.TestCase):
         self.ends("BridgeheadDiskNearlyFull")
 
     def test_overloaded(self):
-        it = self.appliance()
-        it.relay_for("127.0.0.0/8")
-        it.hold()
+        it = self.holding()
         self.send(it, 10)
         it.rest.ok("PATCH", "/api/v1/settings", {"spec": {"overload": {"queuedMessages": 5}}})
         self.fires("BridgeheadOverloaded", beside={"BridgeheadNothingDelivered", "BridgeheadOldestMessage"})
@@ -276,8 +286,7 @@ class Alerts(unittest.TestCase):
         it = self.appliance()
 
         def put(days):
-            self.certificate(it.dir, days)
-            chain, key = (open(f"{it.dir}/tls.{end}").read() for end in ("crt", "key"))
+            chain, key = certificate(it.dir, days)
             it.rest.ok("PUT", "/api/v1/certificates/mail", {"spec": {"chain": {"value": chain}, "privateKey": {"value": key}}})
         put(5)
         self.assertIn("certificate mail expires in 4d", self.fires("BridgeheadCertificateExpires"))
@@ -288,13 +297,13 @@ class Alerts(unittest.TestCase):
     def test_certificate_fault(self):
         secrets = workdir("secrets")
         it = self.appliance(env={"BRIDGEHEAD_SECRETS_DIR": secrets})
-        self.certificate(secrets, 90)
+        certificate(secrets, 90)
         it.rest.ok("PUT", "/api/v1/certificates/mail", {"spec": {"chain": {"file": "tls.crt"}, "privateKey": {"file": "tls.key"}}})
         with open(os.path.join(secrets, "tls.crt"), "w") as f:
             f.write("nothing of a certificate\n")
         self.fires("BridgeheadCertificateFault")
         self.assertIn("CertificateValid", self.do("BridgeheadCertificateFault", it))
-        self.certificate(secrets, 90)
+        certificate(secrets, 90)
         self.ends("BridgeheadCertificateFault")
 
     def test_configuration_rejected(self):
@@ -328,6 +337,9 @@ class Alerts(unittest.TestCase):
         it = self.appliance()
         it.rest.ok("POST", "/api/v1/drain")
         self.fires("BridgeheadDraining")
+        # the dashboard marks it
+        marked = [row["metric"]["alertname"] for row in self.watch.query(annotation()) if row["metric"]["instance"] == self.health]
+        self.assertEqual(marked, ["BridgeheadDraining"])
         self.do("BridgeheadDraining", it)
         self.ends("BridgeheadDraining")
 

@@ -33,6 +33,22 @@ class Shedding(unittest.TestCase):
         self.assertEqual(answer.status, 503 if failed else 200)
         return failed
 
+    def submit(self, path="/api/v1/messages", message=None):
+        """By REST what the load sends by SMTP."""
+        return self.it.rest.call("POST", path, message or {"from": "sender@example.org", "to": ["rcpt@example.net"], "subject": "s", "text": "t"})
+
+    def assert_not_now(self, status, kind, words):
+        """REST takes no mail, says why and when to come again, alone and in a batch; and it answers everything else."""
+        answer = self.submit()
+        self.assertEqual((answer.status, answer.headers["content-type"]), (status, "application/problem+json"), answer)
+        self.assertEqual((answer.json["type"], answer.json["status"]), (f"urn:bridgehead:problem:{kind}", status), answer)
+        self.assertIn(words, answer.json["detail"])
+        self.assertTrue(1 <= int(answer.headers["retry-after"]) <= 120, answer.headers)
+        item = {"message": {"from": "sender@example.org", "to": ["rcpt@example.net"], "subject": "s", "text": "t"}}
+        (item,) = self.submit("/api/v1/messages/batch", {"messages": [item]}).json["items"]
+        self.assertEqual((item["problem"]["type"], item["problem"]["status"]), (f"urn:bridgehead:problem:{kind}", status), item)
+        self.assertEqual(self.it.rest.get("/api/v1/queues").status, 200)
+
     def mail_reply(self):
         with Smtp(self.it.smtp_port) as c:
             return c.command("MAIL FROM:<sender@example.org>")
@@ -66,11 +82,13 @@ class Shedding(unittest.TestCase):
             self.assertEqual(self.health.get("/livez").status, 200)
             self.assertEqual(self.metric("store_writable"), 0)
             self.assertLess(self.metric("store_free_bytes"), self.metric("store_reserve_bytes"))
+            self.assert_not_now(507, "insufficientStorage", "Insufficient system storage")
             # what is here goes out all the same
             self.assertEqual(self.sink.wait_accepted(load.acknowledged(), 60), set())
             os.unlink(ballast)
             wait_for("MAIL to be taken again", lambda: self.mail_reply()[0] == 250, 30, 0.2)
             wait_for("ready", lambda: self.health.get("/readyz").status == 200, 30, 0.2)
+            self.assertEqual(self.submit().status, 202)
         before = len(load.acknowledged())
         wait_for("load", lambda: len(load.acknowledged()) > before + 30, 60)
         load.stop()
@@ -94,6 +112,7 @@ class Shedding(unittest.TestCase):
         self.assertEqual(self.metric("overloaded"), 1)
         self.assertIn("50 are the limit", self.failed_checks()["notOverloaded"])
         self.assertEqual(self.health.get("/readyz").status, 503)
+        self.assert_not_now(503, "unavailable", "Too busy")
         # REST goes on: somebody can look, and do something
         self.assertEqual(sum(q["messages"] for q in self.it.queues()), len(ids))
         self.it.release()
@@ -101,6 +120,27 @@ class Shedding(unittest.TestCase):
         wait_for("MAIL to be taken again", lambda: self.mail_reply()[0] == 250, 30, 0.2)
         self.assertEqual(self.metric("overloaded"), 0)
         self.assertEqual(self.failed_checks(), {})
+        self.assertEqual(self.submit().status, 202)
+
+    def test_octets_over_their_limit_and_memory(self):
+        self.appliance()
+        used = self.metric("process_resident_memory_bytes")
+        self.assertGreater(used, 1 << 20)
+        self.it.hold()
+        with Smtp(self.it.smtp_port) as c:
+            for _ in range(3):
+                c.transaction("sender@example.org", ["rcpt@example.net"], message(new_id(), 10_000))
+        for limit, words in [({"queuedBytes": 20_000}, "octets are queued, 20000 are the limit"), ({"memory": int(used // 2)}, f"of memory are used, {int(used // 2)} are the limit")]:
+            with self.subTest(limit):
+                self.it.rest.ok("PATCH", "/api/v1/settings", {"spec": {"overload": limit}})
+                refused = wait_for("refusal", lambda: (lambda r: r if r[0] != 250 else None)(self.mail_reply()), 30, 0.2)
+                self.assertEqual((refused[0], refused[1][:5]), (452, "4.3.1"))
+                self.assertIn(words, self.failed_checks()["notOverloaded"])
+                self.assertEqual(self.metric("overloaded"), 1)
+                self.assert_not_now(503, "unavailable", "Too busy")
+                self.it.rest.ok("PATCH", "/api/v1/settings", {"spec": {"overload": {name: None for name in limit}}})
+                wait_for("MAIL to be taken again", lambda: self.mail_reply()[0] == 250, 30, 0.2)
+                self.assertEqual(self.failed_checks(), {})
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+import time
 import urllib.parse
 
 from harness import ROOT, Rest, free_port, wait_for, workdir
@@ -19,14 +20,19 @@ def alerts():
 
 
 def panels():
-    """(title, query, description of the panel) of each query of the dashboard, and its annotations, for ten seconds."""
+    """(title, query) of each query of the dashboard, with rates over ten seconds."""
     with open(DASHBOARD) as f:
         board = json.load(f)
     for panel in board["panels"]:
         for target in panel.get("targets", []):
             yield panel["title"], plain(target["expr"])
-    for annotation in board["annotations"]["list"]:
-        yield annotation["name"], plain(annotation["expr"])
+
+
+def annotation():
+    """The query by which the dashboard marks alerts in every panel."""
+    with open(DASHBOARD) as f:
+        (found,) = json.load(f)["annotations"]["list"]
+    return plain(found["expr"])
 
 
 def plain(query):
@@ -45,26 +51,39 @@ def runbook():
 
 
 def quick_rules(path):
-    """The rules with the patience of a test: no `for`, seconds in the place of half hours, of four hours."""
+    """The rules with the patience of a test: `for` in seconds where it is a minute or two, none where it is more, seconds in the place
+    of half hours, of four hours."""
     with open(RULES) as f:
         text = f.read()
-    text = re.sub(r"^ +for: \w+\n", "", text, flags=re.M)
+    text = re.sub(r"^( +for: [12])m$", r"\1s", text, flags=re.M)
+    text = re.sub(r"^ +for: \w+[mh]\n", "", text, flags=re.M)
     text = text.replace("[30m]", "[6s]").replace("4 * 3600", "2")
     assert "[30m]" not in text and "[6s]" in text and ") > 2\n" in text
     with open(path, "w") as f:
         f.write(text)
 
 
+def certificate(directory, days):
+    """Makes tls.crt and tls.key in a directory; gives their texts."""
+    os.makedirs(directory, exist_ok=True)
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", str(days),
+                    "-subj", "/CN=mail.example.com", "-addext", "subjectAltName=DNS:mail.example.com", "-keyout", f"{directory}/tls.key",
+                    "-out", f"{directory}/tls.crt"], check=True, capture_output=True)
+    texts = []
+    for name in ("tls.crt", "tls.key"):
+        with open(os.path.join(directory, name)) as f:
+            texts.append(f.read())
+    return texts
+
+
 class Prometheus:
-    """Scrapes these addresses, and those that are added."""
+    """Scrapes these addresses."""
 
     def __init__(self, *addresses, rules=None):
         self.dir = workdir("prometheus")
-        self.addresses = list(addresses)
         port = free_port()
         config = {"global": {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"},
-                  "scrape_configs": [{"job_name": "mail", "file_sd_configs": [{"files": ["targets.json"], "refresh_interval": "1s"}]}]}
-        self._write()
+                  "scrape_configs": [{"job_name": "mail", "static_configs": [{"targets": list(addresses)}]}]}
         if rules:
             config["rule_files"] = [rules]
         # JSON is YAML
@@ -77,21 +96,6 @@ class Prometheus:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         self.rest = Rest(f"127.0.0.1:{port}", key=None)
         wait_for("Prometheus", lambda: self.rest.get("/-/ready").status == 200, 60, 0.2)
-
-    def add(self, address):
-        self.addresses.append(address)
-        self._write()
-        wait_for(f"a scrape of {address}", lambda: self.value(f'up{{instance="{address}"}}') == 1, 60, 0.3)
-
-    def remove(self, address):
-        self.addresses.remove(address)
-        self._write()
-
-    def _write(self):
-        path = os.path.join(self.dir, "targets.json")
-        with open(path + ".new", "w") as f:
-            json.dump([{"targets": self.addresses}], f)
-        os.rename(path + ".new", path)
 
     def close(self):
         self.process.kill()
@@ -112,6 +116,19 @@ class Prometheus:
 
     def names(self):
         return set(self.rest.get("/api/v1/label/__name__/values").json["data"])
+
+    def begun(self, address, name):
+        """How often each alert of this name has begun to fire for this address, by its labels: gaps in its series are ends."""
+        query = {"query": f'ALERTS{{alertname="{name}",alertstate="firing",instance="{address}"}}', "start": time.time() - 600,
+                 "end": time.time(), "step": 1}
+        answer = self.rest.get("/api/v1/query_range?" + urllib.parse.urlencode(query))
+        if answer.status != 200:
+            raise AssertionError(f"{query}: {answer!r}")
+        found = {}
+        for row in answer.json["data"]["result"]:
+            at = [float(when) for when, _ in row["values"]]
+            found[json.dumps(row["metric"], sort_keys=True)] = 1 + sum(later - earlier > 1.5 for earlier, later in zip(at, at[1:]))
+        return found
 
     def firing(self, address):
         """Name → the alerts that fire for this address."""
