@@ -70,25 +70,24 @@ def wait_for(what, condition, timeout=20.0, step=0.05):
         time.sleep(step)
 
 
-_next_port = random.randrange(12_000, 30_000)
+# ports of this process: below the range from which the kernel takes ports for outgoing connections. One of those, even in TIME_WAIT,
+# would keep a server from listening on all addresses a moment later
+_first_port, _last_port = map(int, os.environ.get("SUITE_PORTS", "12000-31999").split("-"))
+_next_port = random.randrange(_first_port, _last_port)
 
 
 def free_port():
-    """A port on which nobody listens, at any address, and which was not given out before.
-
-    It lies below the range from which the kernel takes ports for outgoing connections: one of those, even in TIME_WAIT,
-    would keep a server from listening on all addresses a moment later.
-    """
+    """A port on which nobody listens, at any address, and which was not given out before."""
     global _next_port
     for _ in range(10_000):
-        _next_port = _next_port + 1 if _next_port < 32_000 else 12_000
+        _next_port = _next_port + 1 if _next_port < _last_port else _first_port
         with socket.socket() as s:
             try:
                 s.bind(("0.0.0.0", _next_port))
             except OSError:
                 continue
             return _next_port
-    raise RuntimeError("no free port between 12000 and 32000")
+    raise RuntimeError(f"no free port between {_first_port} and {_last_port}")
 
 
 class Answer:
