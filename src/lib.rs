@@ -47,7 +47,7 @@
 //! state is recorded in one step with the notification it may cause, which goes back into the queue like any mail.
 //! Mail that programs submit over REST enters by `intake::submit`, mail from files (pickup, an old mailroot) by [`mailroot`]: both
 //! ask `intake` the same questions. What an operator holds back or suspends waits in the queue (`queue::holds`, `queue::suspension`).
-//! Each step is an event of message tracking (`queue::track`), which [`sinks`] pass on; what came of TLS is counted ([`tlsrpt`]).
+//! Each step is an event of message tracking (`queue::track`), which [`sinks`] pass on and [`traces`] are made of; what is wrong [`alerts`] tell, past all of this; what came of TLS is counted ([`tlsrpt`]).
 //! Mail that waits to be fetched goes when it is asked for; by ATRN it goes over the connection of who asks, which `inbound`
 //! hands through [`queue::turn`] to `outbound`. Mail that we fetch elsewhere comes the same way back.
 //!
@@ -90,7 +90,7 @@
 //! | 4 | [`config`] | compiles those tables, publishes them |
 //! | 5 | [`queue`], [`status`] | what waits and moves; what is open now |
 //! | 6 | [`intake`], [`tlsrpt`] | who may, and taking it; what came of TLS, and telling those whose hosts it was with |
-//! | 7 | [`inbound`], [`outbound`], [`local`], [`mailroot`], [`sinks`] | sockets in, sockets out, mailbox stores, mail from files, who is told what happens |
+//! | 7 | [`inbound`], [`outbound`], [`local`], [`mailroot`], [`sinks`], [`traces`], [`alerts`] | sockets in, sockets out, mailbox stores, mail from files, who is told what happens, and what is wrong |
 //! | 8 | [`api`], [`cli`] | REST; the command line |
 //! | 9 | [`boot`] | the only place where parts are put together |
 //!
@@ -126,11 +126,13 @@ pub mod status;
 pub mod intake;
 pub mod tlsrpt;
 
+pub mod alerts;
 pub mod inbound;
 pub mod local;
 pub mod mailroot;
 pub mod outbound;
 pub mod sinks;
+pub mod traces;
 
 pub mod api;
 pub mod cli;

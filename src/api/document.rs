@@ -40,7 +40,7 @@ the request in the appliance's log. A path that does not exist is 404, a method 
 names the scope that it needs, also in `x-scope`; without it the answer is 403, which names the scope. The roles `viewer`, \
 `operator`, `administrator` and `owner` stand for scopes; `GET /api/v1/whoami` tells which the caller has.";
 
-const TAGS: [(&str, &str); 28] = [
+const TAGS: [(&str, &str); 29] = [
     ("virtual-servers", "SMTP virtual servers: where mail comes in, from whom, and how it is treated."),
     ("recipient-policies", "Which addresses recipients get, and so which domains are local."),
     ("recipients", "The directory: who has mail here."),
@@ -66,6 +66,7 @@ const TAGS: [(&str, &str); 28] = [
     ("sessions", "Who is connected by SMTP now."),
     ("audit-log", "Who did what."),
     ("appliance", "The appliance itself."),
+    ("alerts", "What is wrong with the appliance, and telling its operators."),
     ("tls-reports", "What came of TLS with the hosts of other domains, and the reports that they get about it."),
     ("health", "Probes and metrics."),
     ("documentation", "This document, for programs and for people."),

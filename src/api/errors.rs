@@ -187,6 +187,10 @@ group! {
     ReadErrors: 400 401 403 404 429 500 503
 }
 group! {
+    /// Errors of testing alerts.
+    AlertTestErrors: 400 401 403 409 429 500 503
+}
+group! {
     /// Errors of PUT: it may create, so nothing is missing.
     PutErrors: 400 401 403 408 409 412 413 415 422 429 500 503 507
 }

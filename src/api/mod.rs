@@ -2,7 +2,7 @@
 //!
 //! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
 //! share [`resources`]; [`config`] all of them as one document; [`settings`], [`domains`], [`logins`], [`queues`],
-//! [`messages`], [`submit`], [`bulk`], [`explain`], [`sessions`], [`running`], [`drain`], [`tls_reports`], [`tracking`],
+//! [`messages`], [`alerts`], [`submit`], [`bulk`], [`explain`], [`sessions`], [`running`], [`drain`], [`tls_reports`], [`tracking`],
 //! [`events`], [`event_sinks`], [`health`] and [`docs`] the
 //! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
@@ -13,6 +13,7 @@
 //! a request id, and the log gets the reason.
 
 mod access;
+mod alerts;
 mod api_keys;
 mod audit;
 pub mod auth;

@@ -233,6 +233,17 @@ impl ToSchema for ProblemKind {
     }
 }
 
+tokio::task_local! {
+    /// The id of the request that is being answered: whatever is logged of it names it.
+    pub(super) static REQUEST: String;
+}
+
+/// Says in the log why the request that is being answered failed.
+pub(super) fn failed(error: &dyn fmt::Display) {
+    let id = REQUEST.try_with(Clone::clone).unwrap_or_default();
+    tracing::error!(request.id = id, %error, "a request failed");
+}
+
 impl Problem {
     /// A problem of this kind; `detail` says what is wrong with this request.
     pub fn new(kind: ProblemKind, detail: impl Into<String>) -> Self {
@@ -277,7 +288,7 @@ impl Problem {
 
     /// Our fault: the operator's log has the reason, the answer has not.
     pub fn internal(error: &dyn fmt::Display) -> Self {
-        tracing::error!(%error, "a request failed");
+        failed(error);
         Problem::new(ProblemKind::Internal, "the log of the appliance has the reason under this request id")
     }
 

@@ -177,7 +177,7 @@ pub(super) fn store_problem(error: &crate::store::StoreError) -> Problem {
             Problem::new(ProblemKind::InsufficientStorage, "free space on the data directory is below the reserve")
         }
         StoreError::Fenced(_) => {
-            tracing::error!(%error, "a request failed");
+            super::problem::failed(error);
             Problem::new(ProblemKind::Unavailable, "the store heals itself after a failed write; come again")
         }
         StoreError::Closed => Problem::new(ProblemKind::Unavailable, "the appliance is shutting down"),

@@ -14,7 +14,7 @@ use super::kinds::{
     recipients, remote_domains, virtual_servers,
 };
 use super::{
-    api_keys, audit, auth, bulk, config, connector_test, directory, docs, domains, drain,
+    alerts, api_keys, audit, auth, bulk, config, connector_test, directory, docs, domains, drain,
     event_sinks as sink_operations, events, explain, health, holds, imports, messages, queues, quotas, running,
     sessions, settings, steering, submit, suppressions, tls_reports, tracking, transfer, whoami,
 };
@@ -152,6 +152,8 @@ fn v1<R: Registry>(config: &mut R) {
         .service(api_keys::rotate_api_key)
         .service(audit::list_audit_log)
         .service(whoami::who_am_i)
+        .service(alerts::list_alerts)
+        .service(alerts::test_alerts)
         .service(drain::get_drain)
         .service(drain::begin_drain)
         .service(drain::end_drain)

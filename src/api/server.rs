@@ -27,10 +27,11 @@ use super::health::{Exposition, Health};
 use super::keys::Keys;
 use super::large_body::Bodies;
 use super::logins::Logins;
-use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
+use super::problem::{PROBLEM_JSON, Problem, ProblemKind, REQUEST};
 use super::shapes::VirtualServerStatus;
 use super::{document, health, routes};
 use crate::accounts::{KeysStatus, Quotas};
+use crate::alerts::Alerts;
 use crate::config::Configuration;
 use crate::directory::suppressions::Suppressions;
 use crate::intake::explain::Explain;
@@ -96,6 +97,8 @@ pub struct Handles {
     pub quotas: Arc<Quotas>,
     /// Asks for next hops.
     pub probe: Arc<dyn Probe>,
+    /// What is wrong, and who is told.
+    pub alerts: Arc<Alerts>,
     /// What came of TLS with the hosts of other domains.
     pub tls_reports: Arc<TlsReports>,
     /// Takes mail.
@@ -373,7 +376,7 @@ async fn around<B: MessageBody + 'static>(
         // Answered like GET; the connection leaves the body out.
         request.head_mut().method = Method::GET;
     }
-    let mut response = next.call(request).await?.map_into_boxed_body();
+    let mut response = REQUEST.scope(id.clone(), next.call(request)).await?.map_into_boxed_body();
     if response.status().is_client_error() || response.status().is_server_error() {
         response = as_problem(response, &id);
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName};
-use actix_web::{HttpRequest, HttpResponse, post, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, post, web};
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -28,15 +28,16 @@ use super::letter::{self, Envelope, Judged, MessageSubmission, NotifyOn, Returne
 use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{self, FromQuery, NoParams, Params, Query};
 use super::queues::store_problem;
-use super::server::State;
+use super::server::{RequestId, State};
 use crate::config::{ViolationCode, VirtualServer};
 use crate::intake::compose::compose;
 use crate::intake::raw::{Head, RawError, Read, Reader};
 use crate::intake::submit::{Claim, Claimed, NotTaken, Submission, Submitting, Taken};
-use crate::intake::{Refusal, Submitter};
+use crate::intake::{Refusal, Requested, Submitter};
 use crate::model::mail::Idempotency;
 use crate::model::name::Name;
 use crate::model::spec::account::AccountQuotas;
+use crate::model::trace_parent::TraceParent;
 use crate::smtp::address::{ForwardPath, ReversePath};
 use crate::smtp::parameters::{Body, RcptParameters};
 use crate::store::Seen;
@@ -44,6 +45,7 @@ use crate::store::Seen;
 const JSON: &str = "application/json";
 const RFC822: &str = "message/rfc822";
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// Longest key.
 const MAX_KEY: usize = 255;
@@ -213,6 +215,27 @@ impl IntoParams for IdempotencyKey {
     }
 }
 
+/// `traceparent`, as OpenAPI describes it.
+pub(super) struct TraceContext;
+
+impl IntoParams for TraceContext {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let text = ObjectBuilder::new().schema_type(Type::String).max_length(Some(255));
+        let about = "Where the request is in a trace of yours (W3C Trace Context): the trace of the message links to it \
+                     (`settings.tracing`), and its event `received` has it. One that cannot be read counts as not given.";
+        vec![
+            ParameterBuilder::new()
+                .name("traceparent")
+                .parameter_in(ParameterIn::Header)
+                .required(Required::False)
+                .schema(Some(text))
+                .description(Some(about))
+                .example(Some(json!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")))
+                .build(),
+        ]
+    }
+}
+
 /// How a message is to be taken; with `message/rfc822` also its envelope.
 #[derive(Debug)]
 pub struct SubmitParams {
@@ -319,7 +342,7 @@ impl FromQuery for SubmitParams {
 #[utoipa::path(
     tag = "messages",
     operation_id = "sendMessage",
-    params(SubmitParams, IdempotencyKey),
+    params(SubmitParams, IdempotencyKey, TraceContext),
     request_body(
         description = "The message.",
         content(
@@ -384,6 +407,7 @@ pub async fn send_message(
 #[utoipa::path(
     tag = "messages",
     operation_id = "sendMessages",
+    params(TraceContext),
     request_body(content = MessageBatch, content_type = "application/json", description = "The messages.", example = batch_example),
     responses(
         (status = 200, description = "What came of each.", body = BatchResult, example = batch_result_example),
@@ -434,6 +458,7 @@ struct Caller {
     by: Arc<Submitter>,
     client: IpAddr,
     encrypted: bool,
+    requested: Requested,
 }
 
 impl Caller {
@@ -448,6 +473,10 @@ impl Caller {
             // by the socket on this machine there is no address
             client: request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical()),
             encrypted: request.app_config().secure(),
+            requested: Requested {
+                id: request.extensions().get::<RequestId>().map(|id| id.0.clone()),
+                trace: trace_of(request),
+            },
         }
     }
 
@@ -459,6 +488,13 @@ impl Caller {
         hash.update(key.as_bytes());
         hash.finalize().into()
     }
+}
+
+/// Where the request is in a trace. One that cannot be read counts as not given (W3C Trace Context, 3.2.2.5), as do several.
+fn trace_of(request: &HttpRequest) -> Option<TraceParent> {
+    let mut given = request.headers().get_all(TRACEPARENT);
+    let one = given.next().filter(|_| given.next().is_none())?;
+    one.to_str().ok()?.trim().parse().ok()
 }
 
 /// What the holder of a key may send. The one place where a key's sender rules come in.
@@ -697,6 +733,7 @@ async fn begin(
         server: server.clone(),
         client: caller.client,
         encrypted: caller.encrypted,
+        request: caller.requested.clone(),
         by: caller.by.clone(),
         reverse_path: reverse_path.unwrap_or(ReversePath::Null),
         authors,

@@ -4,7 +4,6 @@
 //! the moment (queues, disk, certificates) is read when somebody asks, from counters and snapshots, never by a scan.
 //! Labels are names of configured objects, kinds and states: a flood of strange domains adds no series.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,10 +14,11 @@ use prometheus_client::registry::Registry;
 
 use super::overload::resident_bytes;
 use crate::api;
-use crate::config::{Configuration, Live, VirtualServer};
+use crate::config::{Configuration, Live};
 use crate::model::time::Timestamp;
 use crate::net::clock::Clock;
 use crate::queue::operate::{Operate, QueueView};
+use crate::queue::totals::{Sort, totals};
 use crate::status::{Drain, Listeners, Overload, Running, Sessions};
 use crate::store::Store;
 
@@ -64,27 +64,9 @@ struct Family {
     help: &'static str,
 }
 
-/// What queues of one label have together.
-#[derive(Default)]
-struct Sum {
-    messages: u64,
-    bytes: u64,
-    queues: u64,
-    oldest: Option<Timestamp>,
-}
-
 impl Exposition {
     fn of_queues(&self, queues: &[QueueView], out: &mut Gauges) {
-        let mut sums: BTreeMap<(&'static str, String, String), Sum> = BTreeMap::new();
-        for queue in queues {
-            let connector = queue.connector.as_ref().map(ToString::to_string).unwrap_or_default();
-            let state = format!("{:?}", queue.state).to_lowercase();
-            let sum = sums.entry((queue.id.kind(), connector, state)).or_default();
-            sum.messages += queue.messages;
-            sum.bytes += queue.bytes;
-            sum.queues += 1;
-            sum.oldest = [sum.oldest, queue.oldest].into_iter().flatten().min();
-        }
+        let sums = totals(queues);
         let now = Timestamp::from_millis(self.clock.unix_millis());
         let messages = Family { name: "queue_messages", help: "Messages that wait, by kind, connector and state" };
         let bytes = Family { name: "queue_bytes", help: "Their content" };
@@ -93,7 +75,7 @@ impl Exposition {
             Family { name: "queue_oldest_age_seconds", help: "How long ago the oldest that waits was received" };
         for family in [messages, bytes, count, oldest] {
             out.family(family.name, family.help);
-            for ((kind, connector, state), sum) in &sums {
+            for (Sort { kind, connector, state }, sum) in &sums {
                 let labels = [("kind", *kind), ("connector", connector.as_str()), ("state", state.as_str())];
                 let value = match family.name {
                     "queue_messages" => sum.messages as f64,
@@ -147,12 +129,8 @@ impl Exposition {
             out.row("certificate_fault", &[("certificate", name.as_str())], fault);
         }
         out.family("smtp_listening", "1 when every binding of a virtual server that shall listen is open");
-        // one that is not enabled, or that an operator has stopped, is as it shall be
-        let wanted = |server: &VirtualServer| server.spec.enabled && self.running.listens(&server.name);
-        for (name, server) in snapshot.virtual_servers.iter().filter(|(_, server)| wanted(server)) {
-            let bindings = self.listeners.of(name.as_str());
-            let all = bindings.len() >= server.spec.bindings.len() && bindings.iter().all(|one| one.bound.is_ok());
-            out.row("smtp_listening", &[("name", name.as_str())], if all { 1.0 } else { 0.0 });
+        for (name, whole) in self.listeners.whole(&snapshot, &self.running) {
+            out.row("smtp_listening", &[("name", name.as_str())], if whole { 1.0 } else { 0.0 });
         }
     }
 

@@ -26,8 +26,9 @@ use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::accounts::{Authenticator, Quotas};
+use crate::alerts::{self, Alerts};
 use crate::api::{self, Api, Handles, Listen, Logins};
-use crate::cli::Serve;
+use crate::cli::{LogRedact, Serve};
 use crate::config::directory::Watcher;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use crate::inbound::{BindCheck, Inbound, ProtocolLogs, Receiver};
@@ -55,6 +56,7 @@ use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{Embedded, OpenReport, Options};
 use crate::tlsrpt::{self, TlsReports};
+use crate::traces::Traces;
 
 /// How long sessions and workers may take to end.
 const GRACE: Duration = Duration::from_secs(8);
@@ -201,13 +203,31 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         clock: clock.clone(),
         resolvers: resolvers.clone(),
         callout: outbound.clone(),
-        metrics,
+        metrics: metrics.clone(),
     };
     let explain = Arc::new(intake.clone());
     let submit = Arc::new(Desk::new(intake.clone(), live.clone(), running.clone(), drain.clone()));
     let pickup = Pickup { intake: intake.clone(), live: live.clone(), data_dir: options.data_dir.clone() };
     let import_dir = options.import_dir.clone().unwrap_or_else(|| options.data_dir.join("imports"));
     let imports = Arc::new(Importer(Imports::new(intake.clone(), live.clone(), import_dir)));
+    let alerts = Alerts::new(
+        live.clone(),
+        clock.clone(),
+        metrics.clone(),
+        Box::new(alerts::Appliance {
+            operate: Arc::new(Operator(queue.clone())),
+            store: store.clone(),
+            live: live.clone(),
+            configuration: configuration.clone(),
+            listeners: listeners.clone(),
+            running: running.clone(),
+            drain: drain.clone(),
+            overload: overload.clone(),
+            metrics: metrics.clone(),
+            clock: clock.clone(),
+        }),
+        Box::new(alerts::Direct::new(resolvers.clone())),
+    );
     let inbound = Arc::new(Inbound {
         intake,
         live: live.clone(),
@@ -221,6 +241,14 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         drain: drain.clone(),
     });
 
+    let traces = Traces {
+        store: store.clone(),
+        live: live.clone(),
+        clock: clock.clone(),
+        metrics,
+        redact: options.log_redact == LogRedact::Addresses,
+        collector: Box::new(Http::default()),
+    };
     let event_sinks = EventSinks::new(store.clone(), live.clone(), clock.clone());
     let handles = Handles {
         configuration: configuration.clone(),
@@ -263,6 +291,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         imports,
         logins: logins(outbound.clone()),
         probe: outbound.clone(),
+        alerts: alerts.clone(),
         tls_reports: tls_reports.clone(),
         submit,
         history: queue.clone(),
@@ -297,6 +326,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let picking_up = tokio::spawn(pickup.run(drain.clone()));
     let keeping = tokio::spawn(kept.clone().run(drain.clone()));
     let telling = tokio::spawn(event_sinks.run(drain.watch()));
+    let alerting = tokio::spawn(alerts.run(drain.watch()));
+    let tracing_mail = tokio::spawn(traces.run(drain.watch()));
     let remembering = tokio::spawn(watch::retention(live.clone(), store.clone(), drain.watch()));
     let watching = tokio::spawn(watch::files(configuration.clone(), drain.clone()));
     let watching_tls = api_tls.map(|tls| tokio::spawn(tls.watch(drain.clone())));
@@ -326,6 +357,8 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         let _ = keeping.await;
         let _ = picking_up.await;
         let _ = telling.await;
+        let _ = alerting.await;
+        let _ = tracing_mail.await;
         let _ = remembering.await;
         sessions.all_gone().await;
         queue.stop().await;

@@ -13,6 +13,7 @@ mod hosts;
 mod remote_domains;
 mod routes;
 mod servers;
+mod watching;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -214,6 +215,7 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
     event_sinks::check(objects, &mut found);
     let settings = objects.settings.as_ref().map(|(_, spec)| spec.clone()).unwrap_or_default();
     check_settings(objects, &settings, &mut found);
+    watching::check(&settings, &mut found);
     let domains = policies(objects, default_store, &settings, &mut found);
     check_roles(&settings, domains.as_ref(), &mut found);
 
@@ -236,6 +238,8 @@ pub fn compile(objects: &Objects, previous: &Snapshot, around: &Surroundings<'_>
         event_sinks: event_sinks::build(objects, previous, around.vault),
         stores: build_stores(objects, previous, around.vault),
         default_virtual_server: settings.default_virtual_server.clone().or_else(first),
+        alerts: watching::alerts(objects, &settings, previous, around.vault),
+        tracing: watching::tracing(objects, &settings, previous, around.vault),
         postmaster: postmaster(&settings, &domains),
         domains: if *previous.domains == domains { previous.domains.clone() } else { Arc::new(domains) },
         settings,

@@ -65,6 +65,7 @@ pub mod snapshot;
 mod stamping;
 pub mod strict;
 pub mod violation;
+pub mod watching;
 
 pub use answer::{Actor, ChangeError, ChangeKind, IfMatch, Outcome, OwnedObject, Precondition, Reference};
 pub use audit::{ActionId, AuditFilter, AuditPage, AuditPosition};

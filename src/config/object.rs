@@ -179,13 +179,22 @@ impl Spec {
                 let all = std::iter::once(("/authentication", authentication)).chain(asks);
                 all.flat_map(|(at, authentication)| login_secrets(at, authentication)).collect()
             }
+            Spec::Settings(spec) => {
+                let SettingsSpec { alerts, tracing, .. } = Arc::make_mut(spec);
+                let password = alerts.smart_host.as_mut().and_then(|host| host.password.as_mut());
+                let password = password.map(|secret| ("/alerts/smartHost/password".to_owned(), secret));
+                let headers = tracing.headers.iter_mut();
+                password
+                    .into_iter()
+                    .chain(headers.map(|(name, value)| (format!("/tracing/headers/{name}"), value)))
+                    .collect()
+            }
             Spec::VirtualServer(_)
             | Spec::RecipientPolicy(_)
             | Spec::Recipient(_)
             | Spec::IdentityProvider(_)
             | Spec::Filter(_)
-            | Spec::RemoteDomain(_)
-            | Spec::Settings(_) => Vec::new(),
+            | Spec::RemoteDomain(_) => Vec::new(),
         }
     }
 

@@ -167,6 +167,7 @@ const FORMATS: &[(&str, Parse)] = &[
     ("bridgehead-host", parse::<crate::model::host::Host>),
     ("bridgehead-host-and-port", parse::<crate::model::host::HostAndPort>),
     ("bridgehead-host-name", parse::<crate::model::host::HostName>),
+    ("bridgehead-http-header", parse::<crate::model::http_header::HttpHeaderName>),
     ("bridgehead-http-url", parse::<crate::model::http_url::HttpUrl>),
     ("bridgehead-ip-address", parse::<crate::model::host::IpAddress>),
     ("bridgehead-key-digest", parse::<crate::model::key_digest::KeyDigest>),

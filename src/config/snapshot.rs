@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::certificates::{Certificate, Fault};
 use super::filters::Filter;
 use super::secrets::Unresolved;
+use super::watching::{AlertMail, TraceExport};
 use super::{ClientList, Peer, Warning};
 use crate::accounts::{Accounts, ApiKeys, IdentityProvider, Realm};
 use crate::directory::Domains;
@@ -51,6 +52,10 @@ pub struct Snapshot {
     pub api_keys: Arc<ApiKeys>,
     /// The settings.
     pub settings: Arc<SettingsSpec>,
+    /// How operators are told of what is wrong; `None` when they are not. What did not change is the same `Arc` as before.
+    pub alerts: Option<Arc<AlertMail>>,
+    /// Where traces go; `None` when there are none. What did not change is the same `Arc` as before.
+    pub tracing: Option<Arc<TraceExport>>,
     /// The server that sends what none took; `None` only when there is no virtual server.
     pub default_virtual_server: Option<Name>,
     /// The postmaster: of the settings, else `postmaster` at the default domain. `None` only before the first start.

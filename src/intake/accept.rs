@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -60,6 +61,8 @@ pub struct Incoming {
     header: HeaderScanner,
     /// The session that it comes in.
     session: Option<String>,
+    /// When the first recipient was named.
+    first_recipient: Option<Instant>,
 }
 
 impl Incoming {
@@ -101,6 +104,7 @@ impl Incoming {
             traced: 0,
             header: HeaderScanner::default(),
             session: None,
+            first_recipient: None,
         })
     }
 
@@ -145,6 +149,7 @@ impl Incoming {
         path: ForwardPath,
         mut parameters: RcptParameters,
     ) -> Result<(), Refusal> {
+        self.first_recipient.get_or_insert_with(|| intake.clock.now());
         let staged = staging::apply(&self.sender.client.server, &path)?;
         if staged.is_none() && self.known.contains(&path) {
             return Ok(());
@@ -366,7 +371,9 @@ impl Incoming {
             })
             .collect();
         let message = assigned_by_size(&self.snapshot, intake, message, sent)?;
+        let complete = intake.clock.now();
         let leased = self.draft.commit(message).await.map_err(|error| Refusal::of_store(&error))?;
+        let durable = intake.clock.now();
         let message = leased.message.clone();
         let label = ByName { name: server.as_str().to_owned() };
         intake.metrics.accepted.get_or_create(&label).inc();
@@ -378,6 +385,7 @@ impl Incoming {
             sender = %message.reverse_path,
             account = client.account.as_ref().map(|account| tracing::field::display(&account.name)),
             key = message.origin.api_key.as_deref(),
+            request.id = door.request().and_then(|request| request.id.as_deref()),
             tls = client.tls.as_ref().map(|tls| tls.version),
             recipients = message.recipients.len(),
             size = message.size,
@@ -385,7 +393,15 @@ impl Incoming {
             "accepted"
         );
         let tls = client.tls.as_ref().map(|tls| tls.version);
-        intake.queue.track_arrival(&message, Arrival { session: self.session.as_deref(), tls });
+        let arrival = Arrival {
+            session: self.session.as_deref(),
+            tls,
+            took: self.first_recipient.map(|first| durable.saturating_duration_since(first)),
+            synced: Some(durable.saturating_duration_since(complete)),
+            request_id: door.request().and_then(|request| request.id.as_deref()),
+            trace: door.request().and_then(|request| request.trace),
+        };
+        intake.queue.track_arrival(&message, arrival);
         intake.queue.enqueue(leased);
         Ok(Some(message))
     }

@@ -9,6 +9,7 @@ use super::Client;
 use super::admission::Refusal;
 use crate::model::mail::Protocol;
 use crate::model::spec::account::{AccountQuotas, SenderPattern};
+use crate::model::trace_parent::TraceParent;
 use crate::smtp::address::ReversePath;
 use crate::smtp::parameters::MailParameters;
 use crate::smtp::reply::{EnhancedStatus, Reply};
@@ -44,7 +45,18 @@ pub enum Door {
         by: Arc<Submitter>,
         /// It came by HTTPS.
         encrypted: bool,
+        /// The request that brought it.
+        request: Requested,
     },
+}
+
+/// What is known of the request that brings a message.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Requested {
+    /// Its id, which the answer has as `X-Request-Id`.
+    pub id: Option<String>,
+    /// Where it is in a trace of its sender.
+    pub trace: Option<TraceParent>,
 }
 
 /// Who submits mail by an API key.
@@ -82,6 +94,14 @@ impl Door {
         match self {
             Door::Smtp { .. } | Door::Pickup | Door::Import => None,
             Door::Rest { by, .. } => Some(&by.api_key),
+        }
+    }
+
+    /// The request that brings it, where one does.
+    pub(super) fn request(&self) -> Option<&Requested> {
+        match self {
+            Door::Smtp { .. } | Door::Pickup | Door::Import => None,
+            Door::Rest { request, .. } => Some(request),
         }
     }
 

@@ -35,7 +35,7 @@ use crate::store::Store;
 
 pub use accept::Incoming;
 pub use admission::{Asked, Client, Refusal, max_hold};
-pub use door::{Door, Sender, Submitter};
+pub use door::{Door, Requested, Sender, Submitter};
 pub use filters::Filtering;
 
 /// What acceptance needs of the rest of the house.

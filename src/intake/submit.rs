@@ -22,7 +22,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
-use super::{Client, Door, Filtering, Incoming, Intake, Refusal, Sender, Submitter};
+use super::{Client, Door, Filtering, Incoming, Intake, Refusal, Requested, Sender, Submitter};
 use crate::config::{Live, VirtualServer};
 use crate::model::mail::{Idempotency, MessageId};
 use crate::model::name::Name;
@@ -44,6 +44,8 @@ pub struct Submission {
     pub client: IpAddr,
     /// It came by HTTPS.
     pub encrypted: bool,
+    /// The request that brings it.
+    pub request: Requested,
     /// Whose key it is.
     pub by: Arc<Submitter>,
     /// The reverse-path.
@@ -271,8 +273,8 @@ struct UnderWay {
 
 impl UnderWay {
     async fn begin(intake: Intake, live: &Live, runtime: Handle, submission: Submission) -> Result<Self, NotTaken> {
-        let Submission { server, client, encrypted, by, reverse_path, authors, parameters, recipients, partial } =
-            submission;
+        let Submission { server, client, encrypted, request, by, reverse_path, authors, parameters, .. } = submission;
+        let (recipients, partial) = (submission.recipients, submission.partial);
         let max_size = server.spec.messages.max_size.bytes();
         let log = |refusal: &Refusal| log(&server, client, &by, refusal);
         let client = Client {
@@ -284,7 +286,7 @@ impl UnderWay {
             filtering: Filtering::none(),
             trusted: true,
         };
-        let sender = Sender { client, door: Door::Rest { by: by.clone(), encrypted } };
+        let sender = Sender { client, door: Door::Rest { by: by.clone(), encrypted, request } };
         let begun = authors
             .into_iter()
             .try_for_each(|author| sender.door.admit_sender(&ReversePath::Mailbox(author)))

@@ -8,7 +8,6 @@
 //! What an answer means is [`Failure::of_http`]'s to say. Whoever did not get our request as a whole has not delivered; whoever
 //! got it and whose answer was lost may get it again, with the same `Bridgehead-Delivery`.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -23,6 +22,7 @@ use super::parsed::{self, Envelope, Frame};
 use crate::config::MailboxStore;
 use crate::model::failure::{Failure, Scope};
 use crate::model::spec::mailbox_store::{WebhookFormat, WebhookStore};
+use crate::net::http::{causes, first_words};
 use crate::net::signature::Signature;
 use crate::smtp::reply::EnhancedStatus;
 use crate::store::Leased;
@@ -31,10 +31,6 @@ use crate::store::Leased;
 const MOST_IN_HEADER: usize = 4 << 10;
 /// The slowest way to send a request: so many octets a second, on top of the time for the answer.
 const SLOWEST: u64 = 64 << 10;
-/// What is read of an answer at most.
-const MOST_ANSWER: usize = 16 << 10;
-/// What is kept of it for logs and reports.
-const MOST_WORDS: usize = 300;
 
 /// Posts the message for these recipients.
 pub(super) async fn deliver(
@@ -204,7 +200,7 @@ impl<'a> Post<'a> {
         match request.body(body).send().await {
             Ok(answer) => {
                 let code = answer.status().as_u16();
-                Failure::of_http(code, &words(answer).await).map_or(Ok(()), Err)
+                Failure::of_http(code, &first_words(answer).await).map_or(Ok(()), Err)
             }
             Err(_) if broke.load(Ordering::Acquire) => {
                 let words = "the content of the message could not be read from the store";
@@ -226,20 +222,6 @@ impl<'a> Post<'a> {
     }
 }
 
-/// The first words of an answer. What there is beyond them is read a little, so that the connection can be used again.
-async fn words(mut answer: reqwest::Response) -> String {
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = answer.chunk().await {
-        body.extend_from_slice(&chunk);
-        if body.len() > MOST_ANSWER {
-            break;
-        }
-    }
-    let text = String::from_utf8_lossy(&body[..body.len().min(4 * MOST_WORDS)]).into_owned();
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_WORDS).collect();
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 /// JSON in ASCII, for a header.
 fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
@@ -252,16 +234,4 @@ fn ascii(json: &str) -> String {
         }
     }
     out
-}
-
-/// An error with what caused it, without the URL, which may hold a token.
-fn causes(error: &reqwest::Error) -> String {
-    let mut all = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        all.push(cause.to_string());
-        next = cause.source();
-    }
-    all.dedup();
-    if all.is_empty() { "the request could not be sent".to_owned() } else { all.join(": ") }
 }

@@ -1,11 +1,13 @@
 //! Configuration and mail as valid values, and nothing else: no IO, no clock, no policy.
 
 pub mod access;
+pub mod alert_cause;
 pub mod dns_list;
 pub mod duration;
 pub mod event_kind;
 pub mod failure;
 pub mod host;
+pub mod http_header;
 pub mod http_url;
 pub mod key_digest;
 pub mod labels;
@@ -18,6 +20,7 @@ pub mod pattern;
 pub mod queue_name;
 pub mod rate;
 pub mod rates;
+pub mod ratio;
 pub mod recipient_ref;
 pub mod schedule;
 pub mod secret;
@@ -27,5 +30,6 @@ pub mod template;
 pub(crate) mod text;
 pub mod time;
 pub mod token_fault;
+pub mod trace_parent;
 pub mod username;
 pub mod web;

@@ -5,6 +5,7 @@
 //! left out of the answer, so what was checked is what is connected to. Addresses in a URL are checked by
 //! [`HttpUrl`](crate::model::http_url::HttpUrl).
 
+use std::error::Error as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -57,6 +58,37 @@ fn build(may: fn(IpAddr) -> bool) -> Result<reqwest::Client, reqwest::Error> {
         .pool_idle_timeout(IDLE)
         .user_agent(concat!("Bridgehead/", env!("CARGO_PKG_VERSION")))
         .build()
+}
+
+/// What is read of an answer at most, so that the connection can be used again.
+const MOST_ANSWER: usize = 16 << 10;
+/// What is kept of it.
+const MOST_WORDS: usize = 300;
+
+/// The first words of an answer. What there is beyond them is read a little, so that the connection can be used again.
+pub async fn first_words(mut answer: reqwest::Response) -> String {
+    let mut body = Vec::new();
+    while let Ok(Some(chunk)) = answer.chunk().await {
+        body.extend_from_slice(&chunk);
+        if body.len() > MOST_ANSWER {
+            break;
+        }
+    }
+    let text = String::from_utf8_lossy(&body[..body.len().min(4 * MOST_WORDS)]).into_owned();
+    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_WORDS).collect();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// An error with what caused it, without the URL, which may hold a token.
+pub fn causes(error: &reqwest::Error) -> String {
+    let mut all = Vec::new();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        all.push(cause.to_string());
+        next = cause.source();
+    }
+    all.dedup();
+    if all.is_empty() { "the request could not be sent".to_owned() } else { all.join(": ") }
 }
 
 /// An error with what caused it.

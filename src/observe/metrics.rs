@@ -39,6 +39,13 @@ pub struct ByAttempt {
     pub outcome: &'static str,
 }
 
+/// The label of what came of something: a fixed set of words.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ByResult {
+    /// `sent`, `failed`.
+    pub result: &'static str,
+}
+
 /// The labels of a command: its verb, and the first digit of the reply.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ByCommand {
@@ -52,6 +59,9 @@ pub struct ByCommand {
 pub fn sync_seconds() -> Histogram {
     Histogram::new([0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0])
 }
+
+/// What attempts, and recipients, come to.
+const OUTCOMES: [&str; 6] = ["delivered", "relayed", "deferred", "failed", "expired", "deadLettered"];
 
 /// All counters. Cloning shares them.
 #[derive(Debug, Clone)]
@@ -90,6 +100,12 @@ pub struct Metrics {
     pub commands: Family<ByCommand, Counter>,
     /// How long the journal was synced.
     pub sync_seconds: Histogram,
+    /// Messages to operators about what is wrong, each to one recipient.
+    pub alerts: Family<ByResult, Counter>,
+    /// Spans that the collector of traces took.
+    pub trace_spans: Counter,
+    /// Spans that it did not take in time.
+    pub trace_spans_dropped: Counter,
 }
 
 impl Metrics {
@@ -113,10 +129,16 @@ impl Metrics {
             attempt_seconds: Histogram::new([0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0]),
             commands: Family::default(),
             sync_seconds: sync_seconds(),
+            alerts: Family::default(),
+            trace_spans: Counter::default(),
+            trace_spans_dropped: Counter::default(),
         };
         // there from the start: of a counter that begins with its first event, no rate sees that event
-        for outcome in ["delivered", "relayed", "deferred", "failed", "expired", "deadLettered"] {
+        for outcome in OUTCOMES {
             drop(metrics.outcomes.get_or_create(&ByOutcome { outcome }));
+        }
+        for result in ["sent", "failed"] {
+            drop(metrics.alerts.get_or_create(&ByResult { result }));
         }
         let r = registry.sub_registry_with_prefix("bridgehead");
         r.register("smtp_connections", "SMTP connections taken", metrics.connections.clone());
@@ -143,6 +165,10 @@ impl Metrics {
         let sync = metrics.sync_seconds.clone();
         r.register_with_unit("store_sync", "How long the journal was synced", Unit::Seconds, sync);
         r.register("protocol_log_dropped", "Lines that the protocol log could not take", dropped);
+        r.register("alerts", "Messages to operators about what is wrong, by recipient", metrics.alerts.clone());
+        r.register("trace_spans", "Spans that the collector of traces took", metrics.trace_spans.clone());
+        let dropped = metrics.trace_spans_dropped.clone();
+        r.register("trace_spans_dropped", "Spans that the collector of traces did not take in time", dropped);
         metrics
     }
 
@@ -176,6 +202,24 @@ impl Metrics {
     /// Counts the answer of a DNS list.
     pub fn dns_list(&self, outcome: &'static str) {
         self.dns_lists.get_or_create(&ByOutcome { outcome }).inc();
+    }
+
+    /// What came of attempts of this kind by this connector so far: those that were put off, and all.
+    pub fn attempts_of(&self, kind: &'static str, connector: &str) -> (u64, u64) {
+        let count = |outcome| {
+            let label = ByAttempt { kind, connector: connector.to_owned(), outcome };
+            self.attempts.get(&label).map_or(0, |counter| counter.get())
+        };
+        OUTCOMES.iter().fold((0, 0), |(deferred, all), outcome| {
+            let these = count(outcome);
+            (deferred + if *outcome == "deferred" { these } else { 0 }, all + these)
+        })
+    }
+
+    /// Recipients that were delivered or relayed so far.
+    pub fn arrived(&self) -> u64 {
+        let count = |outcome| self.outcomes.get(&ByOutcome { outcome }).map_or(0, |counter| counter.get());
+        count("delivered") + count("relayed")
     }
 
     /// Counts `n` recipients with an outcome.

@@ -62,6 +62,7 @@ pub mod steer;
 mod suppressed;
 mod suspension;
 mod tolerance;
+pub mod totals;
 mod track;
 pub mod transfer;
 pub mod turn;

@@ -400,7 +400,7 @@ impl Queue {
                     .further
                     .filter(|_| matches!(conclusion, Conclusion::Expanded { .. } | Conclusion::Replaced)),
                 by: facts.by,
-                duration_ms: facts.duration.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
+                duration_ms: facts.duration.map(track::millis),
                 ..track::Detail::default()
             };
             log(after, recipient, word, &detail);

@@ -10,6 +10,7 @@
 
 use std::net::IpAddr;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -20,6 +21,7 @@ use crate::model::mail::{Message, MessageId, Protocol, Recipient};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
+use crate::model::trace_parent::TraceParent;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::store::TrackingStore;
 
@@ -132,9 +134,18 @@ pub struct Detail<'a> {
     /// Who did it: an API key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub by: Option<&'a str>,
-    /// How long the attempt took.
+    /// How long the attempt took; of a reception from the first recipient until it was durable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub duration_ms: Option<u64>,
+    /// How long it took of that to make it durable, to the microsecond.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sync_ms: Option<f64>,
+    /// The request of REST that brought it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<&'a str>,
+    /// Where that request was in a trace of its sender (W3C Trace Context).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
     /// Refusals before this one that were not tracked, because there were too many.
     #[serde(skip_serializing_if = "is_zero")]
     pub not_tracked: usize,
@@ -176,6 +187,14 @@ pub struct Arrival<'a> {
     pub session: Option<&'a str>,
     /// The version of TLS.
     pub tls: Option<&'a str>,
+    /// How long it took from the first recipient until it was durable.
+    pub took: Option<Duration>,
+    /// How long of that it took to make it durable.
+    pub synced: Option<Duration>,
+    /// The request of REST that brought it.
+    pub request_id: Option<&'a str>,
+    /// Where that request was in a trace.
+    pub trace: Option<TraceParent>,
 }
 
 /// A transaction that was refused, or a recipient of one.
@@ -303,6 +322,10 @@ impl Queue {
             tls: arrival.tls,
             account: origin.account.as_ref(),
             api_key: origin.api_key.as_deref(),
+            duration_ms: arrival.took.map(millis),
+            sync_ms: arrival.synced.map(|synced| synced.as_micros() as f64 / 1_000.0),
+            request_id: arrival.request_id,
+            traceparent: arrival.trace.map(|trace| trace.to_string()),
             related,
             next_attempt: message.parameters.hold.map(|_| message.released_at()),
             ..Detail::default()
@@ -337,14 +360,17 @@ impl Queue {
     }
 }
 
+/// As events have a length of time.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn path(recipient: &Recipient) -> String {
     recipient.forward_path.to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -1,18 +1,12 @@
 //! One request to a sink: a batch of events as JSON, signed.
 
-use std::error::Error as _;
-
 use reqwest::header::CONTENT_TYPE;
 
 use super::EventSinks;
 use crate::config::EventSink;
+use crate::net::http::{causes, first_words};
 use crate::net::signature::Signature;
 use crate::store::history::Position;
-
-/// What is read of an answer at most, so that the connection can be used again.
-const MOST_ANSWER: usize = 16 << 10;
-/// What is kept of it.
-const MOST_WORDS: usize = 200;
 
 /// What came of a request.
 pub(super) struct Answered {
@@ -77,7 +71,7 @@ async fn send(
     match request.send().await {
         Ok(answer) => {
             let code = answer.status().as_u16();
-            let said = words(answer).await;
+            let said = first_words(answer).await;
             if (200..300).contains(&code) {
                 return Ok(code);
             }
@@ -87,30 +81,4 @@ async fn send(
         Err(error) if error.is_timeout() => Err((None, format!("{origin} did not answer in time"))),
         Err(error) => Err((None, format!("no answer from {origin}: {}", causes(&error)))),
     }
-}
-
-/// The first words of an answer.
-async fn words(mut answer: reqwest::Response) -> String {
-    let mut body = Vec::new();
-    while let Ok(Some(chunk)) = answer.chunk().await {
-        body.extend_from_slice(&chunk);
-        if body.len() > MOST_ANSWER {
-            break;
-        }
-    }
-    let text = String::from_utf8_lossy(&body[..body.len().min(4 * MOST_WORDS)]).into_owned();
-    let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_WORDS).collect();
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// An error with what caused it, without the URL, which may hold a token.
-fn causes(error: &reqwest::Error) -> String {
-    let mut all = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        all.push(cause.to_string());
-        next = cause.source();
-    }
-    all.dedup();
-    if all.is_empty() { "the request could not be sent".to_owned() } else { all.join(": ") }
 }

@@ -13,10 +13,11 @@ mod sessions;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
+use crate::config::{Snapshot, VirtualServer};
 use crate::model::name::Name;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 
@@ -60,6 +61,18 @@ impl Listeners {
     /// The bindings of one server.
     pub fn of(&self, server: &str) -> Vec<Listening> {
         self.servers().get(server).cloned().unwrap_or_default()
+    }
+
+    /// Of each virtual server that shall listen whether all its bindings are open. One that is not enabled, or that an operator
+    /// has stopped, is as it shall be.
+    pub fn whole(&self, snapshot: &Snapshot, running: &Running) -> Vec<(Name, bool)> {
+        let wanted = |server: &&Arc<VirtualServer>| server.spec.enabled && running.listens(&server.name);
+        let whole = |server: &Arc<VirtualServer>| {
+            let bindings = self.of(server.name.as_str());
+            let all = bindings.len() >= server.spec.bindings.len() && bindings.iter().all(|one| one.bound.is_ok());
+            (server.name.clone(), all)
+        };
+        snapshot.virtual_servers.values().filter(wanted).map(whole).collect()
     }
 
     /// All servers.

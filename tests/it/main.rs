@@ -1,6 +1,7 @@
 //! Integration tests.
 
 mod access;
+mod alerts;
 mod api;
 mod api_access;
 mod api_accounts;
@@ -40,6 +41,7 @@ mod steering;
 mod submission;
 mod tls_reports;
 mod token_logins;
+mod traces;
 mod tracking;
 mod verify_recipients;
 mod virtual_servers;

@@ -157,7 +157,7 @@ fn smart_hosts(spec: &ConnectorSpec) -> &[SmartHost] {
     }
 }
 
-fn is_loopback(host: &Host) -> bool {
+pub(super) fn is_loopback(host: &Host) -> bool {
     match host {
         Host::Address(address) => security::is_private_to_us(*address),
         Host::Name(name) => name.as_str() == "localhost",

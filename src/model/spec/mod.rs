@@ -24,6 +24,7 @@ pub mod remote_domain;
 pub mod rewrite_sender;
 pub mod settings;
 pub mod virtual_server;
+pub mod watching;
 
 pub use account::AccountSpec;
 pub use api_key::ApiKeySpec;
@@ -162,6 +163,7 @@ impl Collection {
                 | Collection::Connectors
                 | Collection::EventSinks
                 | Collection::ApiKeys
+                | Collection::Settings
         )
     }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::limits::{SenderQuota, SuppressionSettings};
+use super::watching::{AlertSettings, TracingSettings};
 use crate::model::duration::Duration;
 use crate::model::name::Name;
 use crate::model::size::Size;
@@ -48,6 +49,10 @@ pub struct SettingsSpec {
     pub retention: Retention,
     /// Reports to other domains about the TLS of their hosts (TLSRPT, RFC 8460).
     pub tls_reporting: TlsReporting,
+    /// Who is told when something is wrong with the appliance.
+    pub alerts: AlertSettings,
+    /// Where traces of messages go.
+    pub tracing: TracingSettings,
 }
 
 impl Default for SettingsSpec {
@@ -64,6 +69,8 @@ impl Default for SettingsSpec {
             sender_quotas: Vec::new(),
             retention: Retention::default(),
             tls_reporting: TlsReporting::default(),
+            alerts: AlertSettings::default(),
+            tracing: TracingSettings::default(),
         }
     }
 }
