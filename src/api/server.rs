@@ -35,7 +35,7 @@ use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind};
 use super::shapes::VirtualServerStatus;
 use super::{
-    api_keys, audit, bulk, config, connector_test, directory, docs, document, domains, drain,
+    api_keys, audit, backup, bulk, config, connector_test, directory, docs, document, domains, drain,
     event_sinks as sink_operations, events, explain, health, holds, imports, messages, queues, quotas, running,
     sessions, settings, steering, submit, suppressions, tls_reports, tracking, transfer, whoami,
 };
@@ -54,6 +54,7 @@ use crate::routing::probe::Probe;
 use crate::sinks::EventSinks;
 use crate::smtp::reply::Reply;
 use crate::status::{Drain, KeyUse, Running, Sessions};
+use crate::store::Backup;
 use crate::tlsrpt::TlsReports;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -113,6 +114,8 @@ pub struct Handles {
     pub history: Arc<dyn History>,
     /// Who is told what happens; `None` where nobody is.
     pub sinks: Option<Arc<EventSinks>>,
+    /// Copies the store.
+    pub backup: Arc<dyn Backup>,
     /// Says that the process stops: streams end then.
     pub draining: watch::Receiver<Option<Reply>>,
 }
@@ -450,6 +453,7 @@ fn v1(config: &mut ServiceConfig<'_>) {
         .service(drain::get_drain)
         .service(drain::begin_drain)
         .service(drain::end_drain)
+        .service(backup::back_up)
         .service(tls_reports::list_tls_reports)
         .service(tls_reports::send_tls_reports);
 }

@@ -34,7 +34,9 @@ use bridgehead::routing::Connector;
 use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe, TestResult};
 use bridgehead::status::{KeyUse, Running, Sessions};
 use bridgehead::store::history::{Chunk, Position};
-use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, NoteStore, PageKey, StoreError};
+use bridgehead::store::{
+    Backup, BackupError, ConfigDraft, ConfigStore, ControlStore, Copying, InMemoryDraft, NoteStore, PageKey, StoreError,
+};
 use bridgehead::tlsrpt::TlsReports;
 use bridgehead::tlsrpt::kept::Files;
 use serde_json::Value;
@@ -87,6 +89,13 @@ impl Explain for Silent {
 impl bridgehead::api::Exposition for Silent {
     async fn text(&self) -> String {
         "# EOF\n".to_owned()
+    }
+}
+
+#[async_trait]
+impl Backup for Silent {
+    async fn backup(&self) -> Result<Copying, BackupError> {
+        Err(BackupError::Running)
     }
 }
 
@@ -240,6 +249,7 @@ impl House {
             submit: Arc::new(Silent),
             history: Arc::new(Silent),
             sinks: None,
+            backup: Arc::new(Silent),
             draining: tokio::sync::watch::Sender::new(None).subscribe(),
         };
         let any = "127.0.0.1:0".parse().unwrap();
