@@ -102,7 +102,8 @@
 //! notification about it is queued, or it is visible in the dead-letter queue until its retention ends or an operator
 //! removes it. The same holds for whatever a person asked for and was answered (freeze, thaw, delete, retry). A plain
 //! delivery outcome may lag by 20 ms: what that can cost is a duplicate, never a message. sled follows the journal and
-//! can be rebuilt from it at any time.
+//! can be rebuilt from it at any time. A copy of the running store (`POST /backup`) is one [`store::archive`] with all that was
+//! acknowledged before; `bridgehead restore` makes a data directory of it, and `bridgehead doctor` says whether one is whole.
 
 pub mod smtp;
 

@@ -16,6 +16,8 @@ fn main() -> anyhow::Result<ExitCode> {
     match cli.command {
         Some(Command::Check(check)) => return cli::check(&check),
         Some(Command::Schema) => return cli::print_schema(),
+        Some(Command::Restore(restore)) => return Ok(restore.run()),
+        Some(Command::Doctor(doctor)) => return Ok(doctor.run()),
         Some(Command::Client(command)) => return Ok(command.run()),
         Some(Command::Openapi) => boot::print_openapi(),
         Some(Command::Healthcheck(asked)) => asked.run(),

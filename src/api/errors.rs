@@ -236,6 +236,11 @@ group! {
 }
 
 group! {
+    /// Errors of copying the appliance.
+    CopyErrors: 400 401 403 409 429 500 503 507
+}
+
+group! {
     /// Errors of an action on a message or a hold that reads a body.
     SteerErrors: 400 401 403 404 408 409 413 415 422 429 500 503 507
 }

@@ -2,7 +2,7 @@
 //!
 //! [`server`] has the routes and what is around all of them; [`kinds`] the collections of configuration, which
 //! share [`resources`]; [`config`] all of them as one document; [`settings`], [`domains`], [`logins`], [`queues`],
-//! [`messages`], [`alerts`], [`submit`], [`bulk`], [`explain`], [`sessions`], [`running`], [`drain`], [`tls_reports`], [`tracking`],
+//! [`messages`], [`alerts`], [`submit`], [`bulk`], [`explain`], [`sessions`], [`running`], [`drain`], [`backup`], [`tls_reports`], [`tracking`],
 //! [`events`], [`event_sinks`], [`health`] and [`docs`] the
 //! rest.
 //! [`document`] makes OpenAPI out of the same routes. A request is read strictly ([`query`], [`body`], [`etag`]) by a
@@ -17,6 +17,7 @@ mod alerts;
 mod api_keys;
 mod audit;
 pub mod auth;
+mod backup;
 mod body;
 mod bulk;
 mod codes;

@@ -14,7 +14,7 @@ use super::kinds::{
     recipients, remote_domains, virtual_servers,
 };
 use super::{
-    alerts, api_keys, audit, auth, bulk, config, connector_test, directory, docs, domains, drain,
+    alerts, api_keys, audit, auth, backup, bulk, config, connector_test, directory, docs, domains, drain,
     event_sinks as sink_operations, events, explain, health, holds, imports, messages, queues, quotas, running,
     sessions, settings, steering, submit, suppressions, tls_reports, tracking, transfer, whoami,
 };
@@ -157,6 +157,7 @@ fn v1<R: Registry>(config: &mut R) {
         .service(drain::get_drain)
         .service(drain::begin_drain)
         .service(drain::end_drain)
+        .service(backup::back_up)
         .service(tls_reports::list_tls_reports)
         .service(tls_reports::send_tls_reports);
 }

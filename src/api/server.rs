@@ -46,6 +46,7 @@ use crate::routing::probe::Probe;
 use crate::sinks::EventSinks;
 use crate::smtp::reply::Reply;
 use crate::status::{Drain, KeyUse, Running, Sessions};
+use crate::store::Backup;
 use crate::tlsrpt::TlsReports;
 
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -107,6 +108,8 @@ pub struct Handles {
     pub history: Arc<dyn History>,
     /// Who is told what happens; `None` where nobody is.
     pub sinks: Option<Arc<EventSinks>>,
+    /// Copies the store.
+    pub backup: Arc<dyn Backup>,
     /// Says that the process stops: streams end then.
     pub draining: watch::Receiver<Option<Reply>>,
 }

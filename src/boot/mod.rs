@@ -54,7 +54,7 @@ use crate::sinks::EventSinks;
 use crate::status::{Drain, KeyUse, Listeners, Masks, Overload, Running, Sessions};
 use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
-use crate::store::embedded::{Embedded, OpenReport, Options};
+use crate::store::embedded::{self, Embedded, OpenReport, Options};
 use crate::tlsrpt::{self, TlsReports};
 use crate::traces::Traces;
 
@@ -137,6 +137,17 @@ async fn run(options: Serve) -> anyhow::Result<()> {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
         };
+        tracing::info!(copy, held, "restored: what was queued in the copy is frozen, until somebody lets go of it");
+    }
+    if let Some(copy) =
+        embedded::to_be_held(&options.data_dir).context("whether the store was restored cannot be told")?
+    {
+        let held = tokio::select! {
+            held = queue.hold_queued() => held.context("the mail of the restored store could not be frozen")?,
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+        };
+        embedded::is_held(&options.data_dir).context("that the restored mail is frozen could not be kept")?;
         tracing::info!(copy, held, "restored: what was queued in the copy is frozen, until somebody lets go of it");
     }
     let listeners = Arc::new(Listeners::default());
@@ -296,6 +307,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         submit,
         history: queue.clone(),
         sinks: Some(event_sinks.clone()),
+        backup: store.clone(),
         draining: drain.watch(),
     };
     let (api_tls, tls) = api_tls.unzip();

@@ -2,16 +2,18 @@
 //!
 //! A client is nothing but REST: what it can do, everybody can do with `curl`. [`client`] has which appliance is meant and what
 //! its refusals say, [`output`] what is printed; [`objects`], [`document`], [`mail`], [`imports`], [`send`] and [`appliance`] have the
-//! commands. Exit status: 0 done; 1 refused, or for `diff` that something is different; 2 a wrong command line, or a `diff`
+//! commands; [`backup`] and [`doctor`] look at a data directory themselves. Exit status: 0 done; 1 refused, or for `diff` that something is different; 2 a wrong command line, or a `diff`
 //! that could not be made.
 //!
 //! The few process settings are flags, and environment variables of the same name (`resources.md`); a secret can also
 //! come from a file (`…_FILE`). Everything else is configuration and comes by REST.
 
 mod appliance;
+mod backup;
 mod check;
 mod client;
 mod contexts;
+mod doctor;
 mod document;
 pub mod healthcheck;
 mod imports;
@@ -55,6 +57,10 @@ pub enum Command {
     Check(Check),
     /// Print the JSON schema of a configuration document.
     Schema,
+    /// Make a data directory of a backup; offline.
+    Restore(backup::Restore),
+    /// Look at a data directory that no process has open, and repair it. Exit status 0 well, 1 not, 2 it could not be looked at.
+    Doctor(doctor::Doctor),
     /// What is asked of a running appliance.
     #[command(flatten)]
     Client(ClientCommand),
@@ -97,6 +103,8 @@ pub enum ClientCommand {
     Whoami(appliance::Whoami),
     /// Take no new mail; what is queued goes on.
     Drain(appliance::Drain),
+    /// Copy the running appliance into one file, verified.
+    Backup(backup::Backup),
     /// The appliances that you work with.
     Context(contexts::ContextArgs),
     /// Print a script that completes these commands in a shell.
@@ -140,6 +148,7 @@ impl ClientCommand {
             ClientCommand::Token(token) => token.run().await,
             ClientCommand::Whoami(whoami) => whoami.run().await,
             ClientCommand::Drain(drain) => drain.run().await,
+            ClientCommand::Backup(backup) => backup.run().await,
             ClientCommand::Context(context) => contexts::run(context),
             ClientCommand::Completion { shell } => {
                 let mut script = Vec::new();

@@ -34,6 +34,17 @@ impl Queue {
         if self.store.all(KEY).iter().any(|(key, value)| key == KEY && value == copy.as_bytes()) {
             return Ok(0);
         }
+        let held = self.hold_queued().await?;
+        self.store.set(KEY, Some(copy.into_bytes())).await?;
+        Ok(held)
+    }
+
+    /// Freezes what is queued; durable when it returns. Gives how many messages. For a copy that says itself that it is one
+    /// (`bridgehead restore`).
+    ///
+    /// # Errors
+    /// See [`Queue::hold_restored`].
+    pub async fn hold_queued(self: &Arc<Self>) -> Result<u64, StoreError> {
         while !self.store.health().ready {
             tokio::time::sleep(LOOK).await;
         }
@@ -63,7 +74,6 @@ impl Queue {
             }
             after = rows.last().map(|(key, _)| *key);
         }
-        self.store.set(KEY, Some(copy.into_bytes())).await?;
         Ok(held)
     }
 }

@@ -6,6 +6,7 @@
 //! * [`ControlStore`]: freezes and other running state that survives a restart.
 //! * [`NoteStore`]: many small values that are no configuration, such as the suppression list.
 //! * [`TrackingStore`]: what happened to each message.
+//! * [`Backup`]: a copy of all of it while it works, as an [`archive`].
 //!
 //! `250`, `202` and the answer to whatever a person asked for mean: **synced**. Plain delivery
 //! outcomes may lag by 20 ms; what they can lose is the knowledge of a delivery, which costs a duplicate,
@@ -23,13 +24,16 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::model::mail::{Change, Message, MessageId, Recipient};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
+use archive::Manifest;
 use history::{Chunk, Found, HistoryHealth, Position, Seek, Wanted};
 
+pub mod archive;
+pub mod data_dir;
 pub mod embedded;
 pub mod history;
 mod overlay;
@@ -435,6 +439,34 @@ pub trait TrackingStore: Send + Sync {
 
     /// How the history is.
     fn history(&self) -> HistoryHealth;
+}
+
+/// Copies the store while it works.
+#[async_trait]
+pub trait Backup: Send + Sync {
+    /// Begins a copy of everything that was acknowledged before this was called. It is pinned when this returns, and for as
+    /// long as its reader keeps up.
+    async fn backup(&self) -> Result<Copying, BackupError>;
+}
+
+/// A copy on its way.
+#[derive(Debug)]
+pub struct Copying {
+    /// What it begins with.
+    pub manifest: Manifest,
+    /// The archive, piece by piece; an error ends it.
+    pub chunks: mpsc::Receiver<Result<Bytes, StoreError>>,
+}
+
+/// Why no copy begins.
+#[derive(Debug, thiserror::Error)]
+pub enum BackupError {
+    /// One is being taken.
+    #[error("a backup is being taken already; there can be one at a time")]
+    Running,
+    /// The store does not do it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// What every engine asks of notes before it writes them.

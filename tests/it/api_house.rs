@@ -37,7 +37,9 @@ use bridgehead::routing::Connector;
 use bridgehead::routing::probe::{NextHops, Probe as NextHopProbe, TestResult};
 use bridgehead::status::{KeyUse, Running, Sessions};
 use bridgehead::store::history::{Chunk, Position};
-use bridgehead::store::{ConfigDraft, ConfigStore, ControlStore, InMemoryDraft, NoteStore, PageKey, StoreError};
+use bridgehead::store::{
+    Backup, BackupError, ConfigDraft, ConfigStore, ControlStore, Copying, InMemoryDraft, NoteStore, PageKey, StoreError,
+};
 use bridgehead::tlsrpt::TlsReports;
 use bridgehead::tlsrpt::kept::Files;
 use serde_json::Value;
@@ -106,6 +108,13 @@ impl Observe for Silent {
 impl Deliver for Silent {
     async fn deliver(&self, _: &AlertMail, _: &Letter, recipient: &str) -> Result<(), String> {
         if recipient.starts_with("ops@") { Ok(()) } else { Err("550 5.1.1 unknown".to_owned()) }
+    }
+}
+
+#[async_trait]
+impl Backup for Silent {
+    async fn backup(&self) -> Result<Copying, BackupError> {
+        Err(BackupError::Running)
     }
 }
 
@@ -263,6 +272,7 @@ impl House {
             submit: Arc::new(Silent),
             history: Arc::new(Silent),
             sinks: None,
+            backup: Arc::new(Silent),
             draining: tokio::sync::watch::Sender::new(None).subscribe(),
         };
         let any = "127.0.0.1:0".parse().unwrap();

@@ -269,3 +269,145 @@ fn an_old_mailroot_is_looked_at_and_brought_in() {
     assert_eq!(missing.status, 1);
     assert!(missing.err.contains("/path"), "{missing:?}");
 }
+
+#[test]
+fn an_appliance_is_backed_up_restored_and_examined() {
+    let mut appliance = Appliance::start();
+    let operator = Person::at(&appliance);
+    let file = operator.file("relay.yaml", RELAY);
+    operator.does(&["apply", "-f", &file, "--take-over"]);
+    let mut smtp = Smtp::open(appliance.smtp());
+    for n in 0..5 {
+        smtp.mail("app@src.example", &[&format!("u{n}@dst.example")], b"Subject: x\r\n\r\ntext\r\n");
+    }
+    let copy = operator.home.path().join("copy.tar");
+    let copy = copy.to_str().unwrap();
+
+    // by REST; a file that is there is not replaced by accident
+    let said = operator.says(&["backup", copy]);
+    assert!(said.status == 0 && said.err.contains("verified: taken "), "{said:?}");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(copy).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600, "it holds mail and secrets");
+    let twice = operator.says(&["backup", copy]);
+    assert!(twice.status == 1 && twice.err.contains("--force"), "{twice:?}");
+    operator.does(&["backup", copy, "--force"]);
+    assert!(!Path::new(&format!("{copy}.partial")).exists());
+    assert_eq!(appliance.get("/api/v1/audit-log?action=backup")["items"].as_array().unwrap().len(), 2);
+
+    // who may: an administrator, who reads mail but no secrets, may not
+    let key = operator.does(&["token", "--role", "administrator", "--expires", "1h"]);
+    let refused = operator.says(&["backup", "-", "--key", key.trim()]);
+    assert!(refused.status == 1 && refused.err.contains("secrets:read"), "{refused:?}");
+
+    // on the machine without a key, and into a pipe
+    let data = appliance.data().display().to_string();
+    let local = Person { home: tempfile::tempdir().unwrap(), url: None };
+    let piped = local.command(&["backup", "-", "--data-dir", &data]).output().unwrap();
+    assert!(piped.status.success(), "{}", String::from_utf8_lossy(&piped.stderr));
+    let checked = operator.says(&["restore", "--check", copy]);
+    assert!(checked.status == 0 && checked.err.contains("whole: "), "{checked:?}");
+
+    // a cut one, a changed one, and none at all are refused, and leave nothing
+    let whole = fs::read(copy).unwrap();
+    let bad = operator.home.path().join("bad.tar");
+    let into = operator.home.path().join("into");
+    let (bad, into) = (bad.to_str().unwrap(), into.to_str().unwrap());
+    let mut changed = whole.clone();
+    changed[whole.len() / 2] ^= 1;
+    for (octets, why) in
+        [(&whole[..whole.len() - 1], "is cut"), (&changed[..], "is damaged"), (&[b'x'; 600][..], "no backup")]
+    {
+        fs::write(bad, octets).unwrap();
+        for command in [vec!["restore", "--check", bad], vec!["restore", bad, "--data-dir", into]] {
+            let said = operator.says(&command);
+            assert!(said.status == 1 && said.err.contains(why), "{command:?}: {said:?}");
+        }
+        let left =
+            fs::read_dir(into).into_iter().flatten().filter(|entry| entry.as_ref().unwrap().file_name() != "lock");
+        assert_eq!(left.count(), 0, "{why}");
+    }
+
+    // nobody looks into a store that runs
+    let busy = operator.says(&["doctor", "--data-dir", &data]);
+    assert!(busy.status == 2 && busy.err.contains("in use by another process"), "{busy:?}");
+    let full = operator.says(&["restore", copy, "--data-dir", &data]);
+    assert!(full.status == 1 && full.err.contains("is not empty"), "{full:?}");
+
+    // the machine is lost; what came after the copy with it
+    appliance.kill();
+    for entry in fs::read_dir(&data).unwrap() {
+        let path = entry.unwrap().path();
+        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        removed.unwrap();
+    }
+    fs::set_permissions(&data, std::os::unix::fs::PermissionsExt::from_mode(0o700)).unwrap();
+    let restored = operator.says(&["restore", copy, "--data-dir", &data]);
+    assert!(restored.status == 0 && restored.err.contains("is frozen before the first attempt"), "{restored:?}");
+    let well = operator.does(&["doctor", "--data-dir", &data]);
+    assert!(well.contains("well: 5 messages in the queue"), "{well}");
+    appliance.start_again();
+    let operator = Person::at(&appliance);
+    let held = operator.reads(&["message", "list", "-f", "state=frozen", "-o", "json"]);
+    assert_eq!(held["items"].as_array().unwrap().len(), 5);
+    assert_eq!(appliance.get("/api/v1/virtual-servers/default")["spec"]["relay"]["allow"], json!(["127.0.0.0/8"]));
+    // held once: what was let go of is not held again
+    assert!(operator.does(&["message", "thaw", "-f", "state=frozen", "--yes"]).contains("5 done"));
+    appliance.kill();
+    appliance.start_again();
+    let operator = Person::at(&appliance);
+    let held = operator.reads(&["message", "list", "-f", "state=frozen", "-o", "json"]);
+    assert_eq!(held["items"].as_array().unwrap().len(), 0);
+
+    // and with --release nothing is held
+    appliance.kill();
+    let elsewhere = operator.home.path().join("elsewhere");
+    let elsewhere = elsewhere.to_str().unwrap();
+    operator.does(&["restore", copy, "--data-dir", elsewhere, "--release"]);
+    assert!(!Path::new(elsewhere).join("restored-from").exists());
+
+    // damage has a name, an exit status and a cure
+    fs::write(Path::new(elsewhere).join("large/x.tmp"), b"x").unwrap();
+    let store = Path::new(elsewhere).join("config/log");
+    fs::set_permissions(&store, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let found = operator.says(&["doctor", "--data-dir", elsewhere, "-o", "json"]);
+    assert_eq!(found.status, 1, "{found:?}");
+    let told: Value = serde_json::from_str(&found.out).unwrap();
+    let worst = &told["found"]["findings"][0];
+    assert_eq!((worst["severity"].as_str(), worst["file"].as_str()), (Some("warning"), Some("config/log")));
+    let cured = operator.says(&["doctor", "--data-dir", elsewhere, "--repair"]);
+    assert!(cured.status == 0 && cured.out.contains("repaired: config/log: mode 0600"), "{cured:?}");
+    assert!(!Path::new(elsewhere).join("large/x.tmp").exists());
+    assert_eq!(operator.says(&["doctor", "--data-dir", "/nowhere/at/all"]).status, 2);
+}
+
+#[test]
+fn one_backup_at_a_time_and_a_reader_that_goes_away_ends_it() {
+    use std::io::Read as _;
+    let appliance = Appliance::start();
+    let operator = Person::at(&appliance);
+    // more than is on its way between the two
+    let mailbox = appliance.data().join("mail/default/ada/new");
+    fs::create_dir_all(&mailbox).unwrap();
+    let large = fs::File::create(mailbox.join("1,S=1")).unwrap();
+    large.set_len(256 << 20).unwrap();
+    let mut first = std::net::TcpStream::connect(appliance.api()).unwrap();
+    write!(
+        first,
+        "POST /api/v1/backup HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {KEY}\r\ncontent-length: 0\r\n\r\n"
+    )
+    .unwrap();
+    let mut head = [0; 1_000];
+    first.read_exact(&mut head).unwrap();
+    let head = String::from_utf8_lossy(&head);
+    assert!(
+        head.starts_with("HTTP/1.1 200") && head.to_lowercase().contains("content-type: application/x-tar"),
+        "{head}"
+    );
+    let second = appliance.rest("POST", "/api/v1/backup", None);
+    assert_eq!(second.status, 409);
+    let refused = operator.says(&["backup", "x.tar"]);
+    assert!(refused.status == 1 && refused.err.contains("one at a time"), "{refused:?}");
+    assert!(!operator.home.path().join("x.tar").exists() && !operator.home.path().join("x.tar.partial").exists());
+    drop(first);
+    eventually("the next may begin", || (operator.says(&["backup", "x.tar"]).status == 0).then_some(()));
+}

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
-use super::config_log::{ConfigLog, ConfigLogError, LargeChange, Write};
+use super::config_log::{ConfigLog, ConfigLogError, ConfigPoint, LargeChange, Write};
 use super::database::{CHUNK, store_error};
 use super::draft::Large;
 use crate::store::StoreError;
@@ -292,6 +292,11 @@ impl Config {
         *self.overlay.write().expect("no panic under this lock") = Some(Arc::new(overlay));
         self.revision.store(revision, Ordering::Release);
         read.map(|()| revision)
+    }
+
+    /// The files as they are now, for a copy. Waits for a change that is being written.
+    pub fn point(&self) -> Result<ConfigPoint, StoreError> {
+        lock(&self.log).point().map_err(log_error)
     }
 
     /// A place for a draft.

@@ -108,6 +108,15 @@ pub struct LargeChange<'a> {
     pub writes: &'a mut dyn Iterator<Item = Result<Write, ConfigLogError>>,
 }
 
+/// The files at one moment: name, open file, octets that count. Whatever is written later is behind those, or in other files.
+#[derive(Debug)]
+pub struct ConfigPoint {
+    /// The revision in force.
+    pub revision: u64,
+    /// Checkpoint and log.
+    pub files: [(&'static str, Arc<dyn File>, u64); 2],
+}
+
 struct Header {
     sequence: u64,
     revision: u64,
@@ -163,6 +172,21 @@ impl ConfigLog {
     /// The number of the last record that the checkpoint has taken in.
     pub fn checkpoint_sequence(&self) -> u64 {
         self.checkpoint_sequence
+    }
+
+    /// The files as they are now.
+    pub fn point(&self) -> Result<ConfigPoint, ConfigLogError> {
+        if self.in_doubt {
+            return Err(self.doubt());
+        }
+        let open = |path: &Path| self.disk.open(path).map_err(self.io("opening", path));
+        let checkpoint = open(&self.checkpoint_path())?;
+        let checkpoint_bytes = checkpoint.len().map_err(self.io("reading", &self.checkpoint_path()))?;
+        let log = open(&self.log_path())?;
+        // after a failed rewrite the log may be a new one already, which is shorter than the old
+        let log_bytes = log.len().map_err(self.io("reading", &self.log_path()))?.min(self.end);
+        let files = [("checkpoint", checkpoint, checkpoint_bytes), ("log", log, log_bytes)];
+        Ok(ConfigPoint { revision: self.revision, files })
     }
 
     /// Octets of both files.

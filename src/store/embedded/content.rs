@@ -284,32 +284,34 @@ pub fn open(
         if !row.location.large {
             return Ok(Box::new(InMemory(content)));
         }
-        let file = match disk.open(&large_path(large, id)) {
-            Ok(file) => file,
+        return match self::large(disk, &large_path(large, id), &header.hash) {
+            Ok(Some(file)) => Ok(Box::new(FromFile { file, at: 0 })),
+            Ok(None) => damaged("the file in large/"),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 if shared.row(id)?.is_none() {
                     return Err(StoreError::NotFound);
                 }
-                return damaged("the file in large/");
+                damaged("the file in large/")
             }
-            Err(error) => return Err(StoreError::Io(error.to_string())),
+            Err(error) => Err(StoreError::Io(error.to_string())),
         };
-        let mut hasher = blake3::Hasher::new();
-        let mut at = 0;
-        loop {
-            let piece = read_up_to(&*file, at, 1 << 20).map_err(|error| StoreError::Io(error.to_string()))?;
-            if piece.is_empty() {
-                break;
-            }
-            hasher.update(&piece);
-            at += piece.len() as u64;
-        }
-        if *hasher.finalize().as_bytes() != header.hash {
-            return damaged("the file in large/");
-        }
-        return Ok(Box::new(FromFile { file, at: 0 }));
     }
     Err(StoreError::Damaged(format!("the record of message {id} is not where it should be")))
+}
+
+/// Opens large content, if it fits its hash.
+pub fn large(disk: &dyn Disk, path: &Path, hash: &[u8; 32]) -> io::Result<Option<Arc<dyn File>>> {
+    let file = disk.open(path)?;
+    let mut hasher = blake3::Hasher::new();
+    let mut at = 0;
+    loop {
+        let piece = read_up_to(&*file, at, 1 << 20)?;
+        if piece.is_empty() {
+            return Ok((hasher.finalize().as_bytes() == hash).then_some(file));
+        }
+        hasher.update(&piece);
+        at += piece.len() as u64;
+    }
 }
 
 struct InMemory(Bytes);

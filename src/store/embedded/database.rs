@@ -108,6 +108,22 @@ impl Database {
         set_aside(data, &data.join("db"))
     }
 
+    /// What a closed database says of itself: the last group of mail, and the last change of configuration, that it has. For a
+    /// copy only, as opening writes.
+    ///
+    /// # Errors
+    /// In words, when it cannot be used.
+    pub fn examine(dir: &Path, store_id: [u8; 16]) -> Result<(u64, Option<u64>), String> {
+        remove_generating(dir).map_err(|error| error.to_string())?;
+        let (db, mail, position, _, _) = Database::from_sled(open_sled(dir, 16 << 20)?, dir, store_id)?;
+        for row in mail.iter() {
+            row.map_err(|error| error.to_string())?;
+        }
+        let config = db.open_tree("config").and_then(|tree| tree.get(b"p")).map_err(|error| error.to_string())?;
+        let config = config.and_then(|value| Some(u64::from_be_bytes(value.as_ref().try_into().ok()?)));
+        Ok((position, config))
+    }
+
     /// A tree besides mail.
     pub fn tree(&self, name: &str) -> Result<sled::Tree, StoreError> {
         self.db.open_tree(name).map_err(store_error)

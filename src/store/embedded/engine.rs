@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use prometheus_client::metrics::histogram::Histogram;
 
+use super::backup::Asked;
 use super::disk::Disk;
 use super::inbox::{Inbox, Job};
 use super::journal::record::{Changed, DONE, INDEXED, Kind, Record};
@@ -63,6 +64,10 @@ pub struct Shared {
     pub quarantined: AtomicU64,
     /// The database is as far as it has to be after a start.
     pub ready: AtomicBool,
+    /// A backup reads `large/`: nothing there is removed.
+    pub pinned: AtomicBool,
+    /// Who waits to be told where the journal is.
+    pub asked: Mutex<Option<Asked>>,
 }
 
 impl Shared {
@@ -395,7 +400,7 @@ impl Engine {
         Ok(())
     }
 
-    fn fence(&self) -> Option<String> {
+    pub(super) fn fence(&self) -> Option<String> {
         self.shared.fence.lock().expect("no panic under this lock").clone()
     }
 }

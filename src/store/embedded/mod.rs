@@ -56,15 +56,16 @@ use self::config_log::{ConfigLog, ConfigLogError};
 use self::content::{Intake, SpoolDraft};
 use self::database::{Database, Stalled};
 use self::disk::{Disk, write_whole};
-use self::engine::{EngineOptions, Shared};
+use self::engine::{Engine, EngineOptions, Shared};
 use self::journal::JournalOptions;
 use self::startup::{MailReport, StartError};
 use self::threads::Bell;
 use self::tracking::Tracking;
+use super::data_dir::RESTORING;
 use super::history::{Chunk, Found, HistoryHealth, Position, Seek, Wanted};
 use super::{
-    Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Draft, Health, Known, Lease, Leased,
-    NoteStore, PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
+    Backup, BackupError, Caused, ConfigDraft, ConfigStore, Content, ContentReader, ControlStore, Copying, Draft,
+    Health, Known, Lease, Leased, NoteStore, PageKey, QueueCount, QueueStore, Spool, Store, StoreError, TrackingStore,
 };
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -73,10 +74,15 @@ use crate::observe::metrics;
 
 pub mod disk;
 
+pub use doctor::{Diagnosis, Finding, Severity, examine, repair};
+pub use restore::{RestoreError, Restored, is_held, restore, to_be_held};
+
+mod backup;
 mod config;
 mod config_log;
 mod content;
 mod database;
+mod doctor;
 mod draft;
 mod engine;
 mod inbox;
@@ -84,6 +90,7 @@ mod journal;
 mod mail;
 mod reclaim;
 mod requests;
+mod restore;
 mod rows;
 mod startup;
 mod state;
@@ -142,6 +149,18 @@ impl Options {
             tracking_bytes: 1 << 30,
             dead_letter_retention: Duration::from_secs(14 * 24 * 3_600),
             sync_seconds: metrics::sync_seconds(),
+        }
+    }
+
+    fn of_journal(&self) -> JournalOptions {
+        JournalOptions { segment_size: self.segment_size, spares: 2, fill_ahead: self.fill_ahead }
+    }
+
+    fn of_engine(&self) -> EngineOptions {
+        EngineOptions {
+            dead_letter_retention: self.dead_letter_retention,
+            slack_segments: 3,
+            sync_seconds: self.sync_seconds.clone(),
         }
     }
 }
@@ -232,6 +251,9 @@ pub struct Embedded {
     free_at: AtomicU64,
     born: std::time::Instant,
     closed: AtomicBool,
+    store_id: [u8; 16],
+    /// A backup runs.
+    backing_up: Arc<AtomicBool>,
     _lock: fs::File,
 }
 
@@ -255,53 +277,21 @@ impl Embedded {
         let at_data = |source| OpenError::Io { path: data.clone(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&data).map_err(at_data)?;
         let lock = lock(&data)?;
+        if restore::is_unfinished(&data) {
+            let what = "a restore was not finished; empty the directory and restore again".to_owned();
+            return Err(OpenError::Damaged { path: data.join(RESTORING), what });
+        }
         let mut report = OpenReport::default();
-        let store_id = identify(&*disk, &disk, &data, &mut report)?;
+        let store_id = identify(&disk, &data, &mut report)?;
         let config_log = ConfigLog::open(disk.clone(), &data.join("config"), store_id)?;
-        let journal_options =
-            JournalOptions { segment_size: options.segment_size, spares: 2, fill_ahead: options.fill_ahead };
-        let engine_options = EngineOptions {
-            dead_letter_retention: options.dead_letter_retention,
-            slack_segments: 3,
-            sync_seconds: options.sync_seconds.clone(),
-        };
         let stalled: Arc<dyn Fn() + Send + Sync> = stalled.into();
-        let mut attempts = 0;
-        let (engine, mail, database) = loop {
-            let end = stalled.clone();
-            let config = config_log.bytes();
-            let cache = options.database_cache + (config / 8).min(MOST_FOR_DIRECTORY);
-            let opened = Database::open(&data, store_id, cache, config, Box::new(move || end()));
-            let opened = opened.map_err(|error| OpenError::Database(error.to_string()))?;
+        let config_bytes = config_log.bytes();
+        let (engine, mail, database) =
+            open_mail(&options, &disk, store_id, config_bytes, &stalled, &mut report.rebuilt)?;
+        if report.created {
             // a new store has no database yet, and nothing to rebuild
-            if opened.rebuilt.is_some() && !report.created {
-                report.rebuilt = opened.rebuilt;
-            }
-            let database = Arc::new(opened.database);
-            let started = startup::start(
-                disk.clone(),
-                &data,
-                store_id,
-                journal_options.clone(),
-                engine_options.clone(),
-                database.clone(),
-            );
-            match started {
-                Ok((engine, mail)) => break (engine, mail, database),
-                Err(StartError::Rebuild(why)) if attempts == 0 => {
-                    drop(database);
-                    report.rebuilt = Some(why);
-                    Database::discard(&data).map_err(at_data)?;
-                }
-                Err(error @ StartError::Rows(_)) if attempts == 0 => {
-                    drop(database);
-                    report.rebuilt = Some(error.to_string());
-                    Database::discard(&data).map_err(at_data)?;
-                }
-                Err(error) => return Err(OpenError::Journal(error.to_string())),
-            }
-            attempts += 1;
-        };
+            report.rebuilt = None;
+        }
         let tree = database.tree("config").map_err(|error| OpenError::Database(error.to_string()))?;
         let config = Config::open(config_log, tree, &data.join("drafts"))
             .map_err(|error| OpenError::Database(error.to_string()))?;
@@ -342,6 +332,8 @@ impl Embedded {
             free_at: AtomicU64::new(0),
             born: std::time::Instant::now(),
             closed: AtomicBool::new(false),
+            store_id,
+            backing_up: Arc::default(),
             _lock: lock,
         };
         Ok((store, report))
@@ -632,6 +624,13 @@ fn unreadable_history(error: io::Error) -> StoreError {
     StoreError::Io(format!("reading tracking/: {error}"))
 }
 
+#[async_trait]
+impl Backup for Embedded {
+    async fn backup(&self) -> Result<Copying, BackupError> {
+        backup::begin(self).await
+    }
+}
+
 impl Store for Embedded {
     fn health(&self) -> Health {
         let state = self.shared.state();
@@ -669,6 +668,41 @@ impl Drop for Embedded {
     }
 }
 
+/// Opens the database and the journal over it; a database that does not fit is set aside, rebuilt, and said so.
+fn open_mail(
+    options: &Options,
+    disk: &Arc<dyn Disk>,
+    store_id: [u8; 16],
+    config_bytes: u64,
+    stalled: &Arc<dyn Fn() + Send + Sync>,
+    rebuilt: &mut Option<String>,
+) -> Result<(Engine, MailReport, Arc<Database>), OpenError> {
+    let data = &options.data_dir;
+    let at_data = |source| OpenError::Io { path: data.clone(), source };
+    let mut attempts = 0;
+    loop {
+        let end = stalled.clone();
+        let cache = options.database_cache + (config_bytes / 8).min(MOST_FOR_DIRECTORY);
+        let opened = Database::open(data, store_id, cache, config_bytes, Box::new(move || end()));
+        let opened = opened.map_err(|error| OpenError::Database(error.to_string()))?;
+        if opened.rebuilt.is_some() {
+            *rebuilt = opened.rebuilt;
+        }
+        let database = Arc::new(opened.database);
+        let (journal, engine) = (options.of_journal(), options.of_engine());
+        let why = match startup::start(disk.clone(), data, store_id, journal, engine, database.clone()) {
+            Ok((engine, mail)) => return Ok((engine, mail, database)),
+            Err(StartError::Rebuild(why)) if attempts == 0 => why,
+            Err(error @ StartError::Rows(_)) if attempts == 0 => error.to_string(),
+            Err(error) => return Err(OpenError::Journal(error.to_string())),
+        };
+        drop(database);
+        *rebuilt = Some(why);
+        Database::discard(data).map_err(at_data)?;
+        attempts += 1;
+    }
+}
+
 /// Runs something that waits for the disk where waiting does no harm.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| StoreError::Io(error.to_string()))
@@ -682,20 +716,19 @@ fn lock(data: &Path) -> Result<fs::File, OpenError> {
     let path = data.join("lock");
     let opened = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = opened.map_err(|source| OpenError::Io { path: path.clone(), source })?;
+    lock_file(file, &path, data)
+}
+
+fn lock_file(file: fs::File, path: &Path, data: &Path) -> Result<fs::File, OpenError> {
     match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(file),
         Err(rustix::io::Errno::WOULDBLOCK) => Err(OpenError::InUse(data.to_owned())),
-        Err(error) => Err(OpenError::Io { path, source: error.into() }),
+        Err(error) => Err(OpenError::Io { path: path.to_owned(), source: error.into() }),
     }
 }
 
-/// The store's id; an empty directory becomes a store.
-fn identify(
-    disk: &dyn Disk,
-    shared: &Arc<dyn Disk>,
-    data: &Path,
-    report: &mut OpenReport,
-) -> Result<[u8; 16], OpenError> {
+/// The id of the store that lies here; `None` where there is none yet.
+fn read_identity(disk: &dyn Disk, data: &Path) -> Result<Option<[u8; 16]>, OpenError> {
     let path = data.join("store");
     let io_error = |source| OpenError::Io { path: path.clone(), source };
     let damaged = |what: &str| OpenError::Damaged { path: path.clone(), what: what.to_owned() };
@@ -714,7 +747,7 @@ fn identify(
             }
             let mut id = [0; 16];
             id.copy_from_slice(&bytes[12..28]);
-            Ok(id)
+            Ok(Some(id))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             // a journal without the file that names its store is no new store
@@ -722,21 +755,31 @@ fn identify(
             if segments.iter().any(|name| name.ends_with(".seg")) {
                 return Err(damaged("it is missing, but there is mail"));
             }
-            let id = *uuid::Uuid::new_v4().as_bytes();
-            disk.create_dir(&data.join("journal")).map_err(io_error)?;
-            disk.create_dir(&data.join("large")).map_err(io_error)?;
-            ConfigLog::create(shared.clone(), &data.join("config"), id)?;
-            disk.sync_dir(data).map_err(io_error)?;
-            let mut bytes = MAGIC.to_vec();
-            bytes.extend_from_slice(&FORMAT.to_le_bytes());
-            bytes.extend_from_slice(&id);
-            let sum = blake3::hash(&bytes);
-            write_whole(disk, &path, &[&bytes, sum.as_bytes()]).map_err(io_error)?;
-            report.created = true;
-            Ok(id)
+            Ok(None)
         }
         Err(error) => Err(io_error(error)),
     }
+}
+
+/// The store's id; an empty directory becomes a store.
+fn identify(disk: &Arc<dyn Disk>, data: &Path, report: &mut OpenReport) -> Result<[u8; 16], OpenError> {
+    if let Some(id) = read_identity(&**disk, data)? {
+        return Ok(id);
+    }
+    let path = data.join("store");
+    let io_error = |source| OpenError::Io { path: path.clone(), source };
+    let id = *uuid::Uuid::new_v4().as_bytes();
+    disk.create_dir(&data.join("journal")).map_err(io_error)?;
+    disk.create_dir(&data.join("large")).map_err(io_error)?;
+    ConfigLog::create(disk.clone(), &data.join("config"), id)?;
+    disk.sync_dir(data).map_err(io_error)?;
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend_from_slice(&FORMAT.to_le_bytes());
+    bytes.extend_from_slice(&id);
+    let sum = blake3::hash(&bytes);
+    write_whole(&**disk, &path, &[&bytes, sum.as_bytes()]).map_err(io_error)?;
+    report.created = true;
+    Ok(id)
 }
 
 fn fill(report: &mut OpenReport, mail: MailReport) {

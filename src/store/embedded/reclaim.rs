@@ -6,13 +6,15 @@
 //!
 //! Content is verified before it is copied. What is damaged is not thrown away: the message goes to the
 //! dead-letter queue, frozen and without content, and the segment is set aside under `quarantine-*`.
+//!
+//! While a backup runs files in `large/` stay; a segment that goes stays open for it.
 
 use std::sync::atomic::Ordering;
 
 use super::engine::Engine;
 use super::journal::record::{Accepted, Kind, Record};
 use super::journal::segment::IndexEntry;
-use super::journal::{Location, replay};
+use super::journal::{JournalError, Location, replay};
 use super::large_path;
 use super::rows::Row;
 use crate::model::mail::{Message, MessageId};
@@ -194,6 +196,21 @@ impl Engine {
         Some((record, Location { lost, ..row.location }))
     }
 
+    /// Gives up the content of a message that cannot be read: its envelope goes to the dead-letter queue, and the segment is set
+    /// aside instead of removed.
+    pub fn give_up_content(&mut self, id: MessageId) -> Result<bool, JournalError> {
+        let Ok(Some(row)) = self.shared.row(id) else { return Ok(false) };
+        let lost = Row { location: Location { lost: true, ..row.location }, ..row };
+        let Some((record, location)) = self.folded(lost) else { return Ok(false) };
+        self.tainted.insert(location.segment);
+        let (group, places) = self.append(&[&record])?;
+        for place in places {
+            self.relocated(id, Location { large: location.large, lost: true, ..place }, group);
+        }
+        self.shared.state().durable = self.journal.synced();
+        Ok(true)
+    }
+
     /// The message in the dead-letter queue, frozen.
     pub(super) fn buried(&self, row: Row) -> Row {
         let due = Timestamp::from_millis(jiff::Timestamp::now().as_millisecond()) + self.options.dead_letter_retention;
@@ -201,7 +218,7 @@ impl Engine {
     }
 
     /// The records of a segment that is no longer written to.
-    fn entries_of(&self, seq: u64) -> Option<Vec<IndexEntry>> {
+    pub(super) fn entries_of(&self, seq: u64) -> Option<Vec<IndexEntry>> {
         let segment = self.shared.segments.get(seq)?;
         match segment.index() {
             Ok(Some((_, index))) => Some(index),
@@ -221,6 +238,9 @@ impl Engine {
 
     /// Removes files of messages whose end the database has durably.
     fn remove_large(&mut self) {
+        if self.shared.pinned.load(Ordering::Acquire) {
+            return;
+        }
         let flushed = self.shared.flushed.load(Ordering::Acquire);
         loop {
             let id = {

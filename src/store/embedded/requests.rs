@@ -284,7 +284,7 @@ impl Requests {
         let len = file.len()?;
         let head = read_up_to(&*file, 0, HEAD as usize)?;
         let mut inner = self.inner();
-        if head.len() < HEAD as usize || &head[..8] != MAGIC || head[8..] != self.store_id {
+        if !is_ours(&head, &self.store_id) {
             if len > HEAD {
                 tracing::error!(file = %self.path(number).display(), "damaged or foreign; the keys in it are not known");
             }
@@ -315,8 +315,13 @@ impl Requests {
         Ok(())
     }
 
+    /// The files as they are now, for a copy: number, file, length of what is synced.
+    pub fn files(&self) -> Vec<(u32, Arc<dyn File>, u64)> {
+        self.inner().files.iter().map(|(number, kept)| (*number, kept.file.clone(), kept.len)).collect()
+    }
+
     fn path(&self, number: u32) -> PathBuf {
-        self.dir.join(format!("{number:010}.log"))
+        self.dir.join(file_name(number))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -345,6 +350,37 @@ impl Line {
             Line::Void(_) => None,
         }
     }
+}
+
+fn is_ours(head: &[u8], store_id: &[u8; 16]) -> bool {
+    head.len() == HEAD as usize && &head[..8] == MAGIC && head[8..] == store_id[..]
+}
+
+/// Looks at all files of a store that is not open: names of those that are damaged, and where that begins.
+pub fn inspect(disk: &dyn Disk, data: &Path, store_id: &[u8; 16]) -> io::Result<Vec<(String, u64)>> {
+    let dir = data.join("requests");
+    let mut found = Vec::new();
+    for name in disk.list(&dir)?.into_iter().filter(|name| name.ends_with(".log")) {
+        let file = disk.open(&dir.join(&name))?;
+        if !is_ours(&read_up_to(&*file, 0, HEAD as usize)?, store_id) {
+            found.push((name, 0));
+            continue;
+        }
+        let mut at = HEAD;
+        while let Some((_, len)) = line_at(&*file, at)? {
+            at += len;
+        }
+        if at < file.len()? {
+            found.push((name, at));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The name of a file.
+pub fn file_name(number: u32) -> String {
+    format!("{number:010}.log")
 }
 
 fn line_at(file: &dyn File, offset: u64) -> io::Result<Option<(Line, u64)>> {

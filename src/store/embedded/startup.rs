@@ -111,6 +111,8 @@ pub fn start(
         journal_bytes: AtomicU64::new(0),
         quarantined: AtomicU64::new(0),
         ready: AtomicBool::new(true),
+        pinned: AtomicBool::new(false),
+        asked: Mutex::default(),
     });
     let mut replayed = Replayed {
         shared: shared.clone(),

@@ -1,5 +1,7 @@
 //! The whole store on the real disk.
 
+mod copies;
+
 use super::disk::RealDisk;
 use super::*;
 use crate::store::contract;

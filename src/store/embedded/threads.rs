@@ -134,6 +134,7 @@ fn journal(mut engine: Engine, bell: &Bell) {
             engine.process(next.jobs);
             bell.ring();
         }
+        engine.tell_point();
         more = engine.reclaim();
         if engine.is_fenced() && heal_at.is_none() {
             heal_at = Some(Instant::now() + HEAL_EVERY);

@@ -164,6 +164,20 @@ impl Journal {
         self.ends.get(&seq).copied()
     }
 
+    /// All segments, oldest first, each with the octets of it that are synced and count.
+    pub fn synced_parts(&self) -> io::Result<Vec<(Arc<Segment>, u64)>> {
+        let part = |segment: Arc<Segment>| {
+            let active = self.active.as_ref().filter(|active| active.segment.seq == segment.seq);
+            let len = match (active, self.ends.get(&segment.seq)) {
+                (Some(active), _) => active.synced_offset,
+                (None, Some(end)) => *end,
+                (None, None) => segment.file.len()?,
+            };
+            Ok((segment, len))
+        };
+        self.segments.all().into_iter().map(part).collect()
+    }
+
     /// Octets of a segment.
     pub fn segment_size(&self) -> u64 {
         self.options.segment_size

@@ -81,7 +81,7 @@ impl Index {
         Ok(blocks)
     }
 
-    fn load(path: PathBuf, size: u64) -> io::Result<Option<Index>> {
+    pub(super) fn load(path: PathBuf, size: u64) -> io::Result<Option<Index>> {
         let mut bytes = Vec::new();
         fs::File::open(&path)?.read_to_end(&mut bytes)?;
         let Some(split) = bytes.len().checked_sub(HASH).filter(|split| *split >= HEAD) else { return Ok(None) };
@@ -120,8 +120,7 @@ impl Index {
                 (block, block_from) = (here, entries.len());
             }
             at += line.len() as u64;
-            let event = event_in(line).filter(|_| line.ends_with(b"\n")).and_then(EventView::of);
-            let Some(event) = event else {
+            let Some(event) = whole_event(line) else {
                 damaged += 1;
                 continue;
             };
@@ -160,6 +159,11 @@ impl Index {
             most: Timestamp::from_millis(most),
         })
     }
+}
+
+/// The event in a line with its end, if it can be read.
+pub(super) fn whole_event(line: &[u8]) -> Option<EventView> {
+    event_in(line).filter(|_| line.ends_with(b"\n")).and_then(EventView::of)
 }
 
 /// Removes repeated entries from an index on, where they are in order.

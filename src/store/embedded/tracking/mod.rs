@@ -213,6 +213,13 @@ impl Tracking {
         Ok(())
     }
 
+    /// The files with everything that was appended before, and their lengths now. Blocks.
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        self.settle();
+        let length = |file: Arc<File>| (file.path.clone(), file.size.load(Ordering::Acquire));
+        self.catalogue.all().into_iter().map(length).filter(|(_, len)| *len > 0).collect()
+    }
+
     /// Returns when everything that was appended before is in the files.
     fn settle(&self) {
         let (done, wait) = mpsc::sync_channel(1);
@@ -233,6 +240,54 @@ impl Tracking {
             let _ = thread.join();
         }
     }
+}
+
+/// What is wrong with a tracking file.
+pub struct Unreadable {
+    /// The file.
+    pub path: PathBuf,
+    /// Where.
+    pub offset: u64,
+    /// In words.
+    pub what: String,
+    /// It mends itself at the next start, or the process was killed in the middle of a line.
+    pub is_harmless: bool,
+}
+
+/// Looks at all files of a store that is not open.
+pub fn inspect(data: &Path) -> io::Result<Vec<Unreadable>> {
+    let dir = data.join("tracking");
+    let mut names: Vec<String> = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect(),
+    };
+    names.retain(|name| number_of(name).is_some());
+    names.sort_by_key(|name| number_of(name));
+    let mut found = Vec::new();
+    for (index, name) in names.iter().enumerate() {
+        let size = fs::metadata(dir.join(name))?.len();
+        let file = File::new(&dir, name, 0, size);
+        let (mut at, mut first, mut wrong, mut torn) = (0, None, 0u64, false);
+        let bytes = file.read(0, size)?;
+        for line in lines(&bytes) {
+            if index::whole_event(line).is_none() {
+                (first, wrong) = (first.or(Some(at)), wrong + 1);
+                torn = !line.ends_with(b"\n");
+            }
+            at += line.len() as u64;
+        }
+        if let Some(offset) = first {
+            let is_harmless = wrong == 1 && torn && index + 1 == names.len();
+            let what = format!("{wrong} lines are no events; they are passed over");
+            found.push(Unreadable { path: file.path.clone(), offset, what, is_harmless });
+        }
+        let path = file.index_path();
+        if path.exists() && Index::load(path.clone(), size)?.is_none() {
+            let what = "the index does not fit its file; it is made anew".to_owned();
+            found.push(Unreadable { path, offset: 0, what, is_harmless: true });
+        }
+    }
+    Ok(found)
 }
 
 /// How much is kept.
