@@ -13,6 +13,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::codes::RequestCode;
 use super::errors::ListErrors;
+use super::ndjson::{NDJSON, line, lines};
 use super::problem::Problem;
 use super::query::{self, FromQuery, Paging, Params, Query};
 use super::queues::store_problem;
@@ -21,8 +22,6 @@ use super::server::State;
 use crate::config::{AuditFilter, AuditPage, AuditPosition};
 use crate::model::time::Timestamp;
 
-/// The media type of an export.
-const NDJSON: &str = "application/x-ndjson";
 /// Entries of an export that are read at a time.
 const EXPORTED_AT_ONCE: usize = 500;
 
@@ -148,6 +147,8 @@ impl FromQuery for AuditParams {
     }
 }
 
+lines!(AuditLines of AuditEntry, "Entries of the audit log, one JSON object a line, each an `AuditEntry`.");
+
 /// Read the audit log
 ///
 /// Each change of the configuration with what was before and after, and each action on mail, sessions and running state; the latest
@@ -160,7 +161,7 @@ impl FromQuery for AuditParams {
     responses(
         (status = 200, description = "A page, or all of it.", content(
             (AuditLog = "application/json", example = list_example),
-            (String = "application/x-ndjson", example = "{\"id\":\"action-12\",\"action\":\"freeze\"}\n"),
+            (AuditLines = "application/x-ndjson", example = lines_example),
         )),
         ListErrors,
     ),
@@ -288,6 +289,10 @@ fn entry_example() -> Value {
         "after": {"labels": {}, "owner": "api", "generation": 2, "spec": {"enabled": false}},
         "outcome": "done"
     })
+}
+
+fn lines_example() -> Value {
+    line(&entry_example())
 }
 
 fn list_example() -> Value {

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::codes::RequestCode;
 use super::problem::{FieldError, Problem, ProblemKind};
+use crate::config::object::escape;
 use crate::config::{ViolationCode, strict};
 
 /// The largest body.
@@ -93,13 +94,36 @@ pub(super) async fn read_up_to(
     }
 }
 
-/// Strict JSON.
 /// The body as a type; a value that does not fit is told with its pointer.
 pub fn typed<T: DeserializeOwned>(body: &Value) -> Result<T, Problem> {
+    fitting(body).map_err(|wrong| Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(wrong))
+}
+
+/// The same of a part of a body, with only what is wrong.
+///
+/// null is refused wherever it stands: in a selector, a variable that happens to be null would mean more than was meant.
+pub(super) fn fitting<T: DeserializeOwned>(body: &Value) -> Result<T, Vec<FieldError>> {
+    if let Some(pointer) = first_null(body) {
+        let detail = "null is no value here; leave the field out";
+        return Err(vec![FieldError::at(pointer, ViolationCode::WrongType, detail)]);
+    }
     serde_path_to_error::deserialize(body).map_err(|error| {
-        let wrong = FieldError::at(pointer(error.path()), ViolationCode::InvalidValue, error.inner().to_string());
-        Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(vec![wrong])
+        vec![FieldError::at(pointer(error.path()), ViolationCode::InvalidValue, error.inner().to_string())]
     })
+}
+
+/// The pointer to the first null.
+fn first_null(value: &Value) -> Option<String> {
+    match value {
+        Value::Null => Some(String::new()),
+        Value::Object(fields) => {
+            fields.iter().find_map(|(name, value)| Some(format!("/{}{}", escape(name), first_null(value)?)))
+        }
+        Value::Array(values) => {
+            values.iter().enumerate().find_map(|(index, value)| Some(format!("/{index}{}", first_null(value)?)))
+        }
+        _ => None,
+    }
 }
 
 /// A path in a body as a pointer.
@@ -108,6 +132,7 @@ pub(super) fn pointer(path: &serde_path_to_error::Path) -> String {
     pointer.replace(['[', ']'], "").replace("/.", "")
 }
 
+/// Strict JSON.
 fn parse(text: &[u8]) -> Result<Value, Problem> {
     strict::json(text).map_err(|error| {
         let code = if error.to_string().starts_with(strict::REPEATED) {
@@ -133,6 +158,20 @@ mod tests {
     fn json_is_read_as_it_stands() {
         let text = r#"{"a":[1,-2,3.5,true,null,"x\n"],"b":{"c":{}}}"#;
         assert_eq!(parse(text.as_bytes()).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn a_null_is_refused_where_it_stands() {
+        let read = |body: Value| fitting::<std::collections::BTreeMap<String, Value>>(&body);
+        assert!(read(serde_json::json!({"a": {"b": [1, ""]}})).is_ok());
+        for (body, pointer) in [
+            (serde_json::json!(null), ""),
+            (serde_json::json!({"a": null}), "/a"),
+            (serde_json::json!({"a": {"b/c": [1, null]}}), "/a/b~1c/1"),
+        ] {
+            let wrong = read(body).expect_err("refused");
+            assert_eq!((wrong[0].pointer.as_deref(), wrong[0].code), (Some(pointer), ViolationCode::WrongType.into()));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::openapi::RefOr;
 use utoipa::openapi::path::{Parameter, ParameterIn};
-use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, Type};
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
 use super::access;
@@ -52,8 +52,13 @@ impl PartialSchema for ConfigDocument {
                 Collection::Settings => "The settings.".to_owned(),
                 _ => format!("Each {} by its name.", collection.noun()),
             };
+            let shape = match collection {
+                Collection::Settings => SchemaType::Type(Type::Object),
+                // in YAML, a collection below which nothing stands
+                _ => SchemaType::from_iter([Type::Object, Type::Null]),
+            };
             let objects = ObjectBuilder::new()
-                .schema_type(Type::Object)
+                .schema_type(shape)
                 .additional_properties(Some(AdditionalProperties::FreeForm(true)))
                 .description(Some(about));
             document = document.property(collection.document(), objects);

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::body::{self, BODY_TIMEOUT};
 use super::errors::ImportErrors;
+use super::ndjson::{self, NDJSON};
 use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{NoParams, Params};
 use super::resources::{WriteParams, actor, problem};
@@ -28,7 +29,6 @@ use crate::model::spec::{RecipientPolicySpec, RecipientSpec};
 
 /// The longest line of an import, and the octets of lines in one batch.
 const MAX_LINE: usize = 4 << 20;
-const NDJSON: &str = "application/x-ndjson";
 
 /// Whose addresses to show, and under which policy.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -154,6 +154,8 @@ pub struct RecipientLine {
     spec: RecipientSpec,
 }
 
+ndjson::lines!(RecipientLines of RecipientLine, "Recipients, one JSON object a line, each a `RecipientLine`.");
+
 /// What became of an import.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
@@ -194,7 +196,7 @@ pub struct LineErrors {
     tag = "recipients",
     operation_id = "importRecipients",
     params(WriteParams),
-    request_body(content = RecipientLine, content_type = "application/x-ndjson", description = "One recipient a line.", example = import_line),
+    request_body(content = RecipientLines, content_type = "application/x-ndjson", description = "One recipient a line.", example = import_lines),
     responses(
         (status = 200, description = "What became of the lines; look at `failed`.", body = ImportResult, example = import_answer),
         ImportErrors,
@@ -328,6 +330,10 @@ fn preview_answer() -> Value {
 
 fn import_line() -> Value {
     json!({"name": "ada", "spec": {"givenName": "Ada", "surname": "Lovelace", "attributes": {"department": "Research"}}})
+}
+
+fn import_lines() -> Value {
+    ndjson::line(&import_line())
 }
 
 fn import_answer() -> Value {

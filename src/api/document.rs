@@ -15,6 +15,7 @@ use super::codes::ErrorCode;
 use super::errors;
 use super::problem::{FieldError, Problem};
 use super::routes;
+use crate::config::schema::without_null_defaults;
 
 const ABOUT: &str = "\
 The SMTP relay that you configure by API, that tells you where your mail is, and that never loses it after 250.
@@ -26,8 +27,8 @@ changes nothing. The entity tag is the generation in quotes; `If-Match` and `If-
 somebody else's change.
 
 **Values.** Durations are `90s`, `1h30m`, `2d`; sizes `10MiB` or a number of bytes; times RFC 3339 in UTC. Unknown and \
-read-only fields, unknown parameters and repeated keys in a request are errors; clients ignore unknown fields in an \
-answer.
+read-only fields, unknown parameters and repeated keys in a request are errors, and so is null where a schema does not \
+have it; clients ignore unknown fields in an answer.
 
 **Listings** have `limit` and `cursor`; a cursor holds for the filter that it came with.
 
@@ -84,6 +85,7 @@ pub fn openapi() -> OpenApi {
     schemas.push((FieldError::name().into_owned(), <FieldError as utoipa::PartialSchema>::schema()));
     schemas.push((ErrorCode::name().into_owned(), <ErrorCode as utoipa::PartialSchema>::schema()));
     components.schemas.extend(schemas);
+    components.schemas.values_mut().for_each(without_null_defaults);
     document
 }
 

@@ -16,7 +16,7 @@ use super::resources::actor;
 use super::server::State;
 use crate::config::ViolationCode;
 use crate::model::time::Timestamp;
-use crate::queue::holds::{self, HoldError, HoldSelector};
+use crate::queue::holds::{self, HoldError, HoldSelector, LONGEST_API_KEY};
 
 /// The longest reason.
 const LONGEST_REASON: usize = 200;
@@ -158,6 +158,9 @@ pub async fn create_hold(
     if reason.chars().count() > LONGEST_REASON || reason.chars().any(char::is_control) {
         let detail = format!("a reason has at most {LONGEST_REASON} characters, and no control characters");
         return Err(invalid("/reason", detail));
+    }
+    if selector.api_key.as_ref().is_some_and(|key| key.chars().count() > LONGEST_API_KEY) {
+        return Err(invalid("/selector/apiKey", format!("the name of a key has at most {LONGEST_API_KEY} characters")));
     }
     let by = actor(&request).key;
     let deed = async { state.handles.steer.hold(selector, reason, expires_at, by).await.map_err(problem) };

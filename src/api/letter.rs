@@ -19,6 +19,7 @@ use utoipa::{PartialSchema, ToSchema};
 
 use super::codes::{ErrorCode, RequestCode};
 use super::problem::FieldError;
+use crate::config::object::escape;
 use crate::config::{ViolationCode, VirtualServer};
 use crate::intake::compose::{Attachment, Letter, MAX_HEADER_WORD, Person, is_field_name};
 use crate::model::time::Timestamp;
@@ -62,7 +63,6 @@ const OURS: [&str; 12] = [
 pub struct MessageSubmission {
     /// The virtual server that takes it. Default: `settings.defaultVirtualServer`.
     #[serde(default)]
-    #[schema(nullable = false)]
     pub(super) virtual_server: Option<String>,
     /// Whom it is from; also the envelope's sender, unless `envelope` says another.
     from: SubmittedAddress,
@@ -81,15 +81,12 @@ pub struct MessageSubmission {
     reply_to: Vec<SubmittedAddress>,
     /// The subject, in any script.
     #[serde(default)]
-    #[schema(nullable = false)]
     subject: Option<String>,
     /// The text. Without text, HTML and attachments the message is empty.
     #[serde(default)]
-    #[schema(nullable = false)]
     text: Option<String>,
     /// The same in HTML; readers show the one that they can.
     #[serde(default)]
-    #[schema(nullable = false)]
     html: Option<String>,
     /// Files, and images inside of the HTML.
     #[serde(default, deserialize_with = "bounded::<_, _, MAX_ATTACHMENTS>")]
@@ -101,23 +98,20 @@ pub struct MessageSubmission {
     headers: BTreeMap<String, String>,
     /// The Message-ID, with or without angle brackets. Default: one is made of the message's id.
     #[serde(default)]
-    #[schema(nullable = false)]
     message_id: Option<String>,
     /// When it is to be sent (RFC 3339), at most 45 days from now; it waits here till then. A time that has passed is now.
     #[serde(default)]
-    #[schema(nullable = false, format = DateTime)]
+    #[schema(format = DateTime)]
     send_at: Option<String>,
     /// From -9 to 9 (MT-PRIORITY, RFC 6710). Default: 0.
     #[serde(default)]
-    #[schema(nullable = false, minimum = -9, maximum = 9)]
+    #[schema(minimum = -9, maximum = 9)]
     priority: Option<i64>,
     /// Which notifications its sender gets.
     #[serde(default)]
-    #[schema(nullable = false)]
     dsn: Option<SubmittedDsn>,
     /// Sender and recipients of the envelope, where they are others than those in the header.
     #[serde(default)]
-    #[schema(nullable = false)]
     envelope: Option<SubmittedEnvelope>,
 }
 
@@ -135,15 +129,12 @@ pub struct SubmittedAddress {
 pub struct SubmittedAttachment {
     /// Its name, in any script. Default: none with a `contentId`, else `attachment`.
     #[serde(default)]
-    #[schema(nullable = false)]
     file_name: Option<String>,
     /// Its media type. Default: `application/octet-stream`.
     #[serde(default)]
-    #[schema(nullable = false)]
     content_type: Option<String>,
     /// By what the HTML shows it (`<img src="cid:…">`), without angle brackets: then it is part of the HTML.
     #[serde(default)]
-    #[schema(nullable = false)]
     content_id: Option<String>,
     /// What is in it, in base64.
     content: String,
@@ -156,13 +147,12 @@ pub struct SubmittedAttachment {
 pub struct SubmittedDsn {
     /// What is told; an empty list: nothing. Default: failures and delays.
     #[serde(deserialize_with = "some_bounded::<_, _, 3>")]
-    #[schema(nullable = false, max_items = 3)]
+    #[schema(max_items = 3)]
     notify: Option<Vec<NotifyOn>>,
     /// How much of the message comes back with a failure.
-    #[schema(nullable = false)]
     ret: Option<ReturnedPart>,
     /// Comes back in notifications; printable ASCII.
-    #[schema(nullable = false, max_length = 100)]
+    #[schema(max_length = 100)]
     envelope_id: Option<String>,
 }
 
@@ -194,11 +184,9 @@ pub enum ReturnedPart {
 #[schema(example = json!({"from": "bounces@example.com", "to": ["bob@example.net"]}))]
 pub struct SubmittedEnvelope {
     /// Where notifications go: an address, or `<>` for nowhere. Default: the address of `from`.
-    #[schema(nullable = false)]
     from: Option<String>,
     /// Who gets it. Default: the addresses of `to`, `cc` and `bcc`.
     #[serde(deserialize_with = "some_bounded::<_, _, MAX_ADDRESSES>")]
-    #[schema(nullable = false)]
     to: Option<Vec<String>>,
 }
 
@@ -455,7 +443,7 @@ fn headers(given: BTreeMap<String, String>, wrong: &mut Wrong) -> Vec<(String, S
     let mut seen = std::collections::BTreeSet::new();
     let mut kept = Vec::new();
     for (name, value) in given {
-        let pointer = format!("/headers/{}", name.replace('~', "~0").replace('/', "~1"));
+        let pointer = format!("/headers/{}", escape(&name));
         let lower = name.to_ascii_lowercase();
         if name.contains(char::is_control) {
             wrong.at(&pointer, RequestCode::ControlCharacter, "a name of a header field holds no line end");
@@ -561,12 +549,15 @@ impl<'de> Deserialize<'de> for SubmittedAddress {
 
 impl PartialSchema for SubmittedAddress {
     fn schema() -> RefOr<Schema> {
-        use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, Type};
+        use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, OneOfBuilder, SchemaType, Type};
         let text = |about: &str| ObjectBuilder::new().schema_type(Type::String).description(Some(about));
         let named = ObjectBuilder::new()
             .schema_type(Type::Object)
             .property("address", text("The address."))
-            .property("name", text("The name, in any script."))
+            .property(
+                "name",
+                text("The name, in any script.").schema_type(SchemaType::from_iter([Type::String, Type::Null])),
+            )
             .required("address")
             .additional_properties(Some(AdditionalProperties::FreeForm(false)));
         OneOfBuilder::new()

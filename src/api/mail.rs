@@ -3,7 +3,7 @@
 
 use serde::Serialize;
 use serde_json::json;
-use utoipa::openapi::schema::{AdditionalProperties, KnownFormat, Type};
+use utoipa::openapi::schema::{AdditionalProperties, ArrayBuilder, KnownFormat, Type};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat};
 use utoipa::{PartialSchema, ToSchema};
 
@@ -345,9 +345,19 @@ pub struct MessageEvent(pub(super) serde_json::Value);
 impl PartialSchema for MessageEvent {
     fn schema() -> RefOr<Schema> {
         let text = || ObjectBuilder::new().schema_type(Type::String);
+        let recipients = ArrayBuilder::new().items(text()).description(Some("The recipients that it concerns."));
         ObjectBuilder::new()
             .schema_type(Type::Object)
             .description(Some("One event in the life of a message. What there is besides depends on the event."))
+            .property("id", text().description(Some("Its place in message tracking; only in answers of `/tracking`.")))
+            .property("message", text().description(Some("The message's id; absent when none was taken.")))
+            .property("sender", text().description(Some("The reverse-path.")))
+            .property("recipients", recipients)
+            .property("virtualServer", text().description(Some("The virtual server that took the message.")))
+            .property("connector", text().description(Some("The connector that carries it.")))
+            .property("queue", text().description(Some("The queue that it waits in.")))
+            .property("nextHop", text().description(Some("The host that it was tried at.")))
+            .property("reply", text().description(Some("What that host said.")))
             .property(
                 "at",
                 text().format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime))).description(Some("When.")),

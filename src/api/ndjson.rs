@@ -1,15 +1,57 @@
 //! Bodies of one JSON object a line, read in batches: memory is bounded by a batch, whatever comes.
+//!
+//! OpenAPI describes such a body as what it is to HTTP, a text; `contentSchema` names what a line is.
 
 use actix_web::web;
 use bytes::{Buf, BytesMut};
 use futures_util::StreamExt;
 use serde_json::Value;
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
+use utoipa::openapi::{Ref, RefOr, Schema};
 
 use super::body::BODY_TIMEOUT;
 use super::problem::{Problem, ProblemKind};
 
 /// The media type.
 pub(super) const NDJSON: &str = "application/x-ndjson";
+
+/// A type of its own for a body whose lines are of the type `$line`; only described.
+macro_rules! lines {
+    ($name:ident of $line:ident, $about:literal) => {
+        #[doc = $about]
+        pub enum $name {}
+
+        impl ::utoipa::PartialSchema for $name {
+            fn schema() -> ::utoipa::openapi::RefOr<::utoipa::openapi::Schema> {
+                $crate::api::ndjson::text_of(stringify!($line), $about)
+            }
+        }
+
+        impl ::utoipa::ToSchema for $name {
+            fn schemas(schemas: &mut Vec<(String, ::utoipa::openapi::RefOr<::utoipa::openapi::Schema>)>) {
+                schemas.push((stringify!($line).to_owned(), <$line as ::utoipa::PartialSchema>::schema()));
+                <$line as ::utoipa::ToSchema>::schemas(schemas);
+            }
+        }
+    };
+}
+pub(super) use lines;
+
+/// The schema of a text whose lines are of the named type.
+pub(super) fn text_of(line: &str, about: &str) -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+        .content_media_type(NDJSON)
+        .content_schema(Some(Ref::from_schema_name(line)))
+        .description(Some(about))
+        .into()
+}
+
+/// An example of such a body: one line.
+pub(super) fn line(value: &Value) -> Value {
+    Value::String(format!("{value}\n"))
+}
 
 /// A line: its number (the first is 1) and what is in it, or why that cannot be read.
 pub(super) type Line = (u64, Result<Value, String>);

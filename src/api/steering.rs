@@ -21,6 +21,7 @@ use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{self, FromQuery, NoParams, Params, Query};
 use super::resources::{actor, not_found, shown};
 use super::server::State;
+use super::submit::RawMessage;
 use crate::config::ViolationCode;
 use crate::model::mail::MessageId;
 use crate::model::name::Name;
@@ -173,7 +174,7 @@ impl FromQuery for ContentParams {
         ContentParams,
     ),
     responses(
-        (status = 200, description = "The content.", body = String, content_type = "message/rfc822", example = content_example),
+        (status = 200, description = "The content.", body = RawMessage, content_type = "message/rfc822", example = content_example),
         ReadErrors,
     ),
     security(("key" = [])),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
-use utoipa::openapi::schema::{ObjectBuilder, Type};
+use utoipa::openapi::schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type};
 use utoipa::openapi::{RefOr, Required, Schema};
 use utoipa::{IntoParams, PartialSchema, ToSchema};
 
@@ -66,9 +66,11 @@ impl PartialSchema for RawMessage {
     fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()
             .schema_type(Type::String)
+            .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+            .content_media_type("message/rfc822")
             .description(Some(
-                "A message as RFC 5322 and MIME write it, octet for octet. Lines may end in CRLF or LF. Bcc fields are taken \
-                 out, Date and Message-ID are added where they are missing; nothing else is changed.",
+                "A message as RFC 5322 and MIME write it, octet for octet. When it is sent, lines may end in CRLF or LF, \
+                 Bcc fields are taken out, Date and Message-ID are added where they are missing; nothing else is changed.",
             ))
             .into()
     }
@@ -155,7 +157,7 @@ pub struct BatchedMessage {
     message: MessageSubmission,
     /// What the header `Idempotency-Key` is to a single message.
     #[serde(default)]
-    #[schema(nullable = false, max_length = 255)]
+    #[schema(max_length = 255)]
     idempotency_key: Option<String>,
     /// It is to be taken for some recipients when it cannot be for all.
     #[serde(default)]

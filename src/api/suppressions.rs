@@ -14,7 +14,7 @@ use super::audit::audited;
 use super::body;
 use super::codes::RequestCode;
 use super::errors::{ActionErrors, BulkErrors, ImportErrors, ListErrors, ReadErrors};
-use super::ndjson::{Line, Lines, NDJSON};
+use super::ndjson::{self, Line, Lines, NDJSON};
 use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{self, FromQuery, NoParams, Paging, Params, Query};
 use super::queues::store_problem;
@@ -322,6 +322,8 @@ pub async fn delete_suppression(
     Ok(HttpResponse::NoContent().finish())
 }
 
+ndjson::lines!(SuppressionLines of SuppressionRequest, "Suppressions, one JSON object a line, each a `SuppressionRequest`.");
+
 /// Import suppressions
 ///
 /// One JSON object a line (`application/x-ndjson`), as many as you like: the body streams. Lines are taken in batches of 1,000,
@@ -330,7 +332,7 @@ pub async fn delete_suppression(
 #[utoipa::path(
     tag = "suppressions",
     operation_id = "importSuppressions",
-    request_body(content = SuppressionRequest, content_type = "application/x-ndjson", description = "One entry a line.", example = request_example),
+    request_body(content = SuppressionLines, content_type = "application/x-ndjson", description = "One entry a line.", example = lines_example),
     responses(
         (status = 200, description = "What became of the lines; look at `failed`.", body = SuppressionImport, example = import_example),
         ImportErrors,
@@ -382,7 +384,7 @@ pub async fn import_suppressions(
     tag = "suppressions",
     operation_id = "exportSuppressions",
     responses(
-        (status = 200, description = "One entry a line.", content_type = "application/x-ndjson", body = SuppressionRequest, example = request_example),
+        (status = 200, description = "One entry a line.", content_type = "application/x-ndjson", body = SuppressionLines, example = lines_example),
         ListErrors,
     ),
     security(("key" = [])),
@@ -436,11 +438,7 @@ async fn blocking<T: Send + 'static>(
 
 fn line_entry((_, line): Line, by: &str) -> Result<list::Suppression, Vec<FieldError>> {
     let value = line.map_err(|detail| vec![FieldError::at("", RequestCode::Malformed, detail)])?;
-    let asked: SuppressionRequest = serde_path_to_error::deserialize(&value).map_err(|error| {
-        let pointer = format!("/{}", error.path());
-        vec![FieldError::at(pointer.trim_end_matches("/."), ViolationCode::InvalidValue, error.inner().to_string())]
-    })?;
-    entry(asked, by, now())
+    entry(body::fitting(&value)?, by, now())
 }
 
 fn entry(asked: SuppressionRequest, by: &str, now: Timestamp) -> Result<list::Suppression, Vec<FieldError>> {
@@ -486,6 +484,10 @@ impl From<list::Suppression> for Suppression {
         let list::Suppression { address, reason, source, expires_at, created_at, by } = entry;
         Suppression { address, reason, source, expires_at, created_at, by }
     }
+}
+
+fn lines_example() -> Value {
+    ndjson::line(&request_example())
 }
 
 fn request_example() -> Value {

@@ -15,6 +15,7 @@ use super::audit::audited;
 use super::body::{self, BODY_TIMEOUT};
 use super::errors::{BulkErrors, ListErrors};
 use super::messages::MessageParams;
+use super::ndjson::{self, NDJSON};
 use super::problem::{Problem, ProblemKind};
 use super::query::{self, FromQuery, Params, Query};
 use super::queues::store_problem;
@@ -25,7 +26,6 @@ use crate::store::StoreError;
 
 /// The longest line.
 const MAX_LINE: usize = 4 << 20;
-const NDJSON: &str = "application/x-ndjson";
 
 /// Which messages to export: the filters of the listing.
 #[derive(Debug)]
@@ -62,6 +62,8 @@ impl PartialSchema for QueueLine {
 }
 
 impl ToSchema for QueueLine {}
+
+ndjson::lines!(QueueLines of QueueLine, "An exported queue, one JSON object a line, each a `QueueLine`.");
 
 /// How to bring a queue in.
 #[derive(Debug)]
@@ -126,7 +128,7 @@ pub struct QueueImportError {
     operation_id = "exportQueue",
     params(ExportParams),
     responses(
-        (status = 200, description = "The messages.", body = QueueLine, content_type = "application/x-ndjson", example = line_example),
+        (status = 200, description = "The messages.", body = QueueLines, content_type = "application/x-ndjson", example = lines_example),
         ListErrors,
     ),
     security(("key" = [])),
@@ -158,7 +160,7 @@ pub async fn export_queue(
     tag = "queues",
     operation_id = "importQueue",
     params(ImportParams),
-    request_body(content = QueueLine, content_type = "application/x-ndjson", description = "What an export gave.", example = line_example),
+    request_body(content = QueueLines, content_type = "application/x-ndjson", description = "What an export gave.", example = lines_example),
     responses(
         (status = 200, description = "What became of it; look at `failed` and `complete`.", body = QueueImport, example = import_example),
         BulkErrors,
@@ -239,6 +241,10 @@ async fn take_all(import: &mut Import, mut payload: web::Payload, lines: &mut u6
 
 fn line_example() -> Value {
     json!({"end": {"id": "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11", "size": 6_140, "blake3": "7ed38d9ec4e4f0a6ff1fbb52b5d8ad6cf6a0d8f1f1d3d2f3f4bd5dbd2b0b4f1e"}})
+}
+
+fn lines_example() -> Value {
+    ndjson::line(&line_example())
 }
 
 fn import_example() -> Value {

@@ -199,8 +199,12 @@ fn patched(record: &Record, patch: &Value) -> Result<Value, ChangeError> {
     let mut body = json!({"labels": record.labels, "spec": record.spec});
     secrets::make_way(&mut body, patch);
     json_patch::merge(&mut body, patch);
+    // to take away what no object has changes nothing, and is a mistake all the same: the schema refuses it
+    for (field, _) in patch.as_object().into_iter().flatten().filter(|(_, value)| value.is_null()) {
+        body[field] = Value::Null;
+    }
     for field in ["labels", "spec"] {
-        if body.get(field).is_none() {
+        if body[field].is_null() {
             body[field] = json!({});
         }
     }

@@ -238,7 +238,7 @@ fn from_value<T: DeserializeOwned>(spec: &Value) -> Result<Arc<T>, Violation> {
 }
 
 /// A key as a part of a JSON pointer (RFC 6901, 3).
-pub(super) fn escape(key: &str) -> String {
+pub fn escape(key: &str) -> String {
     key.replace('~', "~0").replace('/', "~1")
 }
 

@@ -49,6 +49,8 @@ const MOST_SET_ASIDE: usize = 10_000;
 const AGAIN: std::time::Duration = std::time::Duration::from_secs(10);
 /// Most of them that are moved in one step.
 const STEP: usize = 500;
+/// The longest name of an API key that a selector has, in characters; its schema says the same.
+pub const LONGEST_API_KEY: usize = 128;
 
 /// Which mail is held: all that is given must hold. A message is held for those recipients that are meant.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]

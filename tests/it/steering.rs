@@ -174,6 +174,9 @@ fn all_outbound_mail_is_held_and_goes_when_it_is_let_go() {
     appliance.patch("virtual-servers/default", json!({"relay": {"allow": ["127.0.0.0/8"]}}));
     let sink = Sink::up();
     appliance.put("connectors/default", json!({"addressSpaces": [{"pattern": "*"}], "route": sink.route()}));
+    for selector in [json!({"apiKey": "k".repeat(129)}), json!({"apiKey": null})] {
+        post(&appliance, "holds", json!({"selector": selector}), 422);
+    }
     let hold = post(&appliance, "holds", json!({"selector": {"outbound": true}}), 201);
     for n in 0..10 {
         send(&appliance, "a@src.example", &format!("u{n}@dst.example"));

@@ -193,6 +193,10 @@ async fn a_merge_patch_changes_what_it_names_and_null_resets() {
         [own("", ViolationCode::WrongType)]
     );
     assert!(matches!(house.patch(Connectors, "none", json!({})).await, Err(ChangeError::NotFound { .. })));
+    for (field, code) in [("lables", ViolationCode::UnknownField), ("owner", ViolationCode::ReadOnlyField)] {
+        let found = violations(house.patch(VirtualServers, "default", json!({field: null})).await);
+        assert_eq!(found, [own(&format!("/{field}"), code)], "a null takes nothing away that is not there");
+    }
 }
 
 #[tokio::test]
