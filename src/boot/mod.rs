@@ -79,6 +79,8 @@ pub fn print_openapi() -> anyhow::Result<()> {
 /// # Errors
 /// When something that it cannot do without is missing: the store, the API's address, a valid configuration.
 pub fn serve(options: Serve) -> anyhow::Result<()> {
+    // the allocator would take 2 MiB for each first octet: an idle appliance would have more than twice the memory
+    let _ = rustix::thread::disable_transparent_huge_pages(true);
     let _logs = logging::start(&options.log, options.log_format, options.log_redact)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -122,6 +124,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
     let mut registry = Registry::default();
     let metrics = Metrics::new(&mut registry);
     let store = open_store(&options, &metrics)?;
+    let tracked = *store.tail().borrow();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let configuration = open_configuration(&options, &store, &clock).await?;
     let live = configuration.live().clone();
@@ -254,6 +257,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
 
     let traces = Traces {
         store: store.clone(),
+        begin: tracked,
         live: live.clone(),
         clock: clock.clone(),
         metrics,

@@ -74,6 +74,8 @@ pub trait Collector: Send + Sync {
 pub struct Traces {
     /// Where events are.
     pub store: Arc<dyn Store>,
+    /// Where message tracking ended when the process began, before anything else happened to mail.
+    pub begin: Position,
     /// Whether and where to.
     pub live: Live,
     /// What time it is.
@@ -101,7 +103,7 @@ impl Traces {
     async fn follow(&self) -> Result<(), Over> {
         let mut changes = self.live.subscribe();
         let mut tail = self.store.tail();
-        let mut cursor: Option<Position> = None;
+        let mut cursor = Some(self.begin);
         loop {
             changes.borrow_and_update();
             let Some(export) = self.live.current().tracing.clone() else {

@@ -76,6 +76,7 @@ impl Bench {
         let snapshot = Snapshot { tracing: Some(Arc::new(export)), ..Snapshot::default() };
         let metrics = Metrics::new(&mut Registry::default());
         let traces = Traces {
+            begin: *store.tail().borrow(),
             store: Arc::new(store.clone()),
             live: Live::new(snapshot),
             clock: clock.clone(),

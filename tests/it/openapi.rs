@@ -223,10 +223,15 @@ fn no_route_is_registered_past_the_document() {
     for entry in std::fs::read_dir(directory).expect("sources") {
         let path = entry.expect("an entry").path();
         let Ok(source) = std::fs::read_to_string(&path) else { continue };
-        let health = path.ends_with("health.rs");
         for way in [".route(", "web::resource(", "web::scope(", ".external_resource(", "Resource::new("] {
             let found = source.matches(way).count();
-            assert_eq!(found, if health && way == ".route(" { 4 } else { 0 }, "{way} in {}", path.display());
+            let known = match (path.file_name().and_then(|name| name.to_str()), way) {
+                (Some("health.rs"), ".route(") => 4,
+                // what is served below it is what is described
+                (Some("routes.rs"), "web::scope(") => 1,
+                _ => 0,
+            };
+            assert_eq!(found, known, "{way} in {}", path.display());
         }
     }
 }

@@ -546,6 +546,8 @@ async fn events_name_who_asked_and_only_for_what_somebody_asked() {
     f.queue.thaw(id, "tom").await.unwrap();
     f.queue.retry(id, "rita").await.unwrap();
     f.operator().reroute_by(id, None, "rob".to_owned()).await.unwrap();
+    // it is not in the hands of a worker when the hold comes
+    f.pass(Duration::from_secs(10)).await;
     let selector: HoldSelector = serde_json::from_value(json!({"recipient": "b@dst.example"})).unwrap();
     let (hold, moving) = f.operator().hold(selector, "why".to_owned(), None, "hal".to_owned()).await.unwrap();
     f.pass(Duration::from_secs(10)).await;
