@@ -52,9 +52,9 @@ use crate::queue::{Hand, Operator, Queue, Workforce};
 use crate::routing::Connector;
 use crate::sinks::EventSinks;
 use crate::status::{Drain, KeyUse, Listeners, Masks, Overload, Running, Sessions};
-use crate::store::Store;
 use crate::store::embedded::disk::RealDisk;
 use crate::store::embedded::{self, Embedded, OpenReport, Options};
+use crate::store::{Store, TrackingStore};
 use crate::tlsrpt::{self, TlsReports};
 use crate::traces::Traces;
 
