@@ -71,7 +71,7 @@ class BothWays(unittest.TestCase):
         for id, (name, data) in sent.items():
             with self.subTest(name):
                 mark = b"X-Test-Id: " + id.encode()
-                found = [m for m in got if b"\n" + mark in m]
+                found = [m for m in got if b"\n" + mark + b"\n" in m]
                 self.assertEqual(len(found), 1)
                 at = found[0].index(mark)
                 trace, content = found[0][:at], found[0][at:]
