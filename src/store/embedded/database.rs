@@ -22,6 +22,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -283,7 +284,23 @@ impl Database {
     }
 }
 
+/// Others than the owner, and a group that was given the volume, have no business in a directory: sled makes it as the umask says, and
+/// the data directory around it may have been there before us.
+fn close_to_others(dir: &Path) -> io::Result<()> {
+    match fs::metadata(dir) {
+        Ok(there) if there.mode() & 0o007 != 0 => {
+            fs::set_permissions(dir, fs::Permissions::from_mode(there.mode() & 0o7770))
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn open_sled(dir: &Path, cache: u64) -> Result<sled::Db, String> {
+    close_to_others(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
     // sled answers some damage with a panic
     let opened = std::panic::catch_unwind(|| {
         sled::Config::new()

@@ -79,11 +79,16 @@ fn a_journal_of_a_newer_format_is_refused_with_words() {
 fn files_are_ours_alone() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
-    let _store = open(dir.path());
-    let mode = |path: &str| fs::metadata(dir.path().join("data").join(path)).unwrap().permissions().mode() & 0o777;
-    for path in ["", "config", "journal", "large", "requests", "tracking"] {
+    let store = open(dir.path());
+    let place = |path: &str| dir.path().join("data").join(path);
+    let mode = |path: &str| fs::metadata(place(path)).unwrap().permissions().mode() & 0o777;
+    for path in ["", "config", "db", "journal", "large", "requests", "tracking"] {
         assert_eq!(mode(path), 0o700, "{path}");
     }
+    drop(store);
+    fs::set_permissions(place("db"), fs::Permissions::from_mode(0o755)).unwrap();
+    let _store = open(dir.path());
+    assert_eq!(mode("db"), 0o750, "a group may have been given the volume, others have no business there");
     for path in ["config/checkpoint", "config/log", "store"] {
         assert_eq!(mode(path), 0o600, "{path}");
     }
