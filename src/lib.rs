@@ -43,11 +43,13 @@
 //! hop (mail for groups, contacts and forwards first into the queue `directory`, where `queue::distribution` makes it mail
 //! for those who get it), where a worker of [`outbound`] (or [`local`]) takes it, drives `smtp::client` with it (in TLS as
 //! `routing::security` says, with content that [`mime`] has changed where the next hop needs that), and
-//! reports one result per recipient. `model::failure` says what a failure means, `queue::outcome` what becomes of the recipient; the new
-//! state is recorded in one step with the notification it may cause, which goes back into the queue like any mail.
+//! reports one result per recipient. `model::failure` says what a failure means, `queue::conclusion` what becomes of the recipient;
+//! `queue::outcome` records the new state in one step with the notification it may cause, which goes back into the queue like any
+//! mail.
 //! Mail that programs submit over REST enters by `intake::submit`, mail from files (pickup, an old mailroot) by [`mailroot`]: both
 //! ask `intake` the same questions. What an operator holds back or suspends waits in the queue (`queue::holds`, `queue::suspension`).
-//! Each step is an event of message tracking (`queue::track`), which [`sinks`] pass on and [`traces`] are made of; what is wrong [`alerts`] tell, past all of this; what came of TLS is counted ([`tlsrpt`]).
+//! Each step is an event of message tracking (`queue::track`), which [`sinks`] pass on and [`traces`] are made of; what is wrong
+//! [`alerts`] tell, past all of this; what came of TLS is counted ([`tlsrpt`]).
 //! Mail that waits to be fetched goes when it is asked for; by ATRN it goes over the connection of who asks, which `inbound`
 //! hands through [`queue::turn`] to `outbound`. Mail that we fetch elsewhere comes the same way back.
 //!
