@@ -5,7 +5,6 @@
 //! words are the endpoint's where it speaks OAuth (`error`, `error_description`), cleaned and bounded, and left out where they hold
 //! a secret; of a page of HTML nothing is shown.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,7 +15,7 @@ use serde_json::Value;
 use url::form_urlencoded::Serializer;
 use zeroize::Zeroizing;
 
-use super::http::Http;
+use super::http::{Http, causes};
 use crate::model::secret::SecretText;
 use crate::model::spec::connector::oauth2::{ClientId, Scope};
 use crate::model::token_fault::TokenFault;
@@ -234,18 +233,6 @@ impl Answer<'_> {
 fn clean(words: &str) -> String {
     let words: String = words.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MOST_WORDS).collect();
     words.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// What caused an error; the error itself begins with the whole URL.
-fn causes(error: &reqwest::Error) -> String {
-    let mut all = Vec::new();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        all.push(cause.to_string());
-        next = cause.source();
-    }
-    all.dedup();
-    if all.is_empty() { "the request could not be sent".to_owned() } else { all.join(": ") }
 }
 
 #[cfg(test)]
