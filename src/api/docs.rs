@@ -3,10 +3,12 @@
 //! Everything comes out of the binary; nothing is loaded from elsewhere, and the content security policy says so to the
 //! browser.
 
+use std::io::Read;
 use std::sync::{Arc, LazyLock};
 
-use actix_web::http::header::{self, ContentEncoding, HeaderName};
+use actix_web::http::header::{self, AcceptEncoding, ContentEncoding, Encoding, HeaderName};
 use actix_web::{HttpResponse, get, web};
+use flate2::read::GzDecoder;
 use utoipa_swagger_ui::Config;
 
 use super::errors::OpenErrors;
@@ -107,15 +109,29 @@ pub async fn docs(_: Params<NoParams>) -> HttpResponse {
     extensions(("x-scope" = json!("none")))
 )]
 #[get("/docs/{file:.*}")]
-pub async fn docs_file(file: web::Path<String>, _: Params<NoParams>) -> Result<HttpResponse, Problem> {
+pub async fn docs_file(
+    file: web::Path<String>,
+    _: Params<NoParams>,
+    accepted: Option<web::Header<AcceptEncoding>>,
+) -> Result<HttpResponse, Problem> {
     let found = utoipa_swagger_ui::serve(&file, SWAGGER.clone()).map_err(|error| Problem::internal(&error))?;
     let Some(found) = found else {
         return Err(Problem::new(ProblemKind::NotFound, format!("the documentation has no file {:?}", file.as_str())));
     };
     let mut answer = HttpResponse::Ok();
-    if found.gzpipped {
-        answer.insert_header((header::CONTENT_ENCODING, ContentEncoding::Gzip));
-    }
     answer.insert_header((CSP, DOCS_POLICY)).insert_header((header::CACHE_CONTROL, "no-cache"));
-    Ok(answer.content_type(found.content_type).body(found.bytes.into_owned()))
+    answer.insert_header((header::VARY, "accept-encoding")).content_type(found.content_type);
+    if !found.gzpipped {
+        return Ok(answer.body(found.bytes.into_owned()));
+    }
+    if accepted.is_some_and(|accepted| takes_gzip(&accepted)) {
+        return Ok(answer.insert_header(ContentEncoding::Gzip).body(found.bytes.into_owned()));
+    }
+    let mut plain = Vec::new();
+    GzDecoder::new(&*found.bytes).read_to_end(&mut plain).map_err(|error| Problem::internal(&error))?;
+    Ok(answer.body(plain))
+}
+
+fn takes_gzip(accepted: &AcceptEncoding) -> bool {
+    accepted.negotiate([Encoding::identity(), Encoding::gzip()].iter()) == Some(Encoding::gzip())
 }

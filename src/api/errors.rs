@@ -74,7 +74,8 @@ const RESPONSES: [(&str, ProblemKind, &str, &str); 14] = [
     (
         "TooManyRequests",
         ProblemKind::TooManyRequests,
-        "Too many wrong keys came from this address. `Retry-After` says when to come again.",
+        "Too many wrong keys came from this address, or, where mail is handed in, a quota is used up. `Retry-After` says when to \
+         come again.",
         "too many wrong keys from this address; come again in 42 seconds",
     ),
     (

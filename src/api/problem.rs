@@ -118,7 +118,7 @@ pub enum ProblemKind {
     UnsupportedMediaType,
     /// Violations of the rules of the configuration.
     Invalid,
-    /// Too many wrong keys from this client.
+    /// Too many wrong keys from this client, or a quota is used up.
     TooManyRequests,
     /// Our fault.
     Internal,
@@ -166,7 +166,7 @@ impl ProblemKind {
                 ("unsupportedMediaType", 415, "The body has a type that is not read here")
             }
             ProblemKind::Invalid => ("invalid", 422, "The request is understood, but what it asks for is not valid"),
-            ProblemKind::TooManyRequests => ("tooManyRequests", 429, "Too many wrong keys"),
+            ProblemKind::TooManyRequests => ("tooManyRequests", 429, "More was asked for than is allowed in this time"),
             ProblemKind::Internal => ("internal", 500, "Something failed in the appliance"),
             ProblemKind::Unavailable => ("unavailable", 503, "The appliance cannot do this now"),
             ProblemKind::InsufficientStorage => ("insufficientStorage", 507, "There is no space left"),

@@ -480,3 +480,20 @@ fn pending(recipient: &Recipient) -> Recipient {
 fn key(id: Uuid) -> String {
     format!("{KEY}{}", id.simple())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::contract::put;
+    use crate::store::memory::MemoryStore;
+
+    #[tokio::test]
+    async fn no_hold_comes_into_force_between_the_look_and_the_offer() {
+        let leased = put(&MemoryStore::default(), b"x", 1, &["hub"]).await;
+        let queue = leased.leases[0].queue.clone();
+        let holds = Holds::default();
+        let offered = holds.unless_held(leased, &queue, |_| holds.all.try_write().is_err());
+        assert!(offered.unwrap_or_default(), "whoever makes a hold has to wait, and then finds it in the window");
+        assert!(holds.all.try_write().is_ok());
+    }
+}

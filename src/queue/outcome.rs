@@ -385,7 +385,12 @@ impl Queue {
                 link.note_failure(failure);
             }
             self.metrics.outcome(word, 1);
-            let was_in = before.recipients.get(*index as usize).and_then(|recipient| recipient.waits.as_ref());
+            let waited = before.recipients.get(*index as usize);
+            let was_in = waited.and_then(|recipient| recipient.waits.as_ref());
+            // mail that comes while there is a hold is held by whoever made that
+            let is_held = facts.by.is_none() && matches!(conclusion, Conclusion::Held(_));
+            let hold = waited.zip(was_in).filter(|_| is_held);
+            let hold = hold.and_then(|(recipient, waits)| self.held_by(before, recipient, &waits.queue));
             let detail = track::Detail {
                 queue: recipient.waits.as_ref().map(|waits| &waits.queue),
                 connector: was_in.filter(|_| conclusion.is_of_attempt()).and_then(|waits| waits.queue.connector()),
@@ -399,7 +404,7 @@ impl Queue {
                 related: facts
                     .further
                     .filter(|_| matches!(conclusion, Conclusion::Expanded { .. } | Conclusion::Replaced)),
-                by: facts.by,
+                by: facts.by.or(hold.as_ref().map(|hold| hold.by.as_str())),
                 duration_ms: facts.duration.map(track::millis),
                 ..track::Detail::default()
             };

@@ -40,7 +40,7 @@ mod overlay;
 pub mod scratch;
 
 #[cfg(test)]
-mod contract;
+pub(crate) mod contract;
 
 /// Why the store did not do it.
 #[derive(Debug, Clone, thiserror::Error)]

@@ -131,6 +131,19 @@ class Running(unittest.TestCase):
         self.assertEqual((os.stat(key).st_uid, os.stat(key).st_mode & 0o777), (UID, 0o600))
         engine("rm", "-f", "-v", it.name)
 
+    def test_whoever_may_enter_gets_a_key(self):
+        """`kubectl exec … bridgehead token`: no key was given, the first one is read by nobody."""
+        it = self.container(env={"BRIDGEHEAD_ADMIN_KEY": None})
+        it.start()
+        done = it.exec("bridgehead", "token", "--role", "viewer", "--name", "guest")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        key = done.stdout.strip()
+        self.assertNotIn(key, it.logs())
+        guest = Rest(f"127.0.0.1:{it.api}", key=key)
+        self.assertEqual(guest.ok("GET", "/api/v1/whoami")["role"], "viewer")
+        self.assertEqual(guest.call("PUT", "/api/v1/settings", {"spec": {}}).status, 403)
+        self.assertEqual(guest.call("GET", "/api/v1/whoami", headers={"Authorization": "Bearer x" + key}).status, 401)
+
     def test_secrets_come_from_files_and_new_ones_are_taken(self):
         secrets, key = workdir("secrets"), os.path.join(workdir("key"), "admin-key")
         authority = Authority()

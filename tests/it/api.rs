@@ -281,6 +281,18 @@ async fn the_documentation_needs_no_network() {
     }
     let script = house.send("GET", "/docs/swagger-initializer.js", &[], b"").await;
     assert!(script.body.contains("../openapi.json") && script.body.contains("none"), "{}", script.body);
+    // it travels packed to whom that suits
+    let bundle = "/docs/swagger-ui-bundle.js";
+    let plain = house.send("GET", bundle, &[], b"").await;
+    assert_eq!((plain.status, plain.header("content-encoding"), plain.header("vary")), (200, "", "accept-encoding"));
+    assert!(plain.body.contains("SwaggerUIBundle") && plain.body.len() > 1_000_000, "{}", plain.body.len());
+    let packed = house.send("HEAD", bundle, &[("Accept-Encoding", "gzip, br")], b"").await;
+    assert_eq!(packed.header("content-encoding"), "gzip");
+    assert!(packed.header("content-length").parse::<usize>().unwrap() < plain.body.len() / 2);
+    for unwanted in ["identity", "br", "gzip;q=0", "identity, gzip;q=0"] {
+        let answer = house.send("HEAD", bundle, &[("Accept-Encoding", unwanted)], b"").await;
+        assert_eq!((answer.status, answer.header("content-encoding")), (200, ""), "{unwanted}");
+    }
     let document = house.send("GET", "/openapi.json", &[], b"").await;
     assert_eq!(document.json()["openapi"], "3.1.0");
     assert_eq!(document.body, bridgehead::api::openapi_json());

@@ -410,6 +410,10 @@ fn bombs_are_refused() {
     }
     let begun = Instant::now();
     refused(Format::Yaml, &bomb);
+    // no bomb, but aliases that add more than the text is worth
+    let wide = |aliases| format!("a: &a [{}]\nb: [{}]\n", vec!["x"; 250].join(","), vec!["*a"; aliases].join(","));
+    assert!(matches!(yaml(&wide(100)), Err(DocumentError::Invalid(_))), "readable");
+    refused(Format::Yaml, &wide(1_000));
     refused(Format::Yaml, &"[".repeat(100_000));
     refused(Format::Yaml, &"- ".repeat(100_000));
     refused(Format::Json, &"[".repeat(100_000));

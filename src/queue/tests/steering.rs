@@ -555,8 +555,16 @@ async fn events_name_who_asked_and_only_for_what_somebody_asked() {
     f.operator().end_hold(hold.id, "ren".to_owned()).await.unwrap();
     f.pass(Duration::from_secs(10)).await;
     f.queue.delete(id, false, "dee").await.unwrap();
-    let events = Operate::events(&*f.queue, id).await.unwrap();
     let word = |event: &Value, field: &str| event[field].as_str().unwrap_or("-").to_owned();
+    // what comes while there is a hold is held by whoever made that
+    let selector: HoldSelector = serde_json::from_value(json!({"recipient": "c@dst.example"})).unwrap();
+    f.operator().hold(selector, "why".to_owned(), None, "hal".to_owned()).await.unwrap();
+    let later = f.send(&f.anna(), "c@dst.example", None).await;
+    f.pass(Duration::from_secs(10)).await;
+    let events = Operate::events(&*f.queue, later).await.unwrap();
+    let held: Vec<_> = events.iter().filter(|event| event["event"] == "held").map(|event| word(event, "by")).collect();
+    assert_eq!(held, ["hal"], "{events:#?}");
+    let events = Operate::events(&*f.queue, id).await.unwrap();
     let mut named: Vec<_> = events.iter().map(|event| (word(event, "event"), word(event, "by"))).collect();
     named.retain(|(_, by)| by != "-");
     let expected = [
