@@ -5,8 +5,10 @@ import glob
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import unittest
 
 import jsonschema
@@ -82,6 +84,106 @@ class Rendering(unittest.TestCase):
             for kind, name in found:
                 self.assertLessEqual(len(name), 63, kind)
 
+    def valid(self, values, release="mail", helm="helm4", namespace="mail"):
+        """The objects of values that are given as such, which Kubernetes takes."""
+        with tempfile.NamedTemporaryFile("w", suffix=".json") as f:
+            json.dump(values, f)
+            f.flush()
+            done = charts.run(helm, "template", release, charts.CHART, "--namespace", namespace, "--kube-version", charts.KUBERNETES,
+                              "--values", f.name)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stderr, "")
+        found = [o for o in yaml.safe_load_all(done.stdout) if o]
+        for o in found:
+            if o["kind"] not in FOREIGN:
+                kubernetes_validate.validate(o, VERSIONS[-1], strict=True)
+        return found
+
+    def test_every_switch_can_be_on_and_off(self):
+        def turned(node, on):
+            return {k: on if isinstance(v, bool) else turned(v, on) for k, v in node.items() if isinstance(v, (bool, dict))}
+        with open(os.path.join(charts.CHART, "values.yaml")) as f:
+            defaults = yaml.safe_load(f)
+        for helm in charts.HELMS:
+            for on in (True, False):
+                with self.subTest(helm=helm, on=on):
+                    values = turned(defaults, on)
+                    # what some need
+                    values["pool"] = "mx"
+                    values["api"]["ingress"]["hosts"] = ["mail.example"]
+                    values["existingConfigMap"] = "documents"
+                    kinds = {o["kind"] for o in self.valid(values, helm=helm)}
+                    switched = {"Job", "Ingress", "NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor", "PrometheusRule", "ConfigMap"}
+                    self.assertEqual(kinds & switched, switched if on else set())
+
+    def test_null_is_refused_in_words_or_takes_a_value_away(self):
+        """Each key of values.yaml: where the schema lets it go, all at once, Kubernetes takes what is rendered."""
+        with open(os.path.join(charts.CHART, "values.schema.json")) as f:
+            judge = jsonschema.Draft7Validator(json.load(f))
+        with open(os.path.join(charts.CHART, "values.yaml")) as f:
+            values = yaml.safe_load(f)
+        count = 0
+
+        def gone(node):
+            nonlocal count
+            nulls = {}
+            for key, value in list(node.items()):
+                del node[key]
+                if judge.is_valid(values):
+                    nulls[key] = None
+                    count += 1
+                node[key] = value
+                if key not in nulls and isinstance(value, dict):
+                    nulls[key] = gone(value)
+            return nulls
+        nulls = gone(values)
+        self.assertGreater(count, 40)
+        for helm in charts.HELMS:
+            with self.subTest(helm=helm):
+                self.valid(nulls, helm=helm)
+            for key in ("api", "livenessProbe", "preStopSleepSeconds"):
+                self.assertIn(key, charts.refusal(f"{key}=null", helm=helm))
+
+    def test_strings_stay_strings(self):
+        """Names that YAML would take for numbers, dates or truth, and texts with everything in them."""
+        text = 'multi\nline: "x" \\ $(A) {{ x }} #é☃'
+        for name in ("123", "2026-01-01", "true", "1e3"):
+            with self.subTest(name):
+                found = self.valid({
+                    "existingConfigMap": name, "configSecrets": [name], "serviceAccountName": name, "priorityClassName": name,
+                    "runtimeClassName": name, "commonLabels": {"a": name}, "podLabels": {"b": name}, "pool": name,
+                    "podAnnotations": {"a": text, "b": name}, "nodeSelector": {"a": name}, "env": {"A": text, "B": name, "NO": "no"},
+                    "adminKey": {"existingSecret": name, "key": name}, "secretMounts": {"a": {"secretName": name}},
+                    "api": {"tls": {"secretName": name}}, "persistence": {"existingClaim": name},
+                    "terminationGracePeriodSeconds": 1000000, "check": {"activeDeadlineSeconds": 1000000},
+                }, namespace=name.lower())
+                pod = next(o for o in found if o["kind"] == "StatefulSet")["spec"]["template"]
+                self.assertEqual(pod["metadata"]["annotations"]["a"], text)
+                env = {v["name"]: v.get("value") for v in pod["spec"]["containers"][0]["env"]}
+                self.assertEqual((env["A"], env["B"], env["NO"]), (text, name, "no"))
+                self.assertEqual({o["metadata"]["namespace"] for o in found}, {name})
+
+    def test_it_can_be_a_part_of_another_chart_twice(self):
+        with tempfile.TemporaryDirectory() as parent:
+            shutil.copytree(charts.CHART, os.path.join(parent, "charts/bridgehead"))
+            with open(os.path.join(parent, "Chart.yaml"), "w") as f:
+                yaml.safe_dump({"apiVersion": "v2", "name": "parent", "version": "1.0.0", "dependencies": [
+                    {"name": "bridgehead", "version": "0.1.0", "alias": alias, "condition": f"{alias}.enabled"} for alias in ("mxa", "mxb", "mxc")]}, f)
+            with open(os.path.join(parent, "values.yaml"), "w") as f:
+                yaml.safe_dump({"global": {"imageRegistry": "registry.example.com"}, "mxa": {"enabled": True, "pool": "mx", "services": {"smtp": None}},
+                                "mxb": {"pool": "mx"}, "mxc": {"enabled": False}}, f)
+            for helm in charts.HELMS:
+                with self.subTest(helm=helm):
+                    done = charts.run(helm, "template", "mail", parent)
+                    self.assertEqual(done.returncode, 0, done.stderr)
+                    found = [o for o in yaml.safe_load_all(done.stdout) if o]
+                    names = [(o["kind"], o["metadata"]["name"]) for o in found]
+                    self.assertEqual(len(names), len(set(names)))
+                    self.assertEqual([n for k, n in names if k == "StatefulSet"], ["mail-mxa", "mail-mxb"])
+                    self.assertNotIn(("Service", "mail-mxa-smtp"), names)
+                    selectors = [o["spec"]["selector"] for o in found if o["kind"] == "Service" and o["metadata"]["name"].endswith("-api")]
+                    self.assertNotEqual(*selectors)
+
 
 class Promises(unittest.TestCase):
     def test_pods_meet_the_restricted_standard(self):
@@ -105,7 +207,27 @@ class Promises(unittest.TestCase):
                     self.assertIs(context["readOnlyRootFilesystem"], True)
                     self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
                     self.assertFalse([v for v in spec.get("volumes", []) if "hostPath" in v])
+                    # a quota may ask for it
+                    self.assertIn("limits", ours[0]["resources"])
         self.assertGreater(count, len(charts.value_sets()))
+
+    def test_uid_and_groups_can_be_left_to_the_cluster(self):
+        for helm in charts.HELMS:
+            done = charts.run(helm, "template", *charts.NAMES, "--values", charts.value_sets()["documents-from-elsewhere"], "--set-json",
+                              'podSecurityContext={"runAsUser": null, "runAsGroup": null, "fsGroup": null}')
+            self.assertEqual(done.returncode, 0, done.stderr)
+            for field in ("runAsUser", "runAsGroup", "fsGroup:"):
+                self.assertNotIn(field, done.stdout)
+            self.assertEqual(done.stdout.count("runAsNonRoot: true"), 3)
+
+    def test_an_upgrade_changes_nothing_that_kubernetes_refuses(self):
+        """From any set of values to any other, but for names and the claim's own."""
+        def fixed(name):
+            spec = charts.one(name, "StatefulSet")["spec"]
+            return {k: v for k, v in spec.items() if k not in ("replicas", "template")}
+        for name in charts.value_sets():
+            if name != "placed":
+                self.assertEqual(fixed(name), fixed("defaults"), name)
 
     def test_nothing_makes_two_renderings_differ_or_asks_the_cluster(self):
         for path in glob.glob(os.path.join(charts.CHART, "templates", "**", "*"), recursive=True):
@@ -152,6 +274,11 @@ class Promises(unittest.TestCase):
             self.assertEqual(set(there), secrets)
             # a secret that is not there yet must not keep the check from running
             self.assertTrue(all(v["secret"]["optional"] for v in there.values()))
+            for variable in spec["containers"][0].get("env", []):
+                for source in variable.get("valueFrom", {}).values():
+                    self.assertIs(source["optional"], True, variable["name"])
+            for source in spec["containers"][0].get("envFrom", []):
+                self.assertTrue(all(reference["optional"] for reference in source.values()))
             maps = {o["metadata"]["name"]: o for o in charts.objects(name) if o["kind"] == "ConfigMap"}
             if "mail-bridgehead-config" in maps:
                 candidate = maps["mail-bridgehead-check"]
@@ -216,16 +343,40 @@ class Promises(unittest.TestCase):
         def asked(name):
             return [a for a in charts.one(name, "Pod")["spec"]["containers"][0]["args"] if a.startswith("--smtp=")]
         self.assertEqual(asked("defaults"), ["--smtp=mail-bridgehead-smtp:25"])
-        # not where TLS comes first, nor where the PROXY protocol does, nor where nothing is known
+        # not where TLS comes first, nor where the PROXY protocol does, nor where nothing is known, nor by a Service for its own node
         self.assertEqual(asked("two-gateways"), ["--smtp=mail-bridgehead-internal:25", "--smtp=mail-bridgehead-internal:587", "--smtp=mail-bridgehead-internet:25"])
+        self.assertEqual(asked("watched"), [])
         self.assertEqual(asked("gateway-api"), [])
         self.assertEqual(asked("documents-from-elsewhere"), [])
 
     def test_the_network_policy_has_a_rule_for_each(self):
         rules = charts.one("watched", "NetworkPolicy")["spec"]["ingress"]
         ports = [[p["port"] for p in rule["ports"]] for rule in rules]
-        self.assertEqual(ports, [[2525], [8025], [8026], [9000]])
+        self.assertEqual(ports, [[2525], [8025], [8026], [2525, 8026], [9000]])
         self.assertTrue(all(rule["from"] for rule in rules))
+        tester = charts.one("watched", "Pod")["metadata"]["labels"]
+        self.assertLessEqual(rules[3]["from"][0]["podSelector"]["matchLabels"].items(), tester.items())
+
+    def test_a_network_policy_without_mail_opens_no_port_to_everybody(self):
+        done = charts.run("helm4", "template", *charts.NAMES, "--set-json", 'config={"remoteDomains": {}}', "--set", "services.smtp=null",
+                          "--set", "networkPolicy.enabled=true", "--show-only", "templates/networkpolicy.yaml")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rules = yaml.safe_load(done.stdout)["spec"]["ingress"]
+        self.assertEqual([[p["port"] for p in rule["ports"]] for rule in rules], [[8025], [8026], [8026]])
+        self.assertTrue(all(rule["from"] for rule in rules))
+
+    def test_labels_of_an_object_go_before_the_common_ones(self):
+        labels = charts.one("placed", "Service", "-smtp")["metadata"]["labels"]
+        self.assertEqual((labels["team"], labels["floor"]), ("gateway", "2"))
+        self.assertEqual(charts.rendered("helm4", "placed").count("team: gateway"), 1)
+        for o in charts.objects("placed"):
+            self.assertIn("team", o["metadata"]["labels"], o["kind"])
+
+    def test_the_first_binding_is_of_the_family_of_the_others(self):
+        def first(name):
+            env = charts.one(name, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+            return next((v["value"] for v in env if v["name"] == "BRIDGEHEAD_SMTP_LISTEN"), None)
+        self.assertEqual([first(n) for n in ("defaults", "node-ports", "two-gateways")], ["0.0.0.0:2525", "[::]:2525", None])
 
     def test_alerts_and_dashboard_are_the_files_that_tests_ops_tries(self):
         with open(os.path.join(charts.CHART, "files/alerts.yaml")) as f:
@@ -244,12 +395,26 @@ class Promises(unittest.TestCase):
                             "two-gateways": ["get secret mail-owner", "mail-bridgehead-internal.mail.svc:587"],
                             "node-ports": ["WARNING", "whole Internet", "8025:80"],
                             "restored": ["frozen", '"action": "thaw"'],
+                            "gateway-api": [],
                             "rest-outside": ["https://mail-api.example.com/docs/"]}.items():
-            done = charts.run("helm4", "install", "mail", charts.CHART, "--namespace", "mail", "--dry-run=client",
-                              "--values", charts.value_sets()[name])
-            notes = done.stdout[done.stdout.index("NOTES:"):]
+            notes = self.notes(name)
             for word in words:
                 self.assertIn(word, notes, name)
+            self.assertEqual("WARNING" in notes, "WARNING" in words, name)
+
+    def test_the_notes_warn_where_clients_are_hidden(self):
+        route = 'tcpRoutes={"edge": {"parentRefs": [{"name": "g"}], "service": "smtp", "port": 25}}'
+        self.assertIn("services.smtp, port 25: tcpRoutes.edge hides", self.notes("defaults", "--set-json", route))
+        cluster = ("--set", "services.smtp.type=LoadBalancer,services.smtp.externalTrafficPolicy=Cluster")
+        self.assertIn("services.smtp, port 25: externalTrafficPolicy: Cluster hides", self.notes("defaults", *cluster))
+        # the PROXY protocol says who they are
+        self.assertNotIn("WARNING", self.notes("gateway-api", *cluster))
+
+    def notes(self, name, *arguments):
+        done = charts.run("helm4", "install", "mail", charts.CHART, "--namespace", "mail", "--dry-run=client",
+                          "--values", charts.value_sets()[name], *arguments)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return done.stdout[done.stdout.index("NOTES:"):]
 
 
 class Refusals(unittest.TestCase):
@@ -262,8 +427,19 @@ class Refusals(unittest.TestCase):
         (['services.smtp.ports={"25": "2525"}'], "25"),
         (['services.smtp.ports={"smtp": 2525}'], "smtp"),
         (['services.smtp.ports={"25": 2526}'], "no binding of an enabled virtual server has that port"),
-        (['services.smtp.nodePorts={"26": 30025}'], "the service has no port 26"),
+        (['services.smtp.type="NodePort"', 'services.smtp.nodePorts={"26": 30025}'], "the service has no port 26"),
         (['services.smtp.externalTrafficPolicy="Local"'], "needs the type LoadBalancer or NodePort"),
+        (['services.smtp.nodePorts={"25": 30025}'], "services.smtp: nodePorts needs the type LoadBalancer or NodePort"),
+        (['services.smtp.type="NodePort"', 'services.smtp.allocateLoadBalancerNodePorts=false'], "allocateLoadBalancerNodePorts needs the type LoadBalancer"),
+        (['services.smtp.loadBalancerSourceRanges=["10.0.0.0/8"]'], "loadBalancerSourceRanges needs the type LoadBalancer"),
+        (['api.service.nodePort=30025'], "api.service: nodePort needs the type"),
+        (['services.smtp.ports={"70000": 2525}'], "there is no port 70000"),
+        (['services.api={"ports": {"26": 2525}}'], "services.api: the chart has a Service of that name"),
+        (['services.smtp.ports={"80": 8025}', 'existingConfigMap="a"'], "port 8025 is not for mail"),
+        (['services.smtp.labels={"app.kubernetes.io/name": "x"}'], "app.kubernetes.io/name"),
+        (['podLabels={"app.kubernetes.io/instance": "x"}'], "app.kubernetes.io/instance"),
+        (['fullnameOverride="1.a"'], '"1.a" cannot be in the name of a Service'),
+        (['enabled=false'], "enabled"),
         (['config={"connectors": {}, "virtualServers": {"a": {"enabled": false, "bindings": [{"address": "0.0.0.0", "port": 2525}]}}}'],
          "(there are: none)"),
         (['config={"virtualServers": {"a": {"bindings": [{"address": "127.0.0.1", "port": 2525}]}}}'], "(there are: none)"),
@@ -303,7 +479,7 @@ class Refusals(unittest.TestCase):
         judge = jsonschema.Draft7Validator(schema)
         self.assertEqual([e.message for e in judge.iter_errors(values)], [])
         # where Kubernetes decides what there is
-        free = {"resources.requests", "resources.limits", "podSecurityContext", "securityContext", "services"}
+        free = {"resources.requests", "resources.limits", "check.resources.requests", "check.resources.limits", "podSecurityContext", "securityContext", "services"}
         tried = 0
 
         def walk(node, path):
@@ -324,9 +500,15 @@ class Refusals(unittest.TestCase):
     def test_every_value_set_meets_the_schema_by_another_judge(self):
         with open(os.path.join(charts.CHART, "values.schema.json")) as f:
             judge = jsonschema.Draft7Validator(json.load(f))
+        with open(os.path.join(charts.CHART, "values.yaml")) as f:
+            defaults = yaml.safe_load(f)
+
+        def merged(base, over):
+            return {**base, **{k: merged(base[k], v) if isinstance(base.get(k), dict) and isinstance(v, dict) else v for k, v in over.items()}}
         for name, path in charts.value_sets().items():
             with open(path) as f:
                 values = yaml.safe_load(f) or {}
+            values = merged(defaults, values)
             values["services"] = {k: v for k, v in values.get("services", {}).items() if v is not None}
             for service in values["services"].values():
                 service["ports"] = {k: v for k, v in service["ports"].items() if v is not None}

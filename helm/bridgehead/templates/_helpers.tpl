@@ -24,12 +24,29 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 bridgehead/pool: {{ . | quote }}
 {{- end -}}
 
-{{- define "bridgehead.labels" -}}
+{{/* Of helm test's pod and of the check's: no Service leads to them. `role` follows the name. */}}
+{{- define "bridgehead.helperLabels" -}}
+app.kubernetes.io/name: {{ include "bridgehead.name" .context }}-{{ .role }}
+app.kubernetes.io/instance: {{ .context.Release.Name | quote }}
+{{- end -}}
+
+{{- define "bridgehead.chartLabels" -}}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
-{{ include "bridgehead.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
-{{- with .Values.commonLabels }}
+{{- end -}}
+
+{{/* Labels of an object. */}}
+{{- define "bridgehead.labels" -}}
+{{- include "bridgehead.labelsAnd" (list . dict) -}}
+{{- end -}}
+
+{{/* Labels of an object that has some of its own: (list context labels). Those go before commonLabels, by name. */}}
+{{- define "bridgehead.labelsAnd" -}}
+{{- $context := index . 0 -}}
+{{ include "bridgehead.chartLabels" $context }}
+{{ include "bridgehead.selectorLabels" $context }}
+{{- with merge (dict) (index . 1 | default dict) ($context.Values.commonLabels | default dict) }}
 {{ toYaml . }}
 {{- end }}
 {{- end -}}
@@ -66,21 +83,21 @@ ConfigMap with the values' document.
       {{- end }}
       {{- with .context.Values.existingConfigMap }}
       - configMap:
-          name: {{ . }}
+          name: {{ . | quote }}
       {{- end }}
       {{- range .context.Values.configSecrets }}
       - secret:
-          name: {{ . }}
+          name: {{ . | quote }}
       {{- end }}
 {{- end -}}
 
-{{/* Volumes of secrets for the document. Those of certificates may come later; a check must not wait for any. */}}
+{{/* Volumes of secrets for the document. Those of certificates may come later; a check must not wait for any (`all`). */}}
 {{- define "bridgehead.secretVolumes" -}}
 {{- $all := .all -}}
 {{- range $name, $mount := .context.Values.secretMounts }}
 - name: secret-{{ $name }}
   secret:
-    secretName: {{ $mount.secretName }}
+    secretName: {{ $mount.secretName | quote }}
     defaultMode: 0440
     {{- with $mount.items }}
     items:
@@ -93,7 +110,7 @@ ConfigMap with the values' document.
 {{- range $name, $certificate := .context.Values.certificates }}
 - name: secret-{{ $name }}
   secret:
-    secretName: {{ $certificate.secretName | default (printf "%s-%s-tls" (include "bridgehead.fullname" $.context) $name) }}
+    secretName: {{ $certificate.secretName | default (printf "%s-%s-tls" (include "bridgehead.fullname" $.context) $name) | quote }}
     defaultMode: 0440
     optional: true
 {{- end }}
@@ -123,6 +140,8 @@ ConfigMap with the values' document.
 -}}
 {{- if include "bridgehead.hasDocument" . -}}
 {{- $_ := set $env "BRIDGEHEAD_CONFIG_DIR" "/etc/bridgehead/config" -}}
+{{- else -}}
+{{- $_ := set $env "BRIDGEHEAD_SMTP_LISTEN" (printf "%s:2525" .Values.listenAddress) -}}
 {{- end -}}
 {{- if .Values.adminKey.existingSecret -}}
 {{- $_ := set $env "BRIDGEHEAD_ADMIN_KEY_FILE" "/etc/bridgehead/admin-key/key" -}}
@@ -137,10 +156,37 @@ ConfigMap with the values' document.
 {{- include "bridgehead.variables" (merge (deepCopy .Values.env) $env) -}}
 {{- end -}}
 
+{{/* The environment of the check: what the values set. It must not wait for a secret, and goes on without. */}}
+{{- define "bridgehead.checkEnv" -}}
+{{- $env := deepCopy .Values.env -}}
+{{- range $env -}}
+{{- if kindIs "map" . -}}
+{{- range $kind, $reference := .valueFrom | default dict -}}
+{{- if has $kind (list "secretKeyRef" "configMapKeyRef") -}}
+{{- $_ := set $reference "optional" true -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- include "bridgehead.variables" $env -}}
+{{- end -}}
+
+{{- define "bridgehead.checkEnvFrom" -}}
+{{- $sources := deepCopy .Values.envFrom -}}
+{{- range $sources -}}
+{{- range $kind, $reference := . -}}
+{{- if has $kind (list "secretRef" "configMapRef") -}}
+{{- $_ := set $reference "optional" true -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $sources -}}
+{{- end -}}
+
 {{/* Variables by name. JSON writes large numbers as they are. */}}
 {{- define "bridgehead.variables" -}}
 {{- range $name, $value := . }}
-- name: {{ $name }}
+- name: {{ $name | quote }}
   {{- if kindIs "map" $value }}
   {{- toYaml $value | nindent 2 }}
   {{- else if kindIs "string" $value }}
@@ -152,9 +198,9 @@ ConfigMap with the values' document.
 {{- end -}}
 
 {{/*
-The bindings that are known when this is rendered, as JSON: {"known": true, "list": [{"port": 2525, "greets": true}]}. Without a
-document there is the one of the first start; with documents from elsewhere nothing is known. `greets`: a client that says
-nothing gets 220 in clear.
+The bindings that are known when this is rendered, as JSON: {"known": true, "list": [{"port": 2525, "greets": true, "proxied": false}]}.
+Without a document there is the one of the first start; with documents from elsewhere nothing is known. `greets`: a client
+that says nothing gets 220 in clear. `proxied`: it is told who the client is by the PROXY protocol.
 */}}
 {{- define "bridgehead.bindings" -}}
 {{- $list := list -}}
@@ -166,16 +212,16 @@ nothing gets 220 in clear.
 {{- $address := .address | default "0.0.0.0" -}}
 {{- if not (or (hasPrefix "127." $address) (eq $address "::1")) -}}
 {{- $greets := and (ne (.tls | default "") "implicit") (not .proxyProtocol) -}}
-{{- $list = append $list (dict "port" (.port | toString | int) "greets" $greets) -}}
+{{- $list = append $list (dict "port" (.port | toString | int) "greets" $greets "proxied" (not (not .proxyProtocol))) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
 {{- else if $known -}}
-{{- $list = append $list (dict "port" 2525 "greets" true) -}}
+{{- $list = append $list (dict "port" 2525 "greets" true "proxied" false) -}}
 {{- end -}}
 {{- range .Values.apiBindings -}}
-{{- $list = append $list (dict "port" (. | toString | int) "greets" false) -}}
+{{- $list = append $list (dict "port" (. | toString | int) "greets" false "proxied" false) -}}
 {{- end -}}
 {{- dict "known" $known "list" $list | toJson -}}
 {{- end -}}
@@ -200,16 +246,34 @@ nothing gets 220 in clear.
 
 {{/* What the schema cannot say. Fails with words. */}}
 {{- define "bridgehead.validate" -}}
+{{- $fullname := include "bridgehead.fullname" . -}}
+{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
+{{- fail (printf "%q cannot be in the name of a Service, which begins with a letter and has no dots: choose fullnameOverride" $fullname) -}}
+{{- end -}}
+{{- range include "bridgehead.smtpPorts" . | fromJsonArray -}}
+{{- if has (int .) (list 8025 8026) -}}
+{{- fail (printf "port %d is not for mail: REST is at 8025, health and metrics at 8026" (int .)) -}}
+{{- end -}}
+{{- end -}}
 {{- $bindings := include "bridgehead.bindings" . | fromJson -}}
 {{- $bound := list -}}
 {{- range $bindings.list -}}
 {{- $bound = append $bound (int .port) -}}
-{{- if has (int .port) (list 8025 8026) -}}
-{{- fail (printf "port %d of a binding is taken: REST is at 8025, health and metrics at 8026" (int .port)) -}}
 {{- end -}}
+{{- range $field := list "nodePort" "loadBalancerClass" "loadBalancerSourceRanges" -}}
+{{- include "bridgehead.validateField" (dict "where" "api.service" "service" $.Values.api.service "field" $field) -}}
 {{- end -}}
 {{- range $name, $service := .Values.services -}}
+{{- if has $name (list "api" "pods") -}}
+{{- fail (printf "services.%s: the chart has a Service of that name" $name) -}}
+{{- end -}}
+{{- range $field := list "externalTrafficPolicy" "nodePorts" "loadBalancerClass" "loadBalancerSourceRanges" "allocateLoadBalancerNodePorts" -}}
+{{- include "bridgehead.validateField" (dict "where" (printf "services.%s" $name) "service" $service "field" $field) -}}
+{{- end -}}
 {{- range $port, $target := $service.ports -}}
+{{- if gt (int $port) 65535 -}}
+{{- fail (printf "services.%s: there is no port %s" $name $port) -}}
+{{- end -}}
 {{- $number := int $target -}}
 {{- if and $bindings.known (not (has $number $bound)) -}}
 {{- fail (printf "services.%s: port %s leads to %d, but no binding of an enabled virtual server has that port (there are: %s). Bindings that are made by REST belong into apiBindings" $name $port $number (join ", " $bound | default "none")) -}}
@@ -219,9 +283,6 @@ nothing gets 220 in clear.
 {{- if not (hasKey $service.ports $port) -}}
 {{- fail (printf "services.%s.nodePorts: the service has no port %s" $name $port) -}}
 {{- end -}}
-{{- end -}}
-{{- if and (hasKey $service "externalTrafficPolicy") (eq ($service.type | default "ClusterIP") "ClusterIP") -}}
-{{- fail (printf "services.%s: externalTrafficPolicy needs the type LoadBalancer or NodePort" $name) -}}
 {{- end -}}
 {{- end -}}
 {{- range $name, $route := .Values.tcpRoutes -}}
@@ -248,6 +309,15 @@ nothing gets 220 in clear.
 {{- fail "restore makes a new claim: without persistence.existingClaim" -}}
 {{- end -}}
 {{- include "bridgehead.refusePlainSecrets" (dict "path" "config" "node" .Values.config) -}}
+{{- end -}}
+
+{{/* Fields that Kubernetes takes with some types of Services only. */}}
+{{- define "bridgehead.validateField" -}}
+{{- $types := ternary (list "LoadBalancer" "NodePort") (list "LoadBalancer") (has .field (list "externalTrafficPolicy" "nodePort" "nodePorts")) -}}
+{{- $given := or (get .service .field) (kindIs "bool" (get .service .field)) -}}
+{{- if and $given (not (has (.service.type | default "ClusterIP") $types)) -}}
+{{- fail (printf "%s: %s needs the type %s" .where .field (join " or " $types)) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* A ConfigMap is no place for a secret: {"value": …} in the document fails. */}}
