@@ -1,17 +1,17 @@
 //! What an operation needs, read from the OpenAPI document: each operation's `x-scope`.
 //!
-//! The document is made from the routes, so what it says about an operation is what the operation says about itself, and
-//! nobody has to keep a second list. Default is no: an operation that names no scope is refused to everybody, a request that fits
+//! The document is made from the routes (a test sees to it), so what it says about an operation is what the operation says about
+//! itself, and nobody has to keep a second list. Default is no: an operation that names no scope is refused to everybody, a request that fits
 //! no operation reaches no handler, and where a request fits the paths of several, the scopes of all of them are needed. Paths are
 //! compared as the router sees them, decoded.
 //!
 //! A key that is limited to some objects (`objects`) is limited here too: it reaches only operations of which it is known what
 //! they do with the limit. Collections look at labels themselves ([`super::resources`], `config::authority`).
 
-use utoipa::openapi::OpenApi;
-use utoipa::openapi::path::{Operation as Described, PathItem};
+use serde_json::Value;
 
 use super::auth::Principal;
+use super::described;
 use super::problem::{Problem, ProblemKind};
 use super::queues::store_problem;
 use crate::config::Configuration;
@@ -47,15 +47,13 @@ pub(super) enum Needs {
 
 impl Operations {
     /// Those of a document.
-    pub(super) fn of(document: &OpenApi) -> Self {
-        let all = document.paths.paths.iter().flat_map(|(path, item)| {
-            methods(item).into_iter().filter_map(move |(method, operation)| {
-                let part = |text: &str| match text.starts_with('{') {
-                    true => Part::Parameter,
-                    false => Part::Text(text.to_owned()),
-                };
-                Some(Operation { method, route: path.split('/').map(part).collect(), needs: Needs::of(operation?) })
-            })
+    pub(super) fn of(document: &Value) -> Self {
+        let all = described::operations(document).map(|(path, method, operation)| {
+            let part = |text: &str| match text.starts_with('{') {
+                true => Part::Parameter,
+                false => Part::Text(text.to_owned()),
+            };
+            Operation { method, route: path.split('/').map(part).collect(), needs: Needs::of(operation) }
         });
         Operations(all.collect())
     }
@@ -83,9 +81,8 @@ impl Operation {
 }
 
 impl Needs {
-    fn of(operation: &Described) -> Self {
-        let said = operation.extensions.as_ref().and_then(|all| all.get("x-scope")).and_then(|said| said.as_str());
-        match said {
+    fn of(operation: &Value) -> Self {
+        match operation["x-scope"].as_str() {
             None | Some("") => Needs::Unsaid,
             Some(NO_SCOPE) => Needs::Scopes(Scopes::default()),
             // several words: all of them
@@ -95,19 +92,6 @@ impl Needs {
             },
         }
     }
-}
-
-fn methods(item: &PathItem) -> [(&'static str, Option<&Described>); 8] {
-    [
-        ("GET", item.get.as_ref()),
-        ("PUT", item.put.as_ref()),
-        ("POST", item.post.as_ref()),
-        ("DELETE", item.delete.as_ref()),
-        ("PATCH", item.patch.as_ref()),
-        ("HEAD", item.head.as_ref()),
-        ("OPTIONS", item.options.as_ref()),
-        ("TRACE", item.trace.as_ref()),
-    ]
 }
 
 /// Refuses what the principal may not do.
@@ -183,8 +167,7 @@ mod tests {
     use super::*;
 
     fn operations(paths: serde_json::Value) -> Operations {
-        let document = serde_json::json!({"openapi": "3.1.0", "info": {"title": "", "version": ""}, "paths": paths});
-        Operations::of(&serde_json::from_value(document).unwrap())
+        Operations::of(&serde_json::json!({"paths": paths}))
     }
 
     #[test]

@@ -128,7 +128,7 @@ pub struct Operation {
     total: Option<u64>,
     /// Messages that are done.
     done: u64,
-    /// Messages that were being delivered right then, or had left meanwhile.
+    /// Messages that were being delivered right then, had left meanwhile, or were not meant any more.
     skipped: u64,
     /// Messages with which it went wrong.
     failed: u64,
@@ -146,9 +146,15 @@ pub struct OperationList {
 
 /// Act on many messages
 ///
-/// Freezes, thaws, retries, reroutes, resubmits or deletes all messages that the selector means. It goes on in the background, also over a
-/// restart: the answer is an operation to follow. With `dryRun=true` the answer is how many are meant, with a sample. An empty
-/// selector is 400, and so is one that is too long to be remembered (about 300 characters). Messages that are being delivered right then are skipped and counted. Scope: `queue:write`.
+/// Freezes, thaws, retries, reroutes, resubmits or deletes all messages that the selector means. `delete`, `retry` and `resubmit` act on
+/// those recipients of a message for whom all holds that the selector says of recipients (`recipient`, `queue`, `connector`, `nextHop`,
+/// `status`), and leave the others alone; `freeze`, `thaw` and `reroute` are for whole messages.
+///
+/// It goes on in the background, also over a restart: the answer is an operation to follow. With `dryRun=true` the answer is how many
+/// are meant, with a sample. Only what was received before the operation began is meant; each message is looked at again when its turn
+/// comes. Messages that are being delivered right then, or are not meant any more, are skipped and counted; `retry` leaves those with
+/// `sendAt` waiting for their time. An empty selector is 400, and so is one that is too long to be remembered (about 300 characters).
+/// Scope: `queue:write`.
 #[utoipa::path(
     tag = "messages",
     operation_id = "bulkAction",
@@ -194,7 +200,7 @@ pub async fn bulk_action(
         return Err(unknown_connector("/parameters/connector", name.as_str()));
     }
     if params.0.dry_run {
-        let bulk::Preview { count, complete, sample } = bulk.preview(&asked.selector).await.map_err(problem)?;
+        let bulk::Preview { count, complete, sample } = bulk.preview(action, &asked.selector).await.map_err(problem)?;
         let sample = sample.iter().map(ToString::to_string).collect();
         return Ok(HttpResponse::Ok().json(BulkPreview { count, complete, sample }));
     }

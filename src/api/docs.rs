@@ -3,18 +3,18 @@
 //! Everything comes out of the binary; nothing is loaded from elsewhere, and the content security policy says so to the
 //! browser.
 
-use std::io::Read;
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use actix_web::http::header::{self, AcceptEncoding, ContentEncoding, Encoding, HeaderName};
-use actix_web::{HttpResponse, get, web};
-use flate2::read::GzDecoder;
+use actix_web::{HttpResponse, HttpResponseBuilder, get, web};
+use bytes::Bytes;
 use utoipa_swagger_ui::Config;
 
+use super::described;
 use super::errors::OpenErrors;
 use super::problem::{Problem, ProblemKind};
 use super::query::{NoParams, Params};
-use super::server::State;
 
 /// Scripts from here only. Swagger UI sets styles on its elements, so styles are not as strict.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
@@ -58,7 +58,7 @@ pub async fn start_page(_: Params<NoParams>) -> HttpResponse {
 
 /// OpenAPI document
 ///
-/// The description of this API in OpenAPI 3.1, made from the code that serves it. Scope: none.
+/// The description of this API in OpenAPI 3.1, made from the code that serves it; packed with gzip where that is accepted. Scope: none.
 #[utoipa::path(
     tag = "documentation",
     operation_id = "getOpenApi",
@@ -71,8 +71,11 @@ pub async fn start_page(_: Params<NoParams>) -> HttpResponse {
     extensions(("x-scope" = json!("none")))
 )]
 #[get("/openapi.json")]
-pub async fn openapi_json(_: Params<NoParams>, state: web::Data<State>) -> HttpResponse {
-    HttpResponse::Ok().content_type("application/json").body(state.document.clone())
+pub async fn openapi_json(
+    _: Params<NoParams>,
+    accepted: Option<web::Header<AcceptEncoding>>,
+) -> Result<HttpResponse, Problem> {
+    packed(HttpResponse::Ok().content_type("application/json"), Cow::Borrowed(described::PACKED), accepted)
 }
 
 /// Documentation
@@ -120,18 +123,27 @@ pub async fn docs_file(
     };
     let mut answer = HttpResponse::Ok();
     answer.insert_header((CSP, DOCS_POLICY)).insert_header((header::CACHE_CONTROL, "no-cache"));
-    answer.insert_header((header::VARY, "accept-encoding")).content_type(found.content_type);
-    if !found.gzpipped {
-        return Ok(answer.body(found.bytes.into_owned()));
+    answer.content_type(found.content_type);
+    match found.gzpipped {
+        true => packed(&mut answer, found.bytes, accepted),
+        false => Ok(answer.body(found.bytes.into_owned())),
     }
-    if accepted.is_some_and(|accepted| takes_gzip(&accepted)) {
-        return Ok(answer.insert_header(ContentEncoding::Gzip).body(found.bytes.into_owned()));
-    }
-    let mut plain = Vec::new();
-    GzDecoder::new(&*found.bytes).read_to_end(&mut plain).map_err(|error| Problem::internal(&error))?;
-    Ok(answer.body(plain))
 }
 
-fn takes_gzip(accepted: &AcceptEncoding) -> bool {
-    accepted.negotiate([Encoding::identity(), Encoding::gzip()].iter()) == Some(Encoding::gzip())
+/// What is packed with gzip, as it is or unpacked.
+fn packed(
+    answer: &mut HttpResponseBuilder,
+    bytes: Cow<'static, [u8]>,
+    accepted: Option<web::Header<AcceptEncoding>>,
+) -> Result<HttpResponse, Problem> {
+    answer.insert_header((header::VARY, "accept-encoding"));
+    let ways = [Encoding::identity(), Encoding::gzip()];
+    if accepted.is_some_and(|accepted| accepted.negotiate(ways.iter()) == Some(Encoding::gzip())) {
+        let body = match bytes {
+            Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+            Cow::Owned(bytes) => bytes.into(),
+        };
+        return Ok(answer.insert_header(ContentEncoding::Gzip).body(body));
+    }
+    Ok(answer.body(described::unpacked(&bytes).map_err(|error| Problem::internal(&error))?))
 }

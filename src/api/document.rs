@@ -1,7 +1,5 @@
 //! The OpenAPI document: what the routes say about themselves, and what holds for all of them.
 
-use std::collections::BTreeMap;
-
 use actix_web::App;
 use utoipa::ToSchema;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -73,7 +71,8 @@ const TAGS: [(&str, &str); 29] = [
     ("documentation", "This document, for programs and for people."),
 ];
 
-/// The OpenAPI document of the API: `openapi/bridgehead.json`, `/openapi.json` and `bridgehead openapi`.
+/// The OpenAPI document of the API, made from the routes. A test holds `openapi/bridgehead.json` equal to it, which is what the binary
+/// carries ([`super::described`]): what makes the document is several megabytes of program that only tests need.
 pub fn openapi() -> OpenApi {
     let (_, mut document) =
         App::new().into_utoipa_app().openapi(frame()).configure(routes::documented).split_for_parts();
@@ -89,32 +88,11 @@ pub fn openapi() -> OpenApi {
     document
 }
 
-/// The document as it is checked in: pretty JSON with a line end.
+/// The same as text, as it is checked in: pretty JSON with a line end.
 pub fn openapi_json() -> String {
-    text(openapi())
-}
-
-/// The same of one that is there.
-pub(super) fn text(document: OpenApi) -> String {
     // Through a sorted map, so that the order of keys depends on nothing but their names.
-    let document = serde_json::to_value(document).unwrap_or_default();
+    let document = serde_json::to_value(openapi()).unwrap_or_default();
     format!("{document:#}\n")
-}
-
-/// The methods of each path, for 405 and its `Allow`.
-pub(super) fn methods(document: &OpenApi) -> BTreeMap<String, Vec<&'static str>> {
-    let of = |item: &utoipa::openapi::PathItem| {
-        let methods = [
-            ("GET", item.get.is_some()),
-            ("HEAD", item.get.is_some()),
-            ("PUT", item.put.is_some()),
-            ("PATCH", item.patch.is_some()),
-            ("POST", item.post.is_some()),
-            ("DELETE", item.delete.is_some()),
-        ];
-        methods.into_iter().filter(|(_, there)| *there).map(|(method, _)| method).collect()
-    };
-    document.paths.paths.iter().map(|(path, item)| (path.clone(), of(item))).collect()
 }
 
 fn frame() -> OpenApi {

@@ -325,7 +325,7 @@ pub struct MessageList {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     pub(super) next_cursor: Option<String>,
-    /// How many messages were looked at for this page; a call looks at no more than 50,000.
+    /// How many messages were looked at for this page; a call looks at no more than 20,000.
     pub(super) scanned: u64,
 }
 

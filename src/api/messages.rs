@@ -83,7 +83,7 @@ impl IntoParams for MessageParams {
             query::parameter(
                 "sort",
                 sort,
-                "The order: the oldest, the largest, or the next to be tried first. By size and next retry each window of 50,000 \
+                "The order: the oldest, the largest, or the next to be tried first. By size and next retry each window of 20,000 \
                  messages, in order of reception, is ordered for itself.",
                 json!("size"),
             ),
@@ -177,7 +177,7 @@ fn place(text: &str) -> Option<Place> {
 
 /// List messages
 ///
-/// Every message in the system, in order of reception unless `sort` says otherwise. One call looks at no more than 50,000 messages and then gives a
+/// Every message in the system, in order of reception unless `sort` says otherwise. One call looks at no more than 20,000 messages and then gives a
 /// short page with `nextCursor`, so a selective filter over a long queue takes several calls. Scope: `queue:read`.
 #[utoipa::path(
     tag = "messages",

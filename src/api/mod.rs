@@ -23,6 +23,7 @@ mod bulk;
 mod codes;
 mod config;
 mod connector_test;
+mod described;
 mod directory;
 mod docs;
 mod document;
@@ -65,6 +66,7 @@ mod transfer;
 mod whoami;
 
 pub use auth::Principal;
+pub use described::text as openapi_text;
 pub use document::{openapi, openapi_json};
 pub use health::{Check, Exposition, Health, Probe};
 pub use keys::{AdminKey, ApiKeySource, BearerTokens, FirstKey, KeyFault, Keys};

@@ -8,6 +8,7 @@ use super::errors::{ActionErrors, ListErrors, ReadErrors};
 use super::mail::{self, Queue, QueueList};
 use super::problem::{Problem, ProblemKind};
 use super::query::{NoParams, Paging, Params};
+use super::resources::actor;
 use super::server::State;
 use crate::model::queue_name::QueueName;
 use crate::queue::operate::ActionError;
@@ -30,13 +31,13 @@ use crate::queue::operate::ActionError;
 #[get("/queues")]
 pub async fn list_queues(page: Params<Paging>, state: web::Data<State>) -> Result<HttpResponse, Problem> {
     let paging = page.0;
-    let mut queues = state.handles.operate.queues().await.map_err(problem)?;
-    queues.sort_by_cached_key(|queue| queue.id.to_string());
-    let behind = |id: &QueueName| paging.after.as_ref().is_none_or(|after| id.to_string() > *after);
-    let mut rest = queues.into_iter().filter(|queue| behind(&queue.id)).peekable();
-    let items: Vec<_> = rest.by_ref().take(paging.limit).collect();
+    // one more tells that there are more
+    let found = state.handles.operate.queues_behind(paging.after.as_deref(), paging.limit + 1).await;
+    let mut items = found.map_err(problem)?;
+    let more = items.len() > paging.limit;
+    items.truncate(paging.limit);
     let last = items.last().map(|queue| queue.id.to_string());
-    let next_cursor = last.filter(|_| rest.peek().is_some()).map(|last| paging.cursor(&last));
+    let next_cursor = last.filter(|_| more).map(|last| paging.cursor(&last));
     Ok(HttpResponse::Ok().json(QueueList { items: items.into_iter().map(Queue::from).collect(), next_cursor }))
 }
 
@@ -66,7 +67,7 @@ pub async fn get_queue(
 /// Freeze a queue
 ///
 /// No attempt is made from the queue until it is thawed; attempts that have begun end, and the queue still accepts mail.
-/// Survives a restart. Scope: `queue:write`.
+/// Survives a restart. `held` and `deadLetter` cannot be frozen, as nothing is tried there: 409. Scope: `queue:write`.
 #[utoipa::path(
     tag = "queues",
     operation_id = "freezeQueue",
@@ -120,7 +121,8 @@ pub async fn thaw_queue(
 
 /// Retry a queue
 ///
-/// Everything in the queue is due now, whatever its retry time was. A frozen queue stays frozen. Scope: `queue:write`.
+/// Everything in the queue is due now, whatever its retry time was; messages with `sendAt` wait for their time all the same, and dead
+/// letters are sent on their way again. A frozen queue stays frozen. Scope: `queue:write`.
 #[utoipa::path(
     tag = "queues",
     operation_id = "retryQueue",
@@ -140,7 +142,7 @@ pub async fn retry_queue(
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let queue = queue_name(&id)?;
-    let deed = async { state.handles.operate.retry_queue(&queue).await.map_err(problem) };
+    let deed = async { state.handles.operate.retry_queue(&queue, &actor(&request).key).await.map_err(problem) };
     audited(&request, &state, &format!("queues/{queue}"), "retry", Value::Null, deed).await?;
     show(&queue, &state).await
 }
@@ -164,7 +166,7 @@ fn queue_name(id: &str) -> Result<QueueName, Problem> {
 pub(super) fn problem(error: ActionError) -> Problem {
     match error {
         ActionError::NotFound => Problem::new(ProblemKind::NotFound, error.to_string()),
-        ActionError::Leased => Problem::new(ProblemKind::Conflict, error.to_string()),
+        ActionError::Leased | ActionError::NeverTried => Problem::new(ProblemKind::Conflict, error.to_string()),
         ActionError::Store(error) => store_problem(&error),
     }
 }

@@ -16,20 +16,20 @@ use actix_web::dev::{ServerHandle, ServiceFactory, ServiceRequest, ServiceRespon
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::{Next, from_fn};
-use actix_web::web::Bytes;
 use actix_web::{App, Error, HttpMessage, HttpRequest, HttpResponse, HttpServer, web};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::access::Operations;
 use super::auth::{Failures, LocalOwner, Principal};
+use super::described::Described;
 use super::health::{Exposition, Health};
 use super::keys::Keys;
 use super::large_body::Bodies;
 use super::logins::Logins;
 use super::problem::{PROBLEM_JSON, Problem, ProblemKind, REQUEST};
 use super::shapes::VirtualServerStatus;
-use super::{document, health, routes};
+use super::{health, routes};
 use crate::accounts::{KeysStatus, Quotas};
 use crate::alerts::Alerts;
 use crate::config::Configuration;
@@ -271,36 +271,15 @@ pub(super) struct State {
     pub(super) failures: Failures,
     /// The memory of large bodies.
     pub(super) bodies: Bodies,
-    /// The OpenAPI document.
-    pub(super) document: Bytes,
     /// What each operation needs.
     pub(super) operations: Operations,
     methods: BTreeMap<String, Vec<&'static str>>,
 }
 
-/// What is kept of the OpenAPI document.
-struct Described {
-    document: Bytes,
-    operations: Operations,
-    methods: BTreeMap<String, Vec<&'static str>>,
-}
-
-impl Described {
-    /// Made in a thread of its own, which gives back the memory that the document takes until it is text.
-    fn made() -> Self {
-        let made = std::thread::spawn(|| {
-            let document = document::openapi();
-            let (operations, methods) = (Operations::of(&document), document::methods(&document));
-            Described { document: document::text(document).into(), operations, methods }
-        });
-        made.join().expect("the document can be made: a test makes it")
-    }
-}
-
 impl State {
     fn new(handles: Handles) -> Self {
-        let Described { document, operations, methods } = Described::made();
-        State { handles, failures: Failures::default(), bodies: Bodies::default(), document, operations, methods }
+        let Described { operations, methods } = Described::read();
+        State { handles, failures: Failures::default(), bodies: Bodies::default(), operations, methods }
     }
 
     /// The methods of the route that a path belongs to.

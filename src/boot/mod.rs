@@ -71,7 +71,7 @@ const ADMIN_SOCKET: &str = "admin.sock";
 pub fn print_openapi() -> anyhow::Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", api::openapi_json().trim_end()).context("the document could not be printed")
+    writeln!(out, "{}", api::openapi_text().trim_end()).context("the document could not be printed")
 }
 
 /// Runs the appliance until it is told to stop.

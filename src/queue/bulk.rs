@@ -14,14 +14,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::conclusion::Conclusion;
-use super::operate::{ActionError, MessageFilter, Operate as _};
-use super::operations::{begin_of, is_behind, matches};
-use super::outcome::{Facts, Persistence};
-use super::{Assignment, Operator, Queue, assign_again, log_store_error};
-use crate::model::mail::{Message, MessageId};
+use super::actions::concerned;
+use super::operate::{ActionError, MessageFilter};
+use super::operations::{begin_of, is_behind, is_meant, matches};
+use super::{Operator, Queue, log_store_error};
+use crate::config::Snapshot;
+use crate::model::mail::{Message, MessageId, Recipient};
 use crate::model::name::Name;
-use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::store::{PageKey, StoreError};
 
@@ -201,7 +200,7 @@ pub enum BulkError {
 #[async_trait]
 pub trait Bulk: Send + Sync {
     /// What a selector means now.
-    async fn preview(&self, selector: &MessageFilter) -> Result<Preview, BulkError>;
+    async fn preview(&self, action: BulkAction, selector: &MessageFilter) -> Result<Preview, BulkError>;
 
     /// Begins an operation; it is remembered when this returns.
     async fn begin(&self, order: Order, selector: MessageFilter, by: String) -> Result<Operation, BulkError>;
@@ -215,13 +214,13 @@ pub trait Bulk: Send + Sync {
 
 #[async_trait]
 impl Bulk for Operator {
-    async fn preview(&self, selector: &MessageFilter) -> Result<Preview, BulkError> {
+    async fn preview(&self, action: BulkAction, selector: &MessageFilter) -> Result<Preview, BulkError> {
         let queue = &self.0;
         let selector = selector.clone().fixed(queue.now()).ok_or(BulkError::EmptySelector)?;
         let mut preview = Preview::default();
         let (mut after, mut looked) = (None, 0);
         loop {
-            let (ids, next) = queue.meant(&selector, BulkAction::Freeze, after).await?;
+            let (ids, next) = queue.meant(&selector, action, after).await?;
             preview.count += ids.len() as u64;
             preview.sample.extend(ids.into_iter().take(SAMPLE - preview.sample.len()));
             looked += STEP as u64;
@@ -374,7 +373,9 @@ impl Queue {
                 }
                 match self.act(&operation, id).await {
                     Ok(()) => operation.done += 1,
-                    Err(ActionError::Leased | ActionError::NotFound) => operation.skipped += 1,
+                    Err(ActionError::Leased | ActionError::NotFound | ActionError::NeverTried) => {
+                        operation.skipped += 1
+                    }
                     Err(ActionError::Store(error)) => {
                         operation.failed += 1;
                         operation.note_error(&format!("{id}: {error}"));
@@ -434,58 +435,50 @@ impl Queue {
         let next = if rows.len() < STEP { None } else { rows.last().map(|(key, _)| *key) };
         // behind this time nothing is meant
         let ended = rows.last().is_some_and(|(key, _)| is_behind(selector, key));
-        let meant = rows.iter().filter(|(_, message)| match action {
-            BulkAction::Hold => matches(selector, message, &snapshot, now) && self.holds_some_of(message),
-            _ => matches(selector, message, &snapshot, now),
-        });
+        let meant = rows.iter().filter(|(_, message)| self.is_meant(selector, action, message, &snapshot, now));
         let ids = meant.map(|(_, message)| message.id).collect();
         Ok((ids, next.filter(|_| !ended)))
     }
 
-    async fn act(&self, operation: &Operation, id: MessageId) -> Result<(), ActionError> {
-        let by = operation.by.as_str();
-        match operation.action {
-            BulkAction::Freeze => self.freeze(id, by).await,
-            BulkAction::Thaw => self.thaw(id, by).await,
-            BulkAction::Retry => self.retry(id, by).await,
-            BulkAction::Reroute => self.route_again(id, operation.connector.clone(), false, by).await,
-            BulkAction::Resubmit => self.resubmit(id, by).await,
-            BulkAction::Delete => self.remove(id, operation.ndr, false, by).await,
-            BulkAction::Hold | BulkAction::Release => {
-                let leased = self.lease_for_operator(id).await?;
-                Ok(self.move_by_holds(leased, by).await?)
+    /// Whether an action has something to do with a message.
+    fn is_meant(
+        &self,
+        selector: &MessageFilter,
+        action: BulkAction,
+        message: &Message,
+        snapshot: &Snapshot,
+        now: Timestamp,
+    ) -> bool {
+        let whom = |recipient: &Recipient| is_meant(selector, recipient, snapshot);
+        matches(selector, message, snapshot, now)
+            && match action {
+                BulkAction::Freeze | BulkAction::Thaw | BulkAction::Reroute | BulkAction::Release => true,
+                BulkAction::Hold => self.holds_some_of(message),
+                // what waits for its time goes on waiting
+                BulkAction::Retry => message.released_at() <= now && concerned(message, &whom).next().is_some(),
+                BulkAction::Delete | BulkAction::Resubmit => concerned(message, &whom).next().is_some(),
             }
-        }
     }
 
-    /// Routes a message anew, whatever it waits for; dead letters too. From now on this connector is chosen for it, or none.
-    pub(super) async fn route_again(
-        &self,
-        id: MessageId,
-        connector: Option<Name>,
-        synced: bool,
-        by: &str,
-    ) -> Result<(), ActionError> {
+    async fn act(&self, operation: &Operation, id: MessageId) -> Result<(), ActionError> {
+        let by = operation.by.as_str();
+        let (selector, snapshot) = (&operation.selector, self.live.current());
         let leased = self.lease_for_operator(id).await?;
-        let (snapshot, down) = (self.live.current(), self.down());
-        let mut chosen = Message::clone(&leased.message);
-        chosen.connector.clone_from(&connector);
-        let all = chosen
-            .recipients
-            .iter()
-            .zip(0u32..)
-            .filter(|(recipient, _)| recipient.waits.is_some())
-            .map(|(recipient, index)| {
-                let to = match assign_again(&snapshot, &*self.recipients, &chosen, recipient, &down) {
-                    Assignment::Queue(queue, name) => Conclusion::Moved(queue, name),
-                    Assignment::Refused(_) | Assignment::Unknown | Assignment::TryLater => {
-                        Conclusion::Moved(QueueName::Unrouted, recipient.directory_name.clone())
-                    }
-                };
-                (index, to)
-            })
-            .collect();
-        Ok(self.conclude_chosen(leased, all, connector, Facts::by(by), Persistence::Once { synced }).await?)
+        // it may have moved on since this step was read
+        if !self.is_meant(selector, operation.action, &leased.message, &snapshot, self.now()) {
+            self.give_back(leased);
+            return Err(ActionError::NotFound);
+        }
+        let whom = |recipient: &Recipient| is_meant(selector, recipient, &snapshot);
+        match operation.action {
+            BulkAction::Freeze => self.freeze_leased(leased, true, by).await,
+            BulkAction::Thaw => self.freeze_leased(leased, false, by).await,
+            BulkAction::Retry => self.retry_leased(leased, &whom, by, false).await,
+            BulkAction::Reroute => self.route_leased(leased, operation.connector.clone(), by, false).await,
+            BulkAction::Resubmit => self.resubmit_leased(leased, &whom, by).await,
+            BulkAction::Delete => self.remove_leased(leased, &whom, operation.ndr, by, false).await,
+            BulkAction::Hold | BulkAction::Release => Ok(self.move_by_holds(leased, by).await?),
+        }
     }
 }
 

@@ -100,8 +100,8 @@ pub(super) fn defer(
 }
 
 impl Conclusion {
-    /// The recipient after it. Notified delays and dead letters are added by the caller, who knows the reports.
-    pub(super) fn apply(&self, recipient: &mut Recipient, now: Timestamp) {
+    /// The recipient after it, of a message that goes out at `released_at` at the earliest. Notified delays and dead letters are added by the caller, who knows the reports.
+    pub(super) fn apply(&self, recipient: &mut Recipient, now: Timestamp, released_at: Timestamp) {
         let state = match self {
             Conclusion::Delivered => done(recipient, RecipientStatus::Delivered, None),
             Conclusion::Relayed { .. } => done(recipient, RecipientStatus::Relayed, None),
@@ -129,7 +129,7 @@ impl Conclusion {
             Conclusion::Moved(queue, directory_name) => RecipientState {
                 // out of the dead-letter queue it is to be delivered again
                 status: RecipientStatus::Pending,
-                waits: Some(Waits { queue: queue.clone(), due: now }),
+                waits: Some(Waits { queue: queue.clone(), due: now.max(released_at) }),
                 directory_name: directory_name.clone(),
                 ..recipient.state()
             },

@@ -31,6 +31,7 @@
 //! that message. An outcome that the store cannot record is kept in hand, with its lease, until it can: mail that was delivered
 //! is not delivered again because a disk was full. Nothing leaves the queue but by a recorded outcome.
 
+mod actions;
 mod agenda;
 mod assign;
 pub mod bulk;

@@ -28,8 +28,13 @@ use crate::store::{PageKey, StoreError};
 /// Looks at the queue and acts on it.
 #[async_trait]
 pub trait Operate: Send + Sync {
-    /// Every queue that holds something or is frozen.
-    async fn queues(&self) -> Result<Vec<QueueView>, ActionError>;
+    /// Every queue that holds something or is frozen, by the text of its id.
+    async fn queues(&self) -> Result<Vec<QueueView>, ActionError> {
+        self.queues_behind(None, usize::MAX).await
+    }
+
+    /// At most so many of them, whose ids are behind this text. Costs by what it answers.
+    async fn queues_behind(&self, after: Option<&str>, limit: usize) -> Result<Vec<QueueView>, ActionError>;
 
     /// One queue.
     async fn queue(&self, queue: &QueueName) -> Result<QueueView, ActionError>;
@@ -50,10 +55,10 @@ pub trait Operate: Send + Sync {
     /// Ends a freeze.
     async fn thaw_queue(&self, queue: &QueueName) -> Result<(), ActionError>;
 
-    /// Everything in the queue is due now, whatever the schedule of its connector says.
-    async fn retry_queue(&self, queue: &QueueName) -> Result<(), ActionError>;
+    /// Everything in the queue is due now, whatever the schedule of its connector says, but what waits for its own time (`sendAt`).
+    async fn retry_queue(&self, queue: &QueueName, by: &str) -> Result<(), ActionError>;
 
-    /// Messages in order of reception, behind `after`. Looks at no more than 50,000 rows, then gives a short page
+    /// Messages in order of reception, behind `after`. Looks at no more than 20,000 rows, then gives a short page
     /// with `next`.
     async fn messages(
         &self,
@@ -90,6 +95,9 @@ pub enum ActionError {
     /// The message is being delivered right now.
     #[error("the message is being delivered right now")]
     Leased,
+    /// Mail waits here for an operator: there is nothing to freeze.
+    #[error("no attempt is made from this queue anyway, so there is nothing to freeze")]
+    NeverTried,
     /// The store did not do it.
     #[error(transparent)]
     Store(StoreError),
@@ -181,7 +189,7 @@ pub enum QueueState {
     Frozen,
     /// Its connector is suspended.
     Suspended,
-    /// Waits until the holds that mean it end.
+    /// Is not tried: waits until the holds that mean it end, or, dead letters, until an operator wants them or their retention ends.
     Held,
 }
 

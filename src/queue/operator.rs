@@ -32,8 +32,8 @@ impl Operator {
 
 #[async_trait]
 impl Operate for Operator {
-    async fn queues(&self) -> Result<Vec<QueueView>, ActionError> {
-        self.0.queues().await
+    async fn queues_behind(&self, after: Option<&str>, limit: usize) -> Result<Vec<QueueView>, ActionError> {
+        self.0.queues_behind(after, limit).await
     }
 
     async fn queue(&self, queue: &QueueName) -> Result<QueueView, ActionError> {
@@ -58,9 +58,9 @@ impl Operate for Operator {
         self.act(|queue| async move { queue.thaw_queue(&name).await }).await
     }
 
-    async fn retry_queue(&self, name: &QueueName) -> Result<(), ActionError> {
-        let name = name.clone();
-        self.act(|queue| async move { queue.retry_queue(&name).await }).await
+    async fn retry_queue(&self, name: &QueueName, by: &str) -> Result<(), ActionError> {
+        let (name, by) = (name.clone(), by.to_owned());
+        self.act(|queue| async move { queue.retry_queue(&name, &by).await }).await
     }
 
     async fn messages(

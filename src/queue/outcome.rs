@@ -193,9 +193,10 @@ impl Queue {
     ) -> Result<(), StoreError> {
         let now = self.now();
         let mut after = Message::clone(&leased.message);
+        let released_at = after.released_at();
         for (index, conclusion) in &conclusions {
             if let Some(recipient) = after.recipients.get_mut(*index as usize) {
-                conclusion.apply(recipient, now);
+                conclusion.apply(recipient, now, released_at);
             }
         }
         let let_go = conclusions.iter().any(|(_, conclusion)| matches!(conclusion, Conclusion::LetGo(..)));
@@ -217,9 +218,10 @@ impl Queue {
         let Leased { message, leases, .. } = leased;
         let conclusions = self.with_holds(&message, conclusions);
         let mut after = Message::clone(&message);
+        let released_at = after.released_at();
         for (index, conclusion) in &conclusions {
             if let Some(recipient) = after.recipients.get_mut(*index as usize) {
-                conclusion.apply(recipient, now);
+                conclusion.apply(recipient, now, released_at);
                 recipient.delay_notified = false;
             }
         }
@@ -254,10 +256,11 @@ impl Queue {
         let conclusions = self.with_holds(&message, conclusions);
         let mut after = Message::clone(&message);
         after.apply(&change);
+        let released_at = after.released_at();
         let retention = now + snapshot.settings.retention.dead_letter.std();
         for (index, conclusion) in &conclusions {
             if let Some(recipient) = after.recipients.get_mut(*index as usize) {
-                conclusion.apply(recipient, now);
+                conclusion.apply(recipient, now, released_at);
             }
         }
         let reports = self.reports(&snapshot, &after, &conclusions, content.as_ref()).await;

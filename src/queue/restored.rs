@@ -64,7 +64,7 @@ impl Queue {
             while let Some(frozen) = freezing.next().await {
                 match frozen {
                     Ok(()) => held += 1,
-                    Err(ActionError::NotFound) => {}
+                    Err(ActionError::NotFound | ActionError::NeverTried) => {}
                     Err(ActionError::Leased) => return Err(StoreError::Leased),
                     Err(ActionError::Store(error)) => return Err(error),
                 }

@@ -6,12 +6,13 @@
 //! **With other recipients**: a new message with the same content goes to these, and the dead letters end, in one atomic record: there is no
 //! moment at which both or neither exist. Recipients of the old message that are no dead letters are not touched.
 
+use super::actions::{EVERYBODY, Whom, concerned};
 use super::assign::{Sending, assign_own};
 use super::conclusion::Conclusion;
 use super::operate::ActionError;
 use super::outcome::{Facts, Persistence};
 use super::scheduler::waiting_here;
-use super::{Assignment, Queue, assign_again};
+use super::{Assignment, Queue};
 use crate::model::mail::{Message, MessageId, Recipient, RecipientStatus, Waits};
 use crate::model::queue_name::QueueName;
 use crate::smtp::address::ForwardPath;
@@ -48,33 +49,29 @@ impl From<StoreError> for ResubmitError {
 }
 
 impl Queue {
-    /// Sends the dead letters of a message on their way again, as they are. One without any is passed over
+    /// Sends those dead letters of a message on their way again, as they are, that are meant. One without any is passed over
     /// ([`ActionError::NotFound`]).
-    pub(super) async fn resubmit(&self, id: MessageId, by: &str) -> Result<(), ActionError> {
-        match self.resubmit_as_it_is(id, by).await {
-            Ok(()) => Ok(()),
-            Err(ResubmitError::Action(error)) => Err(error),
-            Err(ResubmitError::Damaged(what)) => Err(ActionError::Store(StoreError::Damaged(what))),
-            Err(ResubmitError::NotDead | ResubmitError::Recipients(_)) => Err(ActionError::NotFound),
-        }
-    }
-
-    /// The same, and says when there is none.
-    pub(super) async fn resubmit_as_it_is(&self, id: MessageId, by: &str) -> Result<(), ResubmitError> {
-        let leased = self.dead_letters_of(id).await?;
-        let (snapshot, down) = (self.live.current(), self.down());
-        let again = |index: u32| {
-            let recipient = leased.message.recipients.get(index as usize)?;
-            let (queue, name) = match assign_again(&snapshot, &*self.recipients, &leased.message, recipient, &down) {
-                Assignment::Queue(queue, name) => (queue, name),
-                Assignment::Refused(_) | Assignment::Unknown | Assignment::TryLater => {
-                    (QueueName::Unrouted, recipient.directory_name.clone())
-                }
-            };
+    pub(super) async fn resubmit_leased(&self, leased: Leased, whom: Whom<'_>, by: &str) -> Result<(), ActionError> {
+        let again = |(index, recipient): (u32, &Recipient)| {
+            let waits = recipient.waits.as_ref().filter(|waits| waits.queue == QueueName::DeadLetter);
+            let (queue, name) = waits.map(|_| self.belongs_to(&leased.message, recipient))?;
             Some((index, Conclusion::Resubmitted(queue, name)))
         };
-        let all = waiting_here(&leased.message, &QueueName::DeadLetter).filter_map(again).collect();
+        let all: Vec<_> = concerned(&leased.message, whom).filter_map(again).collect();
+        if all.is_empty() {
+            self.give_back(leased);
+            return Err(ActionError::NotFound);
+        }
         Ok(self.conclude_anew(leased, all, Facts::by(by)).await?)
+    }
+
+    /// The same for all of one message, and says when there is none.
+    pub(super) async fn resubmit_as_it_is(&self, id: MessageId, by: &str) -> Result<(), ResubmitError> {
+        let leased = self.dead_letters_of(id).await?;
+        match self.resubmit_leased(leased, EVERYBODY, by).await {
+            Err(ActionError::Store(error)) => Err(error.into()),
+            other => Ok(other?),
+        }
     }
 
     /// Sends a new message to these recipients in the place of the dead letters of this one; its id.

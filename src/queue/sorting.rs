@@ -1,7 +1,7 @@
 //! Listings of messages in another order than that in which they were received.
 //!
 //! There is no index by size or by time of the next attempt: each would cost every message that waits. So one call looks at a window of
-//! at most 50,000 messages in order of reception, and orders what it finds there; pages go on in that window, then in the next one. Where
+//! at most 20,000 messages in order of reception, and orders what it finds there; pages go on in that window, then in the next one. Where
 //! filters (a queue, a time) leave no more than one window, the order is that of all.
 
 use std::collections::BinaryHeap;

@@ -124,7 +124,11 @@ impl Steer for Operator {
             return Err(RerouteError::UnknownConnector(name.to_string()));
         }
         let queue = self.0.clone();
-        to_the_end(async move { Ok(queue.route_again(id, connector, true, &by).await?) }).await
+        to_the_end(async move {
+            let leased = queue.lease_for_operator(id).await.map_err(ActionError::from)?;
+            Ok(queue.route_leased(leased, connector, &by, true).await?)
+        })
+        .await
     }
 
     async fn resubmit(

@@ -466,7 +466,7 @@ async fn retry_tries_a_resting_queue_now() {
     let view = f.queue.queue(&name).await.unwrap();
     assert_eq!(view.state, QueueState::Retry);
     assert!(view.next_retry.is_some() && view.last_error.is_some());
-    f.queue.retry_queue(&name).await.unwrap();
+    f.queue.retry_queue(&name, "test").await.unwrap();
     f.pass(Duration::from_secs(1)).await;
     assert_eq!(f.attempts_of("u@dst.example").len(), tried + 1);
 }
@@ -524,7 +524,7 @@ async fn a_dead_letter_that_is_retried_goes_out_again_and_is_not_purged() {
     let id = f.send("<>", "u@dst.example", None).await;
     f.pass(HOUR).await;
     assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)]);
-    f.queue.retry_queue(&QueueName::DeadLetter).await.unwrap();
+    f.queue.retry_queue(&QueueName::DeadLetter, "test").await.unwrap();
     f.pass(HOUR).await;
     assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)], "it was refused again");
     *f.next_hop.lock().unwrap() = NextHop::Takes;

@@ -27,7 +27,7 @@ use bridgehead::model::queue_name::QueueName;
 use bridgehead::model::time::Timestamp;
 use bridgehead::net::clock::ManualClock;
 use bridgehead::observe::metrics::Metrics;
-use bridgehead::queue::bulk::{Bulk, BulkError, Operation, Order, Preview};
+use bridgehead::queue::bulk::{Bulk, BulkAction, BulkError, Operation, Order, Preview};
 use bridgehead::queue::history::{Counts, EventFilter, EventPage, GroupBy, History};
 use bridgehead::queue::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
@@ -162,7 +162,7 @@ impl History for Silent {
 /// Begins nothing.
 #[async_trait]
 impl Bulk for Silent {
-    async fn preview(&self, _: &MessageFilter) -> Result<Preview, BulkError> {
+    async fn preview(&self, _: BulkAction, _: &MessageFilter) -> Result<Preview, BulkError> {
         Err(BulkError::EmptySelector)
     }
 
@@ -597,7 +597,7 @@ impl Queue {
 
 #[async_trait]
 impl Operate for Queue {
-    async fn queues(&self) -> Result<Vec<QueueView>, ActionError> {
+    async fn queues_behind(&self, after: Option<&str>, limit: usize) -> Result<Vec<QueueView>, ActionError> {
         let messages = self.messages.lock().unwrap();
         let mut names: BTreeSet<QueueName> = self.frozen.lock().unwrap().clone();
         names.extend(messages.iter().flat_map(|message| message.waiting()).map(|(queue, _)| queue));
@@ -616,7 +616,11 @@ impl Operate for Queue {
                 id,
             }
         };
-        Ok(names.into_iter().map(view).collect())
+        let mut views: Vec<_> = names.into_iter().map(view).collect();
+        views.sort_by_cached_key(|view| view.id.to_string());
+        views.retain(|view| after.is_none_or(|after| view.id.to_string().as_str() > after));
+        views.truncate(limit);
+        Ok(views)
     }
 
     async fn queue(&self, queue: &QueueName) -> Result<QueueView, ActionError> {
@@ -633,7 +637,7 @@ impl Operate for Queue {
         Ok(())
     }
 
-    async fn retry_queue(&self, queue: &QueueName) -> Result<(), ActionError> {
+    async fn retry_queue(&self, queue: &QueueName, _by: &str) -> Result<(), ActionError> {
         self.queue(queue).await?;
         self.retried.lock().unwrap().push(queue.clone());
         Ok(())

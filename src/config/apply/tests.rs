@@ -412,7 +412,8 @@ fn bombs_are_refused() {
     refused(Format::Yaml, &bomb);
     // no bomb, but aliases that add more than the text is worth
     let wide = |aliases| format!("a: &a [{}]\nb: [{}]\n", vec!["x"; 250].join(","), vec!["*a"; aliases].join(","));
-    assert!(matches!(yaml(&wide(100)), Err(DocumentError::Invalid(_))), "readable");
+    let readable = yaml(&wide(100)).map(|_| ());
+    assert!(matches!(readable, Err(DocumentError::Invalid(_))), "{readable:?}");
     refused(Format::Yaml, &wide(1_000));
     refused(Format::Yaml, &"[".repeat(100_000));
     refused(Format::Yaml, &"- ".repeat(100_000));

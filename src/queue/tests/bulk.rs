@@ -44,7 +44,8 @@ async fn what_a_selector_means_is_done_and_nothing_else() {
     let f = Fixture::new(NextHop::Dead).await;
     backlog(&f, 1_500).await;
     let selector = json!({"recipient": "*@dst.example"});
-    let preview = f.operator().preview(&serde_json::from_value(selector.clone()).unwrap()).await.unwrap();
+    let preview =
+        f.operator().preview(BulkAction::Delete, &serde_json::from_value(selector.clone()).unwrap()).await.unwrap();
     assert_eq!((preview.count, preview.complete, preview.sample.len()), (500, true, 10));
     let begun = f.begin(BulkAction::Delete, selector).await;
     // what comes later is not meant
@@ -117,7 +118,10 @@ async fn nothing_is_not_everything_and_a_cancelled_one_stops() {
     backlog(&f, 1_200).await;
     let empty = f.operator().begin(delete(), MessageFilter::default(), "test".into()).await;
     assert!(matches!(empty, Err(BulkError::EmptySelector)));
-    assert!(matches!(f.operator().preview(&MessageFilter::default()).await, Err(BulkError::EmptySelector)));
+    assert!(matches!(
+        f.operator().preview(BulkAction::Delete, &MessageFilter::default()).await,
+        Err(BulkError::EmptySelector)
+    ));
     let long = serde_json::from_value(json!({"messageId": "x".repeat(1_000)})).unwrap();
     let long = f.operator().begin(delete(), long, "test".into()).await;
     assert!(matches!(long, Err(BulkError::TooLong)));
@@ -127,4 +131,103 @@ async fn nothing_is_not_everything_and_a_cancelled_one_stops() {
     f.pass(Duration::from_secs(10)).await;
     assert!(f.store.messages().len() > 600, "it was cancelled before it was half done");
     assert!(matches!(f.operator().cancel(uuid::Uuid::now_v7()).await, Err(BulkError::NotFound)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_are_deleted_who_are_meant_and_the_others_get_their_mail() {
+    let f = Fixture::new(NextHop::Dead).await;
+    let id = f.send_to(&f.anna(), &["x@one.example", "y@two.example", "z@one.example"].map(str::to_owned), None).await;
+    f.pass(Duration::from_secs(10)).await;
+    // all that is said of recipients must hold of the same one
+    let nobody = json!({"recipient": "x@one.example", "queue": "dns:default:two.example"});
+    assert_eq!(f.ended(&f.begin(BulkAction::Delete, nobody).await).await.total, Some(0));
+    let begun = f.begin(BulkAction::Delete, json!({"recipient": "*@one.example"})).await;
+    let ended = f.ended(&begun).await;
+    assert_eq!((ended.total, ended.done, ended.skipped), (Some(1), 1, 0));
+    let message = f.store.messages().remove(0);
+    let waits: Vec<_> = message.recipients.iter().map(|recipient| recipient.waits.is_some()).collect();
+    assert_eq!((message.id, waits), (id, vec![false, true, false]));
+    // who is gone already is nothing to delete
+    let again = f.ended(&f.begin(BulkAction::Delete, json!({"recipient": "*@one.example"})).await).await;
+    assert_eq!((again.total, again.done), (Some(0), 0));
+    *f.next_hop.lock().unwrap() = NextHop::Takes;
+    f.attempts.lock().unwrap().clear();
+    f.pass(HOUR).await;
+    assert_eq!(
+        (f.attempts_of("y@two.example").len(), f.attempts.lock().unwrap().len()),
+        (1, 1),
+        "nobody else is written to"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_its_time_goes_on_waiting_whatever_is_done_with_many() {
+    let f = Fixture::new(NextHop::Takes).await;
+    let parameters = MailParameters { hold: Some(Hold::For(7_200)), ..MailParameters::default() };
+    let id = f.send_with(&f.anna(), "u@dst.example", None, parameters).await;
+    f.pass(Duration::from_secs(60)).await;
+    let queue: QueueName = "dns:default:dst.example".parse().unwrap();
+    f.queue.retry_queue(&queue, "ada").await.unwrap();
+    let retried = f.ended(&f.begin(BulkAction::Retry, json!({"sender": f.anna()})).await).await;
+    assert_eq!((retried.total, retried.done), (Some(0), 0));
+    let rerouted = f.ended(&f.begin(BulkAction::Reroute, json!({"sender": f.anna()})).await).await;
+    assert_eq!((rerouted.total, rerouted.done), (Some(1), 1));
+    f.queue.freeze(id, "ada").await.unwrap();
+    f.queue.thaw(id, "ada").await.unwrap();
+    f.pass(HOUR).await;
+    assert!(f.attempts.lock().unwrap().is_empty(), "nothing before its time");
+    f.pass(HOUR).await;
+    about(&f.attempts_of("u@dst.example"), &[7_200]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_that_is_retried_or_rerouted_has_its_time_before_it() {
+    for action in [BulkAction::Retry, BulkAction::Reroute, BulkAction::Resubmit] {
+        let f = Fixture::new(NextHop::Defers).await;
+        f.send("<>", "u@dst.example", None).await;
+        f.pass(60 * HOUR).await;
+        assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)], "expired after two days");
+        let tried = f.attempts_of("u@dst.example").len();
+        assert_eq!(f.ended(&f.begin(action, json!({"queue": "deadLetter"})).await).await.done, 1);
+        f.pass(HOUR).await;
+        assert_eq!(f.queued(), [("dns:default:dst.example".to_owned(), 1)], "{action:?}: it is tried for two days");
+        assert!(f.attempts_of("u@dst.example").len() > tried + 1);
+        f.pass(60 * HOUR).await;
+        assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)], "{action:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn mail_that_has_moved_on_since_it_was_read_is_not_meant_any_more() {
+    let f = Fixture::new(NextHop::Dead).await;
+    backlog(&f, 20).await;
+    let ids: Vec<_> = f.store.messages().iter().map(|message| message.id).collect();
+    for id in &ids {
+        f.queue.freeze(*id, "ada").await.unwrap();
+    }
+    let begun = f.begin(BulkAction::Delete, json!({"state": "frozen"})).await;
+    // it is thawed while the operation has read its first step, and has done nothing yet
+    let held: Vec<_> = ids.iter().map(|id| f.queue.lease_for_operator(*id)).collect();
+    let mut leased = Vec::new();
+    for lease in held {
+        leased.push(lease.await.unwrap());
+    }
+    for one in leased {
+        f.queue.freeze_leased(one, false, "ada").await.unwrap();
+    }
+    let ended = f.ended(&begun).await;
+    assert_eq!((ended.done, ended.done + ended.skipped), (0, ended.total.unwrap()));
+    assert_eq!(f.store.messages().len(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_is_tried_there_is_nothing_to_freeze() {
+    let f = Fixture::new(NextHop::Refuses).await;
+    f.send("<>", "u@dst.example", None).await;
+    f.pass(HOUR).await;
+    let view = f.queue.queue(&QueueName::DeadLetter).await.unwrap();
+    assert_eq!((view.state, view.next_retry), (operate::QueueState::Held, None));
+    for queue in [QueueName::DeadLetter, QueueName::Held] {
+        assert!(matches!(f.queue.freeze_queue(&queue).await, Err(operate::ActionError::NeverTried)));
+    }
 }

@@ -25,7 +25,7 @@ impl Fixture {
     }
 
     /// A message with the parameters of RFC 3461 for several recipients.
-    async fn send_to(&self, from: &str, to: &[String], notify: Option<Notify>) -> MessageId {
+    pub(super) async fn send_to(&self, from: &str, to: &[String], notify: Option<Notify>) -> MessageId {
         let mut draft = self.store.begin().unwrap();
         draft.append(Bytes::from_static(b"Subject: hello\r\n\r\nbody\r\n")).await.unwrap();
         let snapshot = self.configuration.live().current();

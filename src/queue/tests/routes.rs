@@ -60,7 +60,7 @@ async fn an_operator_sends_whatever_the_schedule_says_and_a_new_schedule_holds_a
     f.send("s@src.example", "u@dst.example", None).await;
     f.pass(MINUTE).await;
     assert_eq!(f.attempts_of("u@dst.example").len(), 0);
-    f.queue.retry_queue(&"smarthost:hub".parse().unwrap()).await.unwrap();
+    f.queue.retry_queue(&"smarthost:hub".parse().unwrap(), "test").await.unwrap();
     f.pass(Duration::from_secs(1)).await;
     assert_eq!(f.attempts_of("u@dst.example").len(), 1);
     // what comes later waits again
@@ -79,7 +79,7 @@ async fn what_an_operator_forces_is_tried_once_when_it_fails() {
     f.put(Collection::Connectors, "hub", hub("dst.example", &night)).await;
     f.send("s@src.example", "u@dst.example", None).await;
     f.pass(MINUTE).await;
-    f.queue.retry_queue(&"smarthost:hub".parse().unwrap()).await.unwrap();
+    f.queue.retry_queue(&"smarthost:hub".parse().unwrap(), "test").await.unwrap();
     f.pass(5 * HOUR).await;
     assert_eq!(f.attempts_of("u@dst.example").len(), 1);
     assert_eq!(f.state("smarthost:hub").await, QueueState::Scheduled);

@@ -330,7 +330,7 @@ async fn a_suspended_connector_sends_nothing_until_it_is_resumed() {
     // a freeze is another thing: thawing does not resume, and resuming does not thaw
     f.queue.freeze_queue(&queue).await.unwrap();
     f.queue.thaw_queue(&queue).await.unwrap();
-    f.queue.retry_queue(&queue).await.unwrap();
+    f.queue.retry_queue(&queue, "test").await.unwrap();
     f.pass(HOUR).await;
     assert!(f.attempts_of("b@dst.example").is_empty());
     f.queue.freeze_queue(&queue).await.unwrap();
