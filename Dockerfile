@@ -20,11 +20,13 @@ RUN cargo fetch --locked --target "$(rustc --print host-tuple)"
 
 # --- the binary
 FROM crates AS compiled
+COPY .ci/build .ci/build
+COPY build.rs build.rs
 COPY openapi openapi
 COPY src src
 ARG SOURCE_DATE_EPOCH=0
 RUN --mount=type=cache,id=bridgehead-target,target=/src/target,sharing=locked \
-    CARGO_INCREMENTAL=0 cargo build --locked --release --bin bridgehead \
+    CARGO_INCREMENTAL=0 .ci/build \
     && install -m 0755 target/release/bridgehead /bridgehead \
     && touch -d "@$SOURCE_DATE_EPOCH" /bridgehead
 

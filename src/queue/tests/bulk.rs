@@ -182,18 +182,21 @@ async fn what_waits_for_its_time_goes_on_waiting_whatever_is_done_with_many() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dead_letter_that_is_retried_or_rerouted_has_its_time_before_it() {
-    for action in [BulkAction::Retry, BulkAction::Reroute, BulkAction::Resubmit] {
-        let f = Fixture::new(NextHop::Defers).await;
-        f.send("<>", "u@dst.example", None).await;
-        f.pass(60 * HOUR).await;
-        assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)], "expired after two days");
-        let tried = f.attempts_of("u@dst.example").len();
-        assert_eq!(f.ended(&f.begin(action, json!({"queue": "deadLetter"})).await).await.done, 1);
-        f.pass(HOUR).await;
-        assert_eq!(f.queued(), [("dns:default:dst.example".to_owned(), 1)], "{action:?}: it is tried for two days");
-        assert!(f.attempts_of("u@dst.example").len() > tried + 1);
-        f.pass(60 * HOUR).await;
-        assert_eq!(f.queued(), [("deadLetter".to_owned(), 1)], "{action:?}");
+    let f = Fixture::new(NextHop::Defers).await;
+    for to in ["u0", "u1", "u2"] {
+        f.send("<>", &format!("{to}@dst.example"), None).await;
+    }
+    f.pass(50 * HOUR).await;
+    assert_eq!(f.queued(), [("deadLetter".to_owned(), 3)], "expired after two days");
+    f.attempts.lock().unwrap().clear();
+    for (n, action) in [BulkAction::Retry, BulkAction::Reroute, BulkAction::Resubmit].into_iter().enumerate() {
+        let begun = f.begin(action, json!({"queue": "deadLetter", "recipient": format!("u{n}@dst.example")})).await;
+        assert_eq!(f.ended(&begun).await.done, 1, "{action:?}");
+    }
+    f.pass(HOUR).await;
+    assert_eq!(f.queued(), [("dns:default:dst.example".to_owned(), 3)], "they are tried for two days");
+    for to in ["u0", "u1", "u2"] {
+        assert!(f.attempts_of(&format!("{to}@dst.example")).len() > 1);
     }
 }
 
