@@ -23,7 +23,7 @@ use crate::config::{ViolationCode, VirtualServer};
 use crate::intake::compose::compose;
 use crate::intake::raw::{Head, RawError, Read, Reader};
 use crate::intake::submit::{Claim, Claimed, NotTaken, Submission, Submitting, Taken};
-use crate::intake::{Refusal, Requested, Submitter};
+use crate::intake::{RECIPIENTS_PER_MESSAGE, Refusal, Requested, Submitter};
 use crate::model::mail::Idempotency;
 use crate::model::name::Name;
 use crate::model::spec::account::AccountQuotas;
@@ -505,16 +505,17 @@ fn problem(error: NotTaken, places: &Places) -> Problem {
     }
 }
 
-/// Refusals of the rules: for now when each is, else for good.
+/// Refusals of the rules: for now when each is, else for good. In whatever order they come, they mean the same.
 fn refusal_problem(refused: Vec<(String, Refusal)>) -> Problem {
-    let for_now = refused.iter().all(|(_, refusal)| refusal.reply.code < 500);
-    let kind = match refused.first() {
-        Some((_, first)) if for_now && first.rule == "quotas" => ProblemKind::TooManyRequests,
-        Some((_, first)) if for_now && first.rule == "reserve" && first.reply.code == 452 => {
-            ProblemKind::InsufficientStorage
-        }
-        Some(_) if for_now => ProblemKind::Unavailable,
-        _ => ProblemKind::Invalid,
+    // by SMTP a client sends the rest in another transaction (452); a request that is repeated never gets through
+    let passes = |refusal: &Refusal| refusal.reply.code < 500 && refusal.rule != RECIPIENTS_PER_MESSAGE;
+    let for_now = refused.iter().all(|(_, refusal)| passes(refusal));
+    let some = |rule: &str, code: u16| refused.iter().any(|(_, one)| one.rule == rule && one.reply.code == code);
+    let kind = match for_now {
+        false => ProblemKind::Invalid,
+        true if some("reserve", 452) => ProblemKind::InsufficientStorage,
+        true if some("quotas", 452) => ProblemKind::TooManyRequests,
+        true => ProblemKind::Unavailable,
     };
     let count = refused.len();
     let known = refused.iter().filter_map(|(_, refusal)| refusal.retry_after).max();
@@ -546,6 +547,38 @@ impl From<Result<Answer, Problem>> for BatchItem {
             }
             Err(problem) => {
                 BatchItem { status: problem.status(), message: None, replayed: false, problem: Some(problem) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::reply::{EnhancedStatus, Reply};
+
+    #[test]
+    fn refusals_mean_the_same_in_whatever_order_they_come() {
+        let of = |rule, code| {
+            let status = match code {
+                500.. => EnhancedStatus::permanent(1, 1),
+                _ => EnhancedStatus::transient(3, 1),
+            };
+            ("/to/0".to_owned(), Refusal::new(rule, Reply::new(code, status, "x"), ""))
+        };
+        for (refused, expected) in [
+            (vec![("quotas", 452)], 429),
+            (vec![("quotas", 452), ("verifyRecipients", 451)], 429),
+            (vec![("quotas", 452), ("reserve", 452), ("reserve", 451)], 507),
+            (vec![("verifyRecipients", 451), ("reserve", 451)], 503),
+            (vec![(RECIPIENTS_PER_MESSAGE, 452)], 422),
+            (vec![(RECIPIENTS_PER_MESSAGE, 452), ("quotas", 452)], 422),
+            (vec![("unknownRecipient", 550), ("quotas", 452)], 422),
+        ] {
+            let all: Vec<_> = refused.iter().map(|(rule, code)| of(rule, *code)).collect();
+            let back = all.iter().rev().cloned().collect();
+            for refused in [all, back] {
+                assert_eq!(refusal_problem(refused).status(), expected);
             }
         }
     }
