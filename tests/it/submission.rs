@@ -123,3 +123,42 @@ fn a_batch_is_repeated_without_harm_also_after_a_kill() {
     assert_eq!(conflict["items"][0]["status"], 409, "{conflict}");
     assert_eq!(appliance.mailbox("ada").len(), 40, "nothing was delivered twice");
 }
+
+/// The text of a new API key that may send as anybody of `local.example`, and nothing else.
+fn key(appliance: &Appliance, name: &str) -> String {
+    let spec = json!({"scopes": ["messages:send"], "sendAs": ["*@local.example"], "quotas": {"messages": "9/1d"}});
+    let made = appliance.rest("PUT", &format!("/api/v1/api-keys/{name}"), Some(&json!({ "spec": spec })));
+    made.json()["key"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn nobody_is_named_as_sender_whom_the_key_may_not_send_as() {
+    let sink = Sink::up();
+    let appliance = appliance_before(&sink);
+    let key = key(&appliance, "shop");
+    for (sender, status) in [
+        ("boss@local.example", 202),
+        ("The Boss <boss@local.example>", 202),
+        ("ceo@bank.test", 422),
+        ("The Boss\t<ceo@bank.test>", 422),
+        ("boss@local.example, ceo@bank.test", 422),
+        ("=?utf-8?q?Boss?= <ceo@bank.test>", 422),
+        ("nobody", 422),
+        ("", 422),
+    ] {
+        let message = json!({"from": "a@local.example", "to": ["ada@local.example"], "headers": {"sender": sender}});
+        let answer = appliance.rest_as(&key, "POST", "/api/v1/messages", Some(&message));
+        assert_eq!(answer.status, status, "{sender}: {answer:?}");
+        if status == 422 {
+            assert_eq!(answer.json()["errors"][0]["pointer"], "/headers/sender", "{answer:?}");
+        }
+        let text = format!("From: a@local.example\r\nSender: {sender}\r\nTo: ada@local.example\r\n\r\nx\r\n");
+        let raw = appliance.raw_as(&key, "POST", "/api/v1/messages", "message/rfc822", &text);
+        if sender.contains('@') {
+            assert!(raw.0.starts_with(&format!("HTTP/1.1 {status}")), "{sender}: {raw:?}");
+        }
+    }
+    let text = "From: a@local.example\r\nfrom: ceo@bank.test\r\nTo: ada@local.example\r\n\r\nx\r\n";
+    let (head, body) = appliance.raw("POST", "/api/v1/messages", "message/rfc822", text);
+    assert!(head.starts_with("HTTP/1.1 422") && body.contains("more than one From"), "{head} {body}");
+}

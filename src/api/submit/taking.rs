@@ -122,7 +122,8 @@ pub(super) async fn one(
         let detail = format!("{count} {} wrong; nothing was sent", if count == 1 { "thing is" } else { "things are" });
         Problem::new(ProblemKind::Invalid, detail).with_errors(wrong)
     })?;
-    let places = Places { recipients: envelope.places.clone(), sender: format!("{prefix}/from") };
+    let authors = envelope.author_places.clone();
+    let places = Places { recipients: envelope.places.clone(), authors, sender: format!("{prefix}/from") };
     let paths: Vec<String> = envelope.recipients.iter().map(|(path, _)| path.to_string()).collect();
     let mut under_way = begin(state, caller, &server, envelope, partial, &places).await?;
     let message_id = message_id.unwrap_or_else(|| format!("{}@{}", under_way.id(), server.fqdn.as_str()));
@@ -216,7 +217,7 @@ async fn pass(
             Read::Head(head) => {
                 let now = state.handles.submit.now();
                 let envelope = envelope(&head, params, server, now)?;
-                let places = Places { recipients: envelope.places.clone(), sender: String::new() };
+                let places = Places { recipients: envelope.places.clone(), ..Places::default() };
                 let paths = envelope.recipients.iter().map(|(path, _)| path.to_string()).collect();
                 let under_way = begin(state, caller, server, envelope, params.partial, &places).await?;
                 let text = head.complete(under_way.id(), server.fqdn.as_str(), now);
@@ -250,10 +251,10 @@ fn envelope(
         },
     );
     let parameters_of = RcptParameters { notify: letter::notify(Some(&params.dsn)), orcpt: None };
-    let sender = head.sender.as_ref().or(head.from.first()).cloned().map(ReversePath::Mailbox);
+    let sender = head.senders.first().or(head.from.first()).cloned().map(ReversePath::Mailbox);
     let mut envelope = Envelope {
         reverse_path: params.from.clone().or(sender),
-        authors: head.from.clone(),
+        authors: head.from.iter().chain(&head.senders).cloned().collect(),
         parameters,
         ..Envelope::default()
     };
@@ -293,9 +294,11 @@ fn envelope(
     Err(Problem::new(ProblemKind::Invalid, "the message is not valid; nothing was sent").with_errors(wrong))
 }
 
-/// Where in the request what stands.
+/// Where in the request what stands; nothing is said of what stands in a message that comes as it is.
+#[derive(Default)]
 struct Places {
     recipients: Vec<String>,
+    authors: Vec<String>,
     sender: String,
 }
 
@@ -344,7 +347,7 @@ fn server(
     let name = wanted.map(|name| name.parse::<Name>().map_err(|_| none(name))).transpose()?;
     state.handles.submit.server(name.as_ref()).map_err(|error| match error {
         NotTaken::UnknownServer => none(wanted.unwrap_or("")),
-        error => problem(error, &Places { recipients: Vec::new(), sender: String::new() }),
+        error => problem(error, &Places::default()),
     })
 }
 
@@ -357,8 +360,7 @@ async fn claimed(state: &State, idempotency: Idempotency) -> Result<Result<Claim
 }
 
 async fn claimed_raw(state: &State, key: [u8; 32]) -> Result<Claimed, Problem> {
-    let nowhere = Places { recipients: Vec::new(), sender: String::new() };
-    state.handles.submit.claim(key).await.map_err(|error| problem(error, &nowhere))
+    state.handles.submit.claim(key).await.map_err(|error| problem(error, &Places::default()))
 }
 
 /// The answer to a request that was answered before.
@@ -474,6 +476,7 @@ fn raw_problem(error: &RawError) -> Problem {
         RawError::Nul => RequestCode::ControlCharacter.into(),
         RawError::NoFrom => ViolationCode::Required.into(),
         RawError::HeaderTooLong | RawError::LongLine => ViolationCode::OutOfRange.into(),
+        RawError::Repeated(_) => ViolationCode::Duplicate.into(),
         RawError::NoField(_) | RawError::Address { .. } => ErrorCode::from(ViolationCode::InvalidValue),
     };
     let wrong = FieldError::at("", code, error.to_string());
@@ -498,6 +501,9 @@ fn problem(error: NotTaken, places: &Places) -> Problem {
         }
         NotTaken::Store(error) => store_problem(&error),
         NotTaken::Refused(refusal) => refusal_problem(vec![(places.sender.clone(), refusal)]),
+        NotTaken::Author(place, refusal) => {
+            refusal_problem(vec![(places.authors.get(place).cloned().unwrap_or_default(), refusal)])
+        }
         NotTaken::Recipients(refused) => {
             let place = |place: usize| places.recipients.get(place).cloned().unwrap_or_default();
             refusal_problem(refused.into_iter().map(|(n, refusal)| (place(n), refusal)).collect())
