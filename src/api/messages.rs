@@ -212,7 +212,7 @@ pub async fn list_messages(params: Params<MessageParams>, state: web::Data<State
 /// Get a message
 ///
 /// Its envelope and the state of each recipient with the last failure. A message whose recipients are all done is no
-/// longer here; its events are. Scope: `queue:read`.
+/// longer here; its events are. Scope: `queue:read`. A key with `messages:send` alone gets the messages that it has submitted itself.
 #[utoipa::path(
     tag = "messages",
     operation_id = "getMessage",
@@ -222,7 +222,7 @@ pub async fn list_messages(params: Params<MessageParams>, state: web::Data<State
         ReadErrors,
     ),
     security(("key" = [])),
-    extensions(("x-scope" = json!("queue:read")))
+    extensions(("x-scope" = json!("queue:read")), ("x-own-scope" = json!("messages:send")))
 )]
 #[get("/messages/{id}")]
 pub async fn get_message(
@@ -236,7 +236,7 @@ pub async fn get_message(
 /// Get the events of a message
 ///
 /// Everything that happened to a message, oldest first, also after it has left the queue, as long as message tracking
-/// remembers it. Scope: `tracking:read`.
+/// remembers it. Scope: `tracking:read`. A key with `messages:send` alone gets those of messages that it has submitted itself.
 #[utoipa::path(
     tag = "messages",
     operation_id = "listMessageEvents",
@@ -246,7 +246,7 @@ pub async fn get_message(
         ReadErrors,
     ),
     security(("key" = [])),
-    extensions(("x-scope" = json!("tracking:read")))
+    extensions(("x-scope" = json!("tracking:read")), ("x-own-scope" = json!("messages:send")))
 )]
 #[get("/messages/{id}/events")]
 pub async fn list_message_events(
@@ -412,7 +412,8 @@ impl FromQuery for DeleteParams {
 /// Delete a message
 ///
 /// Removes it for all recipients that still wait; with `ndr=true` its sender is told. It cannot be brought back. A
-/// message that is being delivered right now is 409. Scope: `queue:write`.
+/// message that is being delivered right now is 409. Scope: `queue:write`. A key with `messages:send` alone can delete what it has
+/// submitted itself, such as a message whose `sendAt` has not come.
 #[utoipa::path(
     tag = "messages",
     operation_id = "deleteMessage",
@@ -425,7 +426,7 @@ impl FromQuery for DeleteParams {
         ActionErrors,
     ),
     security(("key" = [])),
-    extensions(("x-scope" = json!("queue:write")))
+    extensions(("x-scope" = json!("queue:write")), ("x-own-scope" = json!("messages:send")))
 )]
 #[delete("/messages/{id}")]
 pub async fn delete_message(

@@ -162,3 +162,36 @@ fn nobody_is_named_as_sender_whom_the_key_may_not_send_as() {
     let (head, body) = appliance.raw("POST", "/api/v1/messages", "message/rfc822", text);
     assert!(head.starts_with("HTTP/1.1 422") && body.contains("more than one From"), "{head} {body}");
 }
+
+#[test]
+fn who_may_only_send_follows_and_takes_back_what_he_has_sent() {
+    let sink = Sink::up();
+    let appliance = appliance_before(&sink);
+    let (shop, other) = (key(&appliance, "shop"), key(&appliance, "other"));
+    let message = json!({"from": "a@local.example", "to": ["ada@local.example"], "sendAt": later(&appliance)});
+    let sent = appliance.rest_as(&shop, "POST", "/api/v1/messages", Some(&message)).json();
+    let link = |name: &str| sent["links"][name].as_str().unwrap().to_owned();
+    let status = |key: &str, method: &str, path: &str| appliance.rest_as(key, method, path, None).status;
+    for path in [link("message"), link("events")] {
+        assert_eq!((status(&shop, "GET", &path), status(&other, "GET", &path)), (200, 403), "{path}");
+    }
+    assert_eq!(status(&shop, "POST", &format!("{}/freeze", link("message"))), 403);
+    assert_eq!(status(&shop, "GET", &format!("{}/content", link("message"))), 403);
+    assert_eq!(status(&shop, "GET", "/api/v1/messages"), 403);
+    assert_eq!(status(&shop, "GET", "/api/v1/messages/019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11"), 403);
+    assert_eq!(status(&other, "DELETE", &link("message")), 403);
+    assert_eq!(status(&shop, "DELETE", &link("message")), 204);
+    // what has left the queue is its own all the same
+    assert_eq!((status(&shop, "GET", &link("message")), status(&other, "GET", &link("message"))), (404, 403));
+    assert_eq!((status(&shop, "GET", &link("events")), status(&other, "GET", &link("events"))), (200, 403));
+    let owners = json!({"from": "a@local.example", "to": ["b@far.example"], "sendAt": later(&appliance)});
+    let owners = send(&appliance, "/api/v1/messages", &owners).1;
+    assert_eq!(status(&shop, "DELETE", owners["links"]["message"].as_str().unwrap()), 403);
+}
+
+/// A day from now, by the clock of the appliance.
+fn later(appliance: &Appliance) -> String {
+    let (_, sent) = send(appliance, "/api/v1/messages", &json!({"from": "a@local.example", "to": ["x@far.example"]}));
+    let now: bridgehead::model::time::Timestamp = sent["receivedAt"].as_str().unwrap().parse().unwrap();
+    (now + std::time::Duration::from_secs(86_400)).to_string()
+}
