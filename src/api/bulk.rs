@@ -12,7 +12,7 @@ use super::errors::{ActionErrors, BulkErrors, ListErrors, ReadErrors};
 use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{NoParams, Params};
 use super::queues::store_problem;
-use super::resources::{WriteParams, actor};
+use super::resources::{DryRun, actor};
 use super::server::State;
 use crate::config::ViolationCode;
 use crate::model::name::Name;
@@ -152,7 +152,7 @@ pub struct OperationList {
 #[utoipa::path(
     tag = "messages",
     operation_id = "bulkAction",
-    params(WriteParams),
+    params(DryRun),
     request_body(content = BulkRequest, content_type = "application/json", description = "What, and with which messages.", example = request_example),
     responses(
         (status = 200, description = "With `dryRun`: what would be meant.", body = BulkPreview, example = preview_example),
@@ -166,7 +166,7 @@ pub struct OperationList {
 pub async fn bulk_action(
     request: HttpRequest,
     payload: web::Payload,
-    params: Params<WriteParams>,
+    params: Params<DryRun>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let body = body::json(&request, payload, &["application/json"]).await?;
@@ -193,7 +193,7 @@ pub async fn bulk_action(
     {
         return Err(unknown_connector("/parameters/connector", name.as_str()));
     }
-    if params.0.dry_run {
+    if params.0.0 {
         let bulk::Preview { count, complete, sample } = bulk.preview(&asked.selector).await.map_err(problem)?;
         let sample = sample.iter().map(ToString::to_string).collect();
         return Ok(HttpResponse::Ok().json(BulkPreview { count, complete, sample }));

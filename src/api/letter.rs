@@ -4,7 +4,7 @@
 //! than its octets. What is wrong is told with its pointer, all of it at once. No control character gets into a header field,
 //! an address or a file name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -134,7 +134,8 @@ pub struct SubmittedAttachment {
     /// Its media type. Default: `application/octet-stream`.
     #[serde(default)]
     content_type: Option<String>,
-    /// By what the HTML shows it (`<img src="cid:…">`), without angle brackets: then it is part of the HTML.
+    /// By what the HTML shows it (`<img src="cid:…">`), with or without angle brackets: then it is part of the HTML. Each
+    /// attachment has one of its own.
     #[serde(default)]
     content_id: Option<String>,
     /// What is in it, in base64.
@@ -301,9 +302,11 @@ impl MessageSubmission {
         let headers = headers(self.headers, wrong);
         let sender = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("Sender"));
         let sender = sender.and_then(|(name, value)| Some((sender_of(name, value, wrong)?, name)));
+        let mut content_ids = BTreeSet::new();
         let attachments = self.attachments.into_iter().enumerate();
-        let attachments = attachments.filter_map(|(place, given)| attachment(place, given, wrong)).collect();
-        let message_id = self.message_id.map(|id| id.trim_matches(['<', '>']).to_owned());
+        let attachments =
+            attachments.filter_map(|(place, given)| attachment(place, given, wrong, &mut content_ids)).collect();
+        let message_id = self.message_id.map(|id| bare(&id).to_owned());
         if let Some(id) = &message_id {
             wrong.text("/messageId", id, 250);
             if !is_id(id) {
@@ -449,7 +452,7 @@ impl SubmittedDsn {
 }
 
 fn headers(given: BTreeMap<String, String>, wrong: &mut Wrong) -> Vec<(String, String)> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut kept = Vec::new();
     for (name, value) in given {
         let pointer = at_header(&name);
@@ -497,12 +500,18 @@ fn sender_of(name: &str, value: &str, wrong: &mut Wrong) -> Option<Mailbox> {
     senders.into_iter().next()
 }
 
-fn attachment(place: usize, given: SubmittedAttachment, wrong: &mut Wrong) -> Option<Attachment> {
+fn attachment(
+    place: usize,
+    given: SubmittedAttachment,
+    wrong: &mut Wrong,
+    content_ids: &mut BTreeSet<String>,
+) -> Option<Attachment> {
     let SubmittedAttachment { file_name, content_type, content_id, content } = given;
     let at = |field: &str| format!("/attachments/{place}/{field}");
     if let Some(name) = &file_name {
         wrong.text(&at("fileName"), name, MAX_NAME);
     }
+    let content_id = content_id.map(|id| bare(&id).to_owned());
     if let Some(id) = &content_id {
         wrong.text(&at("contentId"), id, MAX_NAME);
         if id.is_empty() || !id.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'<' && octet != b'>') {
@@ -511,6 +520,9 @@ fn attachment(place: usize, given: SubmittedAttachment, wrong: &mut Wrong) -> Op
                 ViolationCode::InvalidValue,
                 "printable ASCII without spaces and angle brackets",
             );
+        }
+        if !content_ids.insert(id.clone()) {
+            wrong.at(&at("contentId"), ViolationCode::Duplicate, "another attachment of this message has it");
         }
     }
     let content_type = content_type.as_deref().unwrap_or("application/octet-stream");
@@ -535,6 +547,11 @@ fn attachment(place: usize, given: SubmittedAttachment, wrong: &mut Wrong) -> Op
         }
     };
     Some(Attachment { file_name, content_type: parsed?, content_id, content })
+}
+
+/// An id without the angle brackets that it may have.
+fn bare(id: &str) -> &str {
+    id.trim_matches(['<', '>'])
 }
 
 /// `left@right` of a Message-ID (RFC 5322, 3.6.4), as far as it does no harm.

@@ -6,7 +6,7 @@
 
 use serde_json::{Value, json};
 
-use super::appliance::{Appliance, Sink, eventually};
+use super::appliance::{Appliance, KEY, Sink, eventually};
 
 /// `local.example` is local and has the mailbox `ada`; all other mail goes to the sink.
 fn appliance_before(sink: &Sink) -> Appliance {
@@ -194,4 +194,52 @@ fn later(appliance: &Appliance) -> String {
     let (_, sent) = send(appliance, "/api/v1/messages", &json!({"from": "a@local.example", "to": ["x@far.example"]}));
     let now: bridgehead::model::time::Timestamp = sent["receivedAt"].as_str().unwrap().parse().unwrap();
     (now + std::time::Duration::from_secs(86_400)).to_string()
+}
+
+#[test]
+fn what_is_wrong_and_when_to_come_again_is_said_so_that_it_helps() {
+    let sink = Sink::up();
+    let appliance = appliance_before(&sink);
+    let key = key(&appliance, "shop");
+    let good = json!({"from": "a@local.example", "to": ["ada@local.example"]});
+    let with = |field: &str, value: Value| {
+        let mut message = good.clone();
+        message[field] = value;
+        message
+    };
+    let (_, problem) = send(&appliance, "/api/v1/messages", &with("sendAt", json!("tomorrow")));
+    assert!(problem["errors"][0]["detail"].as_str().unwrap().contains("RFC 3339"), "{problem}");
+    let (_, problem) = send(&appliance, "/api/v1/messages", &json!({"to": ["ada@local.example"]}));
+    assert_eq!(
+        (&problem["errors"][0]["pointer"], &problem["errors"][0]["code"]),
+        (&json!("/from"), &json!("required"))
+    );
+    let image = |id: &str| json!({"contentId": id, "contentType": "image/png", "content": "AAAA"});
+    let html = |ids: [&str; 2]| {
+        let mut message = with("html", json!("<img src=\"cid:c\">"));
+        message["attachments"] = json!(ids.map(image));
+        message
+    };
+    assert_eq!(send(&appliance, "/api/v1/messages", &html(["<c>", "d"])).0, 202);
+    let mail = String::from_utf8(appliance.first_mail("ada")).unwrap();
+    assert!(mail.contains("Content-ID: <c>\r\n"), "{mail}");
+    let (status, problem) = send(&appliance, "/api/v1/messages", &html(["c", "<c>"]));
+    assert_eq!((status, &problem["errors"][0]["code"]), (422, &json!("duplicate")), "{problem}");
+    // the same request, whatever the order of its parameters
+    let text = "From: a@local.example\r\n\r\nx\r\n";
+    let keyed = format!("{KEY}\r\nIdempotency-Key: order-1");
+    let raw = |query: &str| {
+        let path = format!("/api/v1/messages?{query}");
+        appliance.raw_as(&keyed, "POST", &path, "message/rfc822", text).0.to_lowercase()
+    };
+    assert!(raw("to=ada@local.example&from=a@local.example").starts_with("http/1.1 202"));
+    let again = raw("from=a@local.example&to=ada@local.example");
+    assert!(again.starts_with("http/1.1 202") && again.contains("idempotency-replayed: true"), "{again}");
+    assert!(raw("from=a@local.example&to=bob@far.example").starts_with("http/1.1 409"));
+    let batch = json!({"messages": vec![json!({"message": good}); 10]});
+    let batch = appliance.rest_as(&key, "POST", "/api/v1/messages/batch", Some(&batch)).json();
+    let over = batch["items"].as_array().unwrap().iter().find(|item| item["status"] == 429).unwrap();
+    // one of nine a day
+    assert!(over["retryAfter"].as_str().unwrap().starts_with("2h"), "{over}");
+    assert!(batch["items"][0].get("retryAfter").is_none(), "{batch}");
 }

@@ -162,7 +162,10 @@ pub(super) async fn raw(
     };
     let mut hash = Sha256::new();
     hash.update(RFC822);
-    hash.update(request.query_string().as_bytes());
+    // the same parameters in another order are the same request
+    let mut parameters: Vec<&str> = request.query_string().split('&').collect();
+    parameters.sort_unstable();
+    hash.update(parameters.join("&").as_bytes());
     hash.update([0]);
     let mut chunks = Chunks::new(payload, announced(request).unwrap_or(most.min(1 << 30)));
     let claim = match claim {
@@ -430,12 +433,7 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(octets: &[u8]) -> Result<T, 
             return Problem::new(ProblemKind::Malformed, format!("the body is not valid JSON at {place}"))
                 .with_errors(vec![wrong]);
         }
-        let code = match words.split(' ').next() {
-            Some("unknown") if words.starts_with("unknown field") => ViolationCode::UnknownField,
-            Some("missing") => ViolationCode::Required,
-            _ => ViolationCode::InvalidValue,
-        };
-        let wrong = FieldError::at(pointer, code, words);
+        let wrong = body::unfit(pointer, words);
         Problem::new(ProblemKind::Invalid, "the request is not valid; nothing was sent").with_errors(vec![wrong])
     })
 }
@@ -549,10 +547,12 @@ impl From<Result<Answer, Problem>> for BatchItem {
     fn from(result: Result<Answer, Problem>) -> Self {
         match result {
             Ok(Answer { submitted, replayed }) => {
-                BatchItem { status: StatusCode::ACCEPTED.as_u16(), message: Some(submitted), replayed, problem: None }
+                let status = StatusCode::ACCEPTED.as_u16();
+                BatchItem { status, message: Some(submitted), replayed, retry_after: None, problem: None }
             }
             Err(problem) => {
-                BatchItem { status: problem.status(), message: None, replayed: false, problem: Some(problem) }
+                let (status, retry_after) = (problem.status(), problem.retry_after());
+                BatchItem { status, message: None, replayed: false, retry_after, problem: Some(problem) }
             }
         }
     }
