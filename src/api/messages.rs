@@ -61,8 +61,9 @@ impl IntoParams for MessageParams {
             ),
             query::text("virtualServer", "The virtual server that took it.", "internet"),
             query::text("account", "The account that handed it in.", "app"),
-            query::text("sender", "The sender: an address, `*@domain`, or `<>` for the null path.", "*@example.net"),
-            query::text("recipient", "One of the recipients: an address or `*@domain`.", "ada@example.com"),
+            query::text("apiKey", "The API key by which it was submitted.", "shop"),
+            query::sender(),
+            query::recipient("One of the recipients"),
             query::text("messageId", "The Message-ID field, with or without angle brackets.", "1@example.net"),
             query::text(
                 "subject",
@@ -137,14 +138,21 @@ impl FromQuery for MessageParams {
             connector: query.get("connector"),
             virtual_server: query.get("virtualServer"),
             account: query.get("account"),
+            api_key: query.get("apiKey"),
             sender: query.get("sender"),
             recipient: query.get("recipient"),
-            message_id: query.get::<String>("messageId").map(|id| id.trim_matches(['<', '>']).to_owned()),
+            message_id: query.get("messageId"),
             since: query.get("since"),
             until: query.get("until"),
             older_than: query.get::<Duration>("olderThan"),
             larger_than: query.get::<Size>("largerThan"),
         };
+        let filter = filter.checked().unwrap_or_else(|wrong| {
+            for (name, words) in wrong {
+                query.refuse(name, RequestCode::InvalidParameter, words);
+            }
+            MessageFilter::default()
+        });
         let paging = Paging::from_query(query);
         let after = paging.after.as_deref().and_then(page_key);
         let place = paging.after.as_deref().and_then(place).unwrap_or_default();

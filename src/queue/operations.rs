@@ -352,5 +352,6 @@ pub(super) fn matches(filter: &MessageFilter, message: &Message, snapshot: &Snap
         && filter.older_than.is_none_or(age)
         && filter.larger_than.is_none_or(|size| message.size > size.bytes())
         && filter.account.as_ref().is_none_or(|account| message.origin.account.as_ref() == Some(account))
+        && filter.api_key.as_ref().is_none_or(|key| message.origin.api_key.as_ref() == Some(key))
         && filter.queue.as_ref().is_none_or(|queue| waiting_here(message, queue).next().is_some())
 }
