@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::model::host::domain_key;
 use crate::model::name::Name;
 use crate::model::rate::Rate;
 use crate::model::rates::Rates;
 use crate::model::spec::account::AccountQuotas;
 use crate::model::time::Timestamp;
+use crate::smtp::address::Domain;
 use crate::store::{NoteStore, StoreError};
 
 /// Most entries.
@@ -71,6 +73,12 @@ impl Subject {
             Subject::Account(name) => name.as_str(),
             Subject::ApiKey(name) | Subject::SenderDomain(name) => name,
         }
+    }
+
+    /// Whether somebody who says this name means it: in whatever case, and a domain in either spelling.
+    pub fn is_named(&self, name: &str) -> bool {
+        let domain = || name.parse::<Domain>().is_ok_and(|domain| domain_key(&domain) == self.name());
+        self.name().eq_ignore_ascii_case(name) || matches!(self, Subject::SenderDomain(_)) && domain()
     }
 }
 
@@ -229,7 +237,7 @@ impl Quotas {
     /// Forgets what somebody has used up; `false` when that was nothing.
     pub fn reset(&self, kind: &str, name: &str) -> bool {
         let mut buckets = self.lock();
-        let is_his = |key: &&(Subject, What)| key.0.kind() == kind && key.0.name() == name;
+        let is_his = |key: &&(Subject, What)| key.0.kind() == kind && key.0.is_named(name);
         let his: Vec<_> = buckets.by_subject.keys().filter(is_his).cloned().collect();
         for key in &his {
             buckets.by_subject.remove(key);

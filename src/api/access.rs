@@ -5,6 +5,9 @@
 //! no operation reaches no handler, and where a request fits the paths of several, the scopes of all of them are needed. Paths are
 //! compared as the router sees them, decoded.
 //!
+//! An operation on one message may also name the scope by which a key reaches the messages that it has submitted itself,
+//! `x-own-scope`; whose a message is, [`super::auth`] finds out.
+//!
 //! A key that is limited to some objects (`objects`) is limited here too: it reaches only operations of which it is known what
 //! they do with the limit. Collections look at labels themselves ([`super::resources`], `config::authority`).
 
@@ -29,6 +32,7 @@ struct Operation {
     method: &'static str,
     route: Vec<Part>,
     needs: Needs,
+    own: Option<Scope>,
 }
 
 enum Part {
@@ -53,18 +57,28 @@ impl Operations {
                 true => Part::Parameter,
                 false => Part::Text(text.to_owned()),
             };
-            Operation { method, route: path.split('/').map(part).collect(), needs: Needs::of(operation) }
+            let own = operation["x-own-scope"].as_str().and_then(|word| word.parse().ok());
+            Operation { method, route: path.split('/').map(part).collect(), needs: Needs::of(operation), own }
         });
         Operations(all.collect())
     }
 
     /// What a request needs; `None` when it fits no operation.
     pub(super) fn needs(&self, method: &str, path: &str) -> Option<Needs> {
-        let fitting = self.0.iter().filter(|operation| operation.method == method && operation.fits(path));
-        fitting.map(|operation| operation.needs).reduce(|one, other| match (one, other) {
+        self.fitting(method, path).map(|operation| operation.needs).reduce(|one, other| match (one, other) {
             (Needs::Scopes(one), Needs::Scopes(other)) => Needs::Scopes(one.iter().chain(other.iter()).collect()),
             _ => Needs::Unsaid,
         })
+    }
+
+    /// By which scope a key may do this with a message of its own.
+    pub(super) fn own(&self, method: &str, path: &str) -> Option<Scope> {
+        let all = self.fitting(method, path).map(|operation| operation.own);
+        all.reduce(|one, other| one.filter(|_| one == other)).flatten()
+    }
+
+    fn fitting(&self, method: &str, path: &str) -> impl Iterator<Item = &Operation> {
+        self.0.iter().filter(move |operation| operation.method == method && operation.fits(path))
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! The check sits on the route scope and not on the text of the path, so that no spelling of a path gets around it. It finds
 //! out who calls ([`super::keys`]), and whether he may ([`super::access`]); then the handler runs, and finds the [`Principal`]
-//! in the request.
+//! in the request. Where an operation on a message names a scope for that (`x-own-scope`), a key with it reaches the messages that it
+//! has submitted itself.
 //!
 //! A client that shows wrong keys is slowed: after [`FREE_FAILURES`] within [`WINDOW`] it is answered 429 for the rest of the
 //! window, whatever it shows. A missing key is no guess and does not count. The table of clients is bounded; IPv6 clients
@@ -72,7 +73,29 @@ pub(super) async fn require_key<B: MessageBody + 'static>(
     request.extensions_mut().insert(principal.clone());
     match may(request.request(), &principal) {
         Ok(()) => Ok(next.call(request).await?.map_into_boxed_body()),
+        Err(_) if is_own(request.request(), &principal).await => Ok(next.call(request).await?.map_into_boxed_body()),
         Err(problem) => Ok(request.into_response(problem.response())),
+    }
+}
+
+/// Whether it is about a message that this very key has submitted, and the operation lets who sends do that. Where it cannot be
+/// known, it is not. A token has no name of its own among keys, so nothing is a token's own.
+async fn is_own(request: &HttpRequest, principal: &Principal) -> bool {
+    let Ok(state) = state(request) else { return false };
+    let path = request.match_info().as_str();
+    let scope = state.operations.own(request.method().as_str(), path);
+    if !scope.is_some_and(|scope| principal.may(scope)) || principal.provider.is_some() {
+        return false;
+    }
+    let id = path.strip_prefix("/api/v1/messages/").and_then(|rest| rest.split('/').next());
+    let Some(id) = id.and_then(|id| id.parse().ok()) else { return false };
+    let operate = &state.handles.operate;
+    match operate.message(id).await {
+        Ok(message) => message.origin.api_key.as_ref() == Some(&principal.name),
+        // what has left the queue is known by its first event
+        Err(_) => operate.events(id).await.is_ok_and(|events| {
+            events.iter().any(|event| event["event"] == "received" && event["apiKey"] == principal.name.as_str())
+        }),
     }
 }
 

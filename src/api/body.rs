@@ -107,9 +107,18 @@ pub(super) fn fitting<T: DeserializeOwned>(body: &Value) -> Result<T, Vec<FieldE
         let detail = "null is no value here; leave the field out";
         return Err(vec![FieldError::at(pointer, ViolationCode::WrongType, detail)]);
     }
-    serde_path_to_error::deserialize(body).map_err(|error| {
-        vec![FieldError::at(pointer(error.path()), ViolationCode::InvalidValue, error.inner().to_string())]
-    })
+    serde_path_to_error::deserialize(body)
+        .map_err(|error| vec![unfit(pointer(error.path()), error.inner().to_string())])
+}
+
+/// What serde says of a value that does not fit: a field that is missing is named by its own pointer.
+pub(super) fn unfit(pointer: String, words: String) -> FieldError {
+    let missing = words.strip_prefix("missing field `").and_then(|rest| rest.split_once('`'));
+    match missing.map(|(name, _)| escape(name)) {
+        Some(name) => FieldError::at(format!("{pointer}/{name}"), ViolationCode::Required, "it is needed"),
+        None if words.starts_with("unknown field") => FieldError::at(pointer, ViolationCode::UnknownField, words),
+        None => FieldError::at(pointer, ViolationCode::InvalidValue, words),
+    }
 }
 
 /// The pointer to the first null.
@@ -171,6 +180,30 @@ mod tests {
         ] {
             let wrong = read(body).expect_err("refused");
             assert_eq!((wrong[0].pointer.as_deref(), wrong[0].code), (Some(pointer), ViolationCode::WrongType.into()));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_unknown_is_named_where_it_would_stand() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Inner {
+            #[serde(rename = "a/b")]
+            _a: u8,
+        }
+        for (body, pointer, code) in [
+            (serde_json::json!({}), "/x", ViolationCode::Required),
+            (serde_json::json!({"x": {}}), "/x/a~1b", ViolationCode::Required),
+            (serde_json::json!({"x": {"a/b": 1, "c": 1}}), "/x/c", ViolationCode::UnknownField),
+            (serde_json::json!({"x": {"a/b": "1"}}), "/x/a/b", ViolationCode::InvalidValue),
+        ] {
+            #[derive(Debug, serde::Deserialize)]
+            struct Outer {
+                #[serde(rename = "x")]
+                _x: Inner,
+            }
+            let wrong = fitting::<Outer>(&body).expect_err("refused");
+            assert_eq!((wrong[0].pointer.as_deref(), wrong[0].code), (Some(pointer), code.into()), "{body}");
         }
     }
 

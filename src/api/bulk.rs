@@ -12,7 +12,7 @@ use super::errors::{ActionErrors, BulkErrors, ListErrors, ReadErrors};
 use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{NoParams, Params};
 use super::queues::store_problem;
-use super::resources::{WriteParams, actor};
+use super::resources::{DryRun, actor};
 use super::server::State;
 use crate::config::ViolationCode;
 use crate::model::name::Name;
@@ -158,7 +158,7 @@ pub struct OperationList {
 #[utoipa::path(
     tag = "messages",
     operation_id = "bulkAction",
-    params(WriteParams),
+    params(DryRun),
     request_body(content = BulkRequest, content_type = "application/json", description = "What, and with which messages.", example = request_example),
     responses(
         (status = 200, description = "With `dryRun`: what would be meant.", body = BulkPreview, example = preview_example),
@@ -172,7 +172,7 @@ pub struct OperationList {
 pub async fn bulk_action(
     request: HttpRequest,
     payload: web::Payload,
-    params: Params<WriteParams>,
+    params: Params<DryRun>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let body = body::json(&request, payload, &["application/json"]).await?;
@@ -194,21 +194,24 @@ pub async fn bulk_action(
     if !wrong.is_empty() {
         return Err(Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(wrong));
     }
+    let selector = asked.selector.checked().map_err(|wrong| {
+        let at = |(name, words)| FieldError::at(format!("/selector/{name}"), ViolationCode::InvalidValue, words);
+        Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(wrong.into_iter().map(at).collect())
+    })?;
     if let Some(name) = &parameters.connector
         && state.handles.configuration.live().current().routes.connector(name).is_none()
     {
         return Err(unknown_connector("/parameters/connector", name.as_str()));
     }
-    if params.0.dry_run {
-        let bulk::Preview { count, complete, sample } = bulk.preview(action, &asked.selector).await.map_err(problem)?;
-        let sample = sample.iter().map(ToString::to_string).collect();
-        return Ok(HttpResponse::Ok().json(BulkPreview { count, complete, sample }));
+    if params.0.0 {
+        let preview = bulk.preview(action, &selector).await.map_err(problem)?;
+        return Ok(HttpResponse::Ok().json(BulkPreview::from(preview)));
     }
     let by = actor(&request).key;
     let word = serde_json::to_value(action).ok().and_then(|word| word.as_str().map(str::to_owned));
     let word = word.unwrap_or_else(|| "bulk".to_owned());
     let order = bulk::Order { action, ndr: parameters.ndr, connector: parameters.connector };
-    let deed = async { bulk.begin(order, asked.selector, by).await.map_err(problem) };
+    let deed = async { bulk.begin(order, selector, by).await.map_err(problem) };
     let begun = audited(&request, &state, "messages", &word, body.clone(), deed).await?;
     Ok(HttpResponse::Accepted().json(Operation::from(begun)))
 }
@@ -306,6 +309,13 @@ pub(super) fn unknown_connector(pointer: &str, name: &str) -> Problem {
     Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(vec![wrong])
 }
 
+impl From<bulk::Preview> for BulkPreview {
+    fn from(preview: bulk::Preview) -> Self {
+        let bulk::Preview { count, complete, sample } = preview;
+        BulkPreview { count, complete, sample: sample.iter().map(ToString::to_string).collect() }
+    }
+}
+
 impl From<bulk::Operation> for Operation {
     fn from(known: bulk::Operation) -> Self {
         Operation {
@@ -331,7 +341,7 @@ fn request_example() -> Value {
     json!({"action": "delete", "selector": {"queue": "dns:default:example.com", "olderThan": "1d"}, "parameters": {"ndr": true}})
 }
 
-fn preview_example() -> Value {
+pub(super) fn preview_example() -> Value {
     json!({"count": 1204, "complete": true, "sample": ["019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11"]})
 }
 

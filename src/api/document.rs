@@ -36,7 +36,8 @@ the request in the appliance's log. A path that does not exist is 404, a method 
 `Allow`.
 
 **Keys.** `Authorization: Bearer <key>`, an API key or a token of an identity provider that is for this API. Each operation \
-names the scope that it needs, also in `x-scope`; without it the answer is 403, which names the scope. The roles `viewer`, \
+names the scope that it needs, also in `x-scope`; without it the answer is 403, which names the scope. An operation on a message \
+that names `x-own-scope` is also open to a key with that scope, for the messages that this key has submitted itself. The roles `viewer`, \
 `operator`, `administrator` and `owner` stand for scopes; `GET /api/v1/whoami` tells which the caller has.";
 
 const TAGS: [(&str, &str); 29] = [

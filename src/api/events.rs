@@ -21,7 +21,7 @@ use super::errors::ListErrors;
 use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{self, FromQuery, Params, Query};
 use super::server::State;
-use super::tracking::event_filter;
+use super::tracking::{account, api_key, event_filter};
 use crate::queue::history::{EventFilter, History, with_id};
 use crate::smtp::reply::Reply;
 use crate::store::history::{EventView, Position};
@@ -47,10 +47,12 @@ impl IntoParams for StreamParams {
         vec![
             query::text("event", "What happened: one word, or several with commas.", "failed,expired"),
             query::text("message", "The message's id.", "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11"),
-            query::text("sender", "The sender: an address, `*@domain`, or `<>` for the null path.", "*@example.net"),
-            query::text("recipient", "A recipient that the event names: an address or `*@domain`.", "ada@example.com"),
+            query::sender(),
+            query::recipient("A recipient that the event names"),
             query::text("connector", "The connector.", "default"),
             query::text("virtualServer", "The virtual server that took the mail.", "internet"),
+            account(),
+            api_key(),
             query::text("lastEventId", "The same as the header `Last-Event-ID`, which goes before it.", "7-10412"),
         ]
     }

@@ -8,15 +8,18 @@ use uuid::Uuid;
 
 use super::audit::audited;
 use super::body;
+use super::bulk::{BulkPreview, preview_example};
 use super::errors::{ActionErrors, BulkErrors, ListErrors, ReadErrors};
 use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{NoParams, Params};
 use super::queues::store_problem;
-use super::resources::actor;
+use super::resources::{DryRun, actor};
 use super::server::State;
 use crate::config::ViolationCode;
+use crate::model::spec::Collection;
 use crate::model::time::Timestamp;
 use crate::queue::holds::{self, HoldError, HoldSelector, LONGEST_API_KEY};
+use crate::queue::operate::AddressFilter;
 
 /// The longest reason.
 const LONGEST_REASON: usize = 200;
@@ -134,12 +137,16 @@ pub async fn get_hold(
 /// From the answer on, nothing that the selector means is sent or delivered any more, but what was being delivered already. What waits is moved to
 /// the queue `held` by the operation that the answer names; new mail is accepted as usual, and goes there. `{"outbound": true}` holds all mail for
 /// recipients elsewhere. Held mail does not expire, and no sender is told of a delay; whether a message is frozen is another matter. Dead
-/// letters are not held. There can be 200 holds; each survives a restart. Scope: `queue:write`.
+/// letters are not held. There can be 200 holds; each survives a restart. With `dryRun=true` nothing is held, and the answer is how many of the messages
+/// that wait now it would hold, those that are held already not counted. A connector, account or virtual server that does not
+/// exist is 422. Scope: `queue:write`.
 #[utoipa::path(
     tag = "queues",
     operation_id = "createHold",
+    params(DryRun),
     request_body(content = HoldRequest, content_type = "application/json", description = "Which mail, and why.", example = request_example),
     responses(
+        (status = 200, description = "With `dryRun`: what would be held.", body = BulkPreview, example = preview_example),
         (status = 201, description = "It is held.", body = Hold, example = made_example),
         BulkErrors,
     ),
@@ -150,7 +157,7 @@ pub async fn get_hold(
 pub async fn create_hold(
     request: HttpRequest,
     payload: web::Payload,
-    _: Params<NoParams>,
+    params: Params<DryRun>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let body = body::json(&request, payload, &["application/json"]).await?;
@@ -161,6 +168,14 @@ pub async fn create_hold(
     }
     if selector.api_key.as_ref().is_some_and(|key| key.chars().count() > LONGEST_API_KEY) {
         return Err(invalid("/selector/apiKey", format!("the name of a key has at most {LONGEST_API_KEY} characters")));
+    }
+    let wrong = misdirected(&selector, &state)?;
+    if !wrong.is_empty() {
+        return Err(Problem::new(ProblemKind::Invalid, "the request is not valid").with_errors(wrong));
+    }
+    if params.0.0 {
+        let preview = state.handles.steer.preview_hold(&selector).await.map_err(problem)?;
+        return Ok(HttpResponse::Ok().json(BulkPreview::from(preview)));
     }
     let by = actor(&request).key;
     let deed = async { state.handles.steer.hold(selector, reason, expires_at, by).await.map_err(problem) };
@@ -194,6 +209,35 @@ pub async fn delete_hold(
     let deed = async { state.handles.steer.end_hold(id, actor(&request).key).await.map_err(problem) };
     let operation = audited(&request, &state, &format!("holds/{id}"), "endHold", Value::Null, deed).await?;
     Ok(HttpResponse::Ok().json(EndedHold { operation }))
+}
+
+/// What a selector names that nobody is or has: such a hold would hold nothing, and nobody would notice.
+fn misdirected(selector: &HoldSelector, state: &State) -> Result<Vec<FieldError>, Problem> {
+    let mut wrong = Vec::new();
+    if let Some(words) = selector.recipient.as_ref().and_then(AddressFilter::no_recipient) {
+        wrong.push(FieldError::at("/selector/recipient", ViolationCode::InvalidValue, words));
+    }
+    if selector.api_key.as_deref() == Some("") {
+        wrong.push(FieldError::at(
+            "/selector/apiKey",
+            ViolationCode::InvalidValue,
+            "it is empty, and means no message",
+        ));
+    }
+    let named = [
+        ("connector", Collection::Connectors, &selector.connector),
+        ("account", Collection::Accounts, &selector.account),
+        ("virtualServer", Collection::VirtualServers, &selector.virtual_server),
+    ];
+    for (field, collection, name) in named {
+        let Some(name) = name else { continue };
+        let found = state.handles.configuration.get(collection, name.as_str());
+        if found.map_err(|error| store_problem(&error))?.is_none() {
+            let detail = format!("there is no {}/{name}", collection.path());
+            wrong.push(FieldError::at(format!("/selector/{field}"), ViolationCode::UnknownReference, detail));
+        }
+    }
+    Ok(wrong)
 }
 
 fn hold_id(id: &str) -> Result<Uuid, Problem> {

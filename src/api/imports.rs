@@ -12,7 +12,7 @@ use super::errors::{BulkErrors, ListErrors, ReadErrors};
 use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{NoParams, Params};
 use super::queues::store_problem;
-use super::resources::{WriteParams, actor};
+use super::resources::{DryRun, actor};
 use super::server::State;
 use crate::config::ViolationCode;
 use crate::mailroot::import::{AREAS, Area, Import, ImportError, QueueEnvelope, Wanted};
@@ -61,7 +61,7 @@ pub struct MailrootImportList {
 #[utoipa::path(
     tag = "imports",
     operation_id = "importMailroot",
-    params(WriteParams),
+    params(DryRun),
     request_body(content = MailrootRequest, content_type = "application/json", description = "Which mailroot.", example = request_example),
     responses(
         (status = 200, description = "With `dryRun`: what would be done.", body = Import, example = dry_example),
@@ -75,7 +75,7 @@ pub struct MailrootImportList {
 pub async fn import_mailroot(
     request: HttpRequest,
     payload: web::Payload,
-    params: Params<WriteParams>,
+    params: Params<DryRun>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
     let body = body::json(&request, payload, &["application/json"]).await?;
@@ -84,7 +84,7 @@ pub async fn import_mailroot(
     if areas.is_empty() {
         return Err(invalid("/areas", ViolationCode::OutOfRange, "at least 1 entries are needed"));
     }
-    let dry_run = params.0.dry_run;
+    let DryRun(dry_run) = params.0;
     let wanted = Wanted { path, areas, queue_envelope, virtual_server, dry_run, by: actor(&request).key };
     let deed = async { state.handles.imports.begin(wanted).await.map_err(problem) };
     let import = match dry_run {

@@ -4,7 +4,7 @@
 //! than its octets. What is wrong is told with its pointer, all of it at once. No control character gets into a header field,
 //! an address or a file name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -22,6 +22,7 @@ use super::problem::FieldError;
 use crate::config::object::escape;
 use crate::config::{ViolationCode, VirtualServer};
 use crate::intake::compose::{Attachment, Letter, MAX_HEADER_WORD, Person, is_field_name};
+use crate::intake::raw::senders;
 use crate::model::time::Timestamp;
 use crate::smtp::address::{ForwardPath, Mailbox, ReversePath};
 use crate::smtp::parameters::{Hold, MAX_ENVID, MailParameters, Notify, RcptParameters, Ret};
@@ -93,7 +94,7 @@ pub struct MessageSubmission {
     #[schema(max_items = 1_000)]
     attachments: Vec<SubmittedAttachment>,
     /// Further header fields by name, for example `List-Unsubscribe` or `In-Reply-To`. Not those that other members of this object
-    /// make, nor `Content-…`; at most 100.
+    /// make, nor `Content-…`; at most 100. The address in a `Sender` is held to the key's `sendAs`, as that of `from` is.
     #[serde(default, deserialize_with = "fields")]
     headers: BTreeMap<String, String>,
     /// The Message-ID, with or without angle brackets. Default: one is made of the message's id.
@@ -133,7 +134,8 @@ pub struct SubmittedAttachment {
     /// Its media type. Default: `application/octet-stream`.
     #[serde(default)]
     content_type: Option<String>,
-    /// By what the HTML shows it (`<img src="cid:…">`), without angle brackets: then it is part of the HTML.
+    /// By what the HTML shows it (`<img src="cid:…">`), with or without angle brackets: then it is part of the HTML. Each
+    /// attachment has one of its own.
     #[serde(default)]
     content_id: Option<String>,
     /// What is in it, in base64.
@@ -199,11 +201,12 @@ pub(super) struct Judged {
     pub(super) envelope: Envelope,
 }
 
-/// An envelope, and where in the request each recipient stands.
+/// An envelope, and where in the request each recipient and author stands.
 #[derive(Debug, Default)]
 pub(super) struct Envelope {
     pub(super) reverse_path: Option<ReversePath>,
     pub(super) authors: Vec<Mailbox>,
+    pub(super) author_places: Vec<String>,
     pub(super) parameters: MailParameters,
     pub(super) recipients: Vec<(ForwardPath, RcptParameters)>,
     pub(super) places: Vec<String>,
@@ -297,17 +300,26 @@ impl MessageSubmission {
             }
         }
         let headers = headers(self.headers, wrong);
+        let sender = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("Sender"));
+        let sender = sender.and_then(|(name, value)| Some((sender_of(name, value, wrong)?, name)));
+        let mut content_ids = BTreeSet::new();
         let attachments = self.attachments.into_iter().enumerate();
-        let attachments = attachments.filter_map(|(place, given)| attachment(place, given, wrong)).collect();
-        let message_id = self.message_id.map(|id| id.trim_matches(['<', '>']).to_owned());
+        let attachments =
+            attachments.filter_map(|(place, given)| attachment(place, given, wrong, &mut content_ids)).collect();
+        let message_id = self.message_id.map(|id| bare(&id).to_owned());
         if let Some(id) = &message_id {
             wrong.text("/messageId", id, 250);
             if !is_id(id) {
                 wrong.at("/messageId", ViolationCode::InvalidValue, "it must be of the form left@right, in ASCII");
             }
         }
+        let authors = from.iter().map(|from| (from.address.clone(), format!("{}/from", wrong.prefix)));
+        let authors =
+            authors.chain(sender.map(|(mailbox, name)| (mailbox, format!("{}{}", wrong.prefix, at_header(name)))));
+        let (authors, author_places) = authors.unzip();
         let mut envelope = Envelope {
-            authors: from.iter().map(|from| from.address.clone()).collect(),
+            authors,
+            author_places,
             parameters: parameters(self.send_at.as_deref(), self.priority, self.dsn.as_ref(), now, &mut |p, c, d| {
                 wrong.at(p, c, d);
             }),
@@ -440,10 +452,10 @@ impl SubmittedDsn {
 }
 
 fn headers(given: BTreeMap<String, String>, wrong: &mut Wrong) -> Vec<(String, String)> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let mut kept = Vec::new();
     for (name, value) in given {
-        let pointer = format!("/headers/{}", escape(&name));
+        let pointer = at_header(&name);
         let lower = name.to_ascii_lowercase();
         if name.contains(char::is_control) {
             wrong.at(&pointer, RequestCode::ControlCharacter, "a name of a header field holds no line end");
@@ -469,12 +481,37 @@ fn headers(given: BTreeMap<String, String>, wrong: &mut Wrong) -> Vec<(String, S
     kept
 }
 
-fn attachment(place: usize, given: SubmittedAttachment, wrong: &mut Wrong) -> Option<Attachment> {
+fn at_header(name: &str) -> String {
+    format!("/headers/{}", escape(name))
+}
+
+/// Who a Sender field says has sent the message: one address (RFC 5322, 3.6.2).
+fn sender_of(name: &str, value: &str, wrong: &mut Wrong) -> Option<Mailbox> {
+    // a tab is white space like another
+    let value = value.replace('\t', " ");
+    if value.contains(char::is_control) {
+        // that is told already
+        return None;
+    }
+    let senders = senders(&value).unwrap_or_default();
+    if senders.len() != 1 {
+        wrong.at(&at_header(name), ViolationCode::InvalidValue, "one address is needed, with or without a name");
+    }
+    senders.into_iter().next()
+}
+
+fn attachment(
+    place: usize,
+    given: SubmittedAttachment,
+    wrong: &mut Wrong,
+    content_ids: &mut BTreeSet<String>,
+) -> Option<Attachment> {
     let SubmittedAttachment { file_name, content_type, content_id, content } = given;
     let at = |field: &str| format!("/attachments/{place}/{field}");
     if let Some(name) = &file_name {
         wrong.text(&at("fileName"), name, MAX_NAME);
     }
+    let content_id = content_id.map(|id| bare(&id).to_owned());
     if let Some(id) = &content_id {
         wrong.text(&at("contentId"), id, MAX_NAME);
         if id.is_empty() || !id.bytes().all(|octet| octet.is_ascii_graphic() && octet != b'<' && octet != b'>') {
@@ -483,6 +520,9 @@ fn attachment(place: usize, given: SubmittedAttachment, wrong: &mut Wrong) -> Op
                 ViolationCode::InvalidValue,
                 "printable ASCII without spaces and angle brackets",
             );
+        }
+        if !content_ids.insert(id.clone()) {
+            wrong.at(&at("contentId"), ViolationCode::Duplicate, "another attachment of this message has it");
         }
     }
     let content_type = content_type.as_deref().unwrap_or("application/octet-stream");
@@ -507,6 +547,11 @@ fn attachment(place: usize, given: SubmittedAttachment, wrong: &mut Wrong) -> Op
         }
     };
     Some(Attachment { file_name, content_type: parsed?, content_id, content })
+}
+
+/// An id without the angle brackets that it may have.
+fn bare(id: &str) -> &str {
+    id.trim_matches(['<', '>'])
 }
 
 /// `left@right` of a Message-ID (RFC 5322, 3.6.4), as far as it does no harm.

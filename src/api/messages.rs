@@ -61,8 +61,9 @@ impl IntoParams for MessageParams {
             ),
             query::text("virtualServer", "The virtual server that took it.", "internet"),
             query::text("account", "The account that handed it in.", "app"),
-            query::text("sender", "The sender: an address, `*@domain`, or `<>` for the null path.", "*@example.net"),
-            query::text("recipient", "One of the recipients: an address or `*@domain`.", "ada@example.com"),
+            query::text("apiKey", "The API key by which it was submitted.", "shop"),
+            query::sender(),
+            query::recipient("One of the recipients"),
             query::text("messageId", "The Message-ID field, with or without angle brackets.", "1@example.net"),
             query::text(
                 "subject",
@@ -137,14 +138,21 @@ impl FromQuery for MessageParams {
             connector: query.get("connector"),
             virtual_server: query.get("virtualServer"),
             account: query.get("account"),
+            api_key: query.get("apiKey"),
             sender: query.get("sender"),
             recipient: query.get("recipient"),
-            message_id: query.get::<String>("messageId").map(|id| id.trim_matches(['<', '>']).to_owned()),
+            message_id: query.get("messageId"),
             since: query.get("since"),
             until: query.get("until"),
             older_than: query.get::<Duration>("olderThan"),
             larger_than: query.get::<Size>("largerThan"),
         };
+        let filter = filter.checked().unwrap_or_else(|wrong| {
+            for (name, words) in wrong {
+                query.refuse(name, RequestCode::InvalidParameter, words);
+            }
+            MessageFilter::default()
+        });
         let paging = Paging::from_query(query);
         let after = paging.after.as_deref().and_then(page_key);
         let place = paging.after.as_deref().and_then(place).unwrap_or_default();
@@ -212,7 +220,7 @@ pub async fn list_messages(params: Params<MessageParams>, state: web::Data<State
 /// Get a message
 ///
 /// Its envelope and the state of each recipient with the last failure. A message whose recipients are all done is no
-/// longer here; its events are. Scope: `queue:read`.
+/// longer here; its events are. Scope: `queue:read`. A key with `messages:send` alone gets the messages that it has submitted itself.
 #[utoipa::path(
     tag = "messages",
     operation_id = "getMessage",
@@ -222,7 +230,7 @@ pub async fn list_messages(params: Params<MessageParams>, state: web::Data<State
         ReadErrors,
     ),
     security(("key" = [])),
-    extensions(("x-scope" = json!("queue:read")))
+    extensions(("x-scope" = json!("queue:read")), ("x-own-scope" = json!("messages:send")))
 )]
 #[get("/messages/{id}")]
 pub async fn get_message(
@@ -236,7 +244,7 @@ pub async fn get_message(
 /// Get the events of a message
 ///
 /// Everything that happened to a message, oldest first, also after it has left the queue, as long as message tracking
-/// remembers it. Scope: `tracking:read`.
+/// remembers it. Scope: `tracking:read`. A key with `messages:send` alone gets those of messages that it has submitted itself.
 #[utoipa::path(
     tag = "messages",
     operation_id = "listMessageEvents",
@@ -246,7 +254,7 @@ pub async fn get_message(
         ReadErrors,
     ),
     security(("key" = [])),
-    extensions(("x-scope" = json!("tracking:read")))
+    extensions(("x-scope" = json!("tracking:read")), ("x-own-scope" = json!("messages:send")))
 )]
 #[get("/messages/{id}/events")]
 pub async fn list_message_events(
@@ -412,7 +420,8 @@ impl FromQuery for DeleteParams {
 /// Delete a message
 ///
 /// Removes it for all recipients that still wait; with `ndr=true` its sender is told. It cannot be brought back. A
-/// message that is being delivered right now is 409. Scope: `queue:write`.
+/// message that is being delivered right now is 409. Scope: `queue:write`. A key with `messages:send` alone can delete what it has
+/// submitted itself, such as a message whose `sendAt` has not come.
 #[utoipa::path(
     tag = "messages",
     operation_id = "deleteMessage",
@@ -425,7 +434,7 @@ impl FromQuery for DeleteParams {
         ActionErrors,
     ),
     security(("key" = [])),
-    extensions(("x-scope" = json!("queue:write")))
+    extensions(("x-scope" = json!("queue:write")), ("x-own-scope" = json!("messages:send")))
 )]
 #[delete("/messages/{id}")]
 pub async fn delete_message(

@@ -18,6 +18,7 @@ use utoipa::{PartialSchema, ToSchema};
 use super::codes::{ErrorCode, RequestCode};
 use crate::config::document::Placed;
 use crate::config::{OwnedObject, Reference, Violation, ViolationCode};
+use crate::model::duration::Duration;
 
 /// The media type of all errors.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -267,6 +268,13 @@ impl Problem {
     /// The HTTP status.
     pub(super) fn status(&self) -> u16 {
         self.status
+    }
+
+    /// When it is worth to come again, as the header `Retry-After` says it.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        let given = self.headers.iter().rfind(|(name, _)| *name == header::RETRY_AFTER);
+        let given = given.and_then(|(_, seconds)| seconds.parse().ok());
+        given.or(self.kind.retry_after().map(u64::from)).map(Duration::from_secs)
     }
 
     /// With more words behind its detail.

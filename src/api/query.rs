@@ -20,6 +20,7 @@ use utoipa::openapi::{RefOr, Required};
 use super::codes::{ErrorCode, RequestCode};
 use super::problem::{FieldError, Problem, ProblemKind};
 use crate::config::ViolationCode;
+use crate::queue::operate::AddressFilter;
 
 /// Parameters of an operation.
 pub trait FromQuery: IntoParams + Sized {
@@ -78,6 +79,18 @@ pub(super) fn text(name: &str, description: &str, example: &str) -> Parameter {
     parameter(name, ObjectBuilder::new().schema_type(Type::String), description, json!(example))
 }
 
+/// The parameter `sender` of what has one.
+pub(super) fn sender() -> Parameter {
+    let words = "The sender: an address, `*@domain`, `*@*.domain` for the domains below it, or `<>` for the null path.";
+    text("sender", words, "*@example.net")
+}
+
+/// The parameter `recipient` of what has some.
+pub(super) fn recipient(what: &str) -> Parameter {
+    let words = format!("{what}: an address, `*@domain`, or `*@*.domain` for the domains below it.");
+    text("recipient", &words, "ada@example.com")
+}
+
 /// A parameter that is true or false.
 pub(super) fn flag(name: &str, description: &str, default: bool) -> Parameter {
     let schema = ObjectBuilder::new().schema_type(Type::Boolean).default(Some(json!(default)));
@@ -124,6 +137,15 @@ impl Query {
                 None
             }
         }
+    }
+
+    /// The parameter `recipient`, which is not the null path.
+    pub fn get_recipient(&mut self) -> Option<AddressFilter> {
+        let recipient: Option<AddressFilter> = self.get("recipient");
+        if let Some(words) = recipient.as_ref().and_then(AddressFilter::no_recipient) {
+            self.refuse("recipient", RequestCode::InvalidParameter, words);
+        }
+        recipient
     }
 
     /// Notes that a parameter is wrong.

@@ -124,7 +124,7 @@ pub async fn list_quotas(params: Params<QuotaParams>, state: web::Data<State>) -
     let QuotaParams { paging, kind, name, used_up } = params.0;
     let wanted = |usage: &Usage| {
         kind.as_ref().is_none_or(|kind| usage.subject.kind() == kind)
-            && name.as_ref().is_none_or(|name| usage.subject.name().eq_ignore_ascii_case(name))
+            && name.as_ref().is_none_or(|name| usage.subject.is_named(name))
             && (!used_up || usage.retry_after.is_some())
             && paging.after.as_ref().is_none_or(|after| key(usage) > *after)
     };

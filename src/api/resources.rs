@@ -82,6 +82,23 @@ impl FromQuery for WriteParams {
     }
 }
 
+/// Whether a request that concerns no owned object is to be carried out.
+#[derive(Debug)]
+pub struct DryRun(pub(super) bool);
+
+impl IntoParams for DryRun {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        let description = "Only say what the request would do: everything is checked, nothing is changed.";
+        vec![query::flag("dryRun", description, false)]
+    }
+}
+
+impl FromQuery for DryRun {
+    fn from_query(query: &mut Query) -> Self {
+        DryRun(query.get("dryRun").unwrap_or(false))
+    }
+}
+
 /// An object as REST shows it.
 pub(super) trait Resource: Serialize {
     /// The collection.

@@ -35,12 +35,25 @@ fn which() -> Vec<Parameter> {
             "The Message-ID field, with or without angle brackets: all events of the latest 100 messages that have it.",
             "1@example.net",
         ),
-        query::text("sender", "The sender: an address, `*@domain`, or `<>` for the null path.", "*@example.net"),
-        query::text("recipient", "A recipient that the event names: an address or `*@domain`.", "ada@example.com"),
+        query::sender(),
+        query::recipient("A recipient that the event names"),
         query::text("event", "What happened: one word, or several with commas.", "failed,expired"),
         query::text("connector", "The connector.", "default"),
         query::text("virtualServer", "The virtual server that took the mail.", "internet"),
+        account(),
+        api_key(),
     ]
+}
+
+pub(super) fn account() -> Parameter {
+    let words =
+        "The account that handed it in. Only events `received` and `rejected` have it: then others are not listed.";
+    query::text("account", words, "app")
+}
+
+pub(super) fn api_key() -> Parameter {
+    let words = "The API key by which it was submitted. Only events `received` have it: then others are not listed.";
+    query::text("apiKey", words, "shop")
 }
 
 fn times() -> Vec<Parameter> {
@@ -65,7 +78,9 @@ pub(super) fn event_filter(query: &mut Query) -> EventFilter {
         message: query.get::<MessageId>("message"),
         message_id: message_id(query),
         sender: query.get("sender"),
-        recipient: query.get("recipient"),
+        recipient: query.get_recipient(),
+        account: query.get("account"),
+        api_key: api_key_of(query),
         subject: None,
         events,
         connector: query.get("connector"),
@@ -73,6 +88,14 @@ pub(super) fn event_filter(query: &mut Query) -> EventFilter {
         since: query.get("since"),
         until: query.get("until"),
     }
+}
+
+fn api_key_of(query: &mut Query) -> Option<String> {
+    let name = query.get::<String>("apiKey")?;
+    if name.is_empty() {
+        query.refuse("apiKey", RequestCode::InvalidParameter, "it is empty, and means no event");
+    }
+    Some(name)
 }
 
 fn message_id(query: &mut Query) -> Option<String> {
@@ -347,7 +370,7 @@ impl FromQuery for WhereaboutsParams {
             message: query.get::<MessageId>("message"),
             message_id: message_id(query),
             sender: query.get("sender"),
-            recipient: query.get("recipient"),
+            recipient: query.get_recipient(),
             since: query.get("since"),
             until: query.get("until"),
             limit,

@@ -49,6 +49,8 @@ use crate::store::StoreError;
 /// The longest that mail is held (RFC 4865).
 const MAX_HOLD: Duration = Duration::from_secs(45 * 24 * 60 * 60);
 
+/// The rule of messages with more recipients than their sender may have in one.
+pub const RECIPIENTS_PER_MESSAGE: &str = "recipientsPerMessage";
 /// The rule of recipients that do not exist.
 pub(super) const UNKNOWN_RECIPIENT: &str = "unknownRecipient";
 

@@ -5,13 +5,16 @@
 //! octets, and is ASCII but for addresses that are not. A text's own line ends, whatever they are, become CRLF; contents of
 //! attachments are base64 and come back octet for octet. Bcc is never written.
 
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use lettre::address::Address;
 use lettre::message::header::{
-    self, ContentDisposition, ContentId, ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers,
+    ContentDisposition, ContentId, ContentTransferEncoding, ContentType, HeaderName, HeaderValue, Headers,
     MIME_VERSION_1_0,
 };
-use lettre::message::{Body, Mailbox as LettreMailbox, Mailboxes, MultiPart, SinglePart};
+use lettre::message::{Body, MultiPart, SinglePart};
 
 use crate::model::time::Timestamp;
 use crate::smtp::address::Mailbox;
@@ -22,6 +25,8 @@ pub const MAX_HEADER_WORD: usize = 900;
 pub const MAX_HEADER_NAME: usize = 76;
 /// Where lines of a header are folded, if they can be (RFC 5322, 2.1.1).
 const FOLD: usize = 76;
+/// How an encoded word begins (RFC 2047, 2).
+const ENCODED: &str = "=?";
 
 /// A message in its parts. No text in it holds a control character, but `text` and `html`, which hold no NUL, and tabs in
 /// values of header fields.
@@ -92,15 +97,10 @@ pub fn compose(letter: Letter, message_id: &str, now: Timestamp) -> Result<Bytes
     let Letter { from, to, cc, reply_to, subject, text, html, attachments, headers } = letter;
     let mut header = Headers::new();
     header.insert_raw(field("Date", &crate::dsn::date_field(now))?);
-    header.set(header::From::from(mailboxes(from)));
-    if !to.is_empty() {
-        header.set(header::To::from(mailboxes(to)));
-    }
-    if !cc.is_empty() {
-        header.set(header::Cc::from(mailboxes(cc)));
-    }
-    if !reply_to.is_empty() {
-        header.set(header::ReplyTo::from(mailboxes(reply_to)));
+    for (name, people) in [("From", from), ("To", to), ("Cc", cc), ("Reply-To", reply_to)] {
+        if !people.is_empty() {
+            header.insert_raw(as_it_stands(name, &address_list(&people))?);
+        }
     }
     if let Some(subject) = subject {
         header.insert_raw(field("Subject", &subject)?);
@@ -170,8 +170,7 @@ fn file(attachment: Attachment) -> SinglePart {
     }
     let mut encoded = String::with_capacity(content.len() / 3 * 4 + content.len() / 36 + 8);
     for line in content.chunks(57) {
-        use base64::Engine as _;
-        base64::engine::general_purpose::STANDARD.encode_string(line, &mut encoded);
+        STANDARD.encode_string(line, &mut encoded);
         encoded.push_str("\r\n");
     }
     // lettre chooses for itself and would pass text with bare line ends as it is
@@ -179,23 +178,77 @@ fn file(attachment: Attachment) -> SinglePart {
     part.header(disposition).header(content_type).body(body)
 }
 
-fn mailboxes(people: Vec<Person>) -> Mailboxes {
-    let mailbox = |Person { name, address }: Person| {
-        let written = address.to_string();
-        let at = written.rfind('@').unwrap_or_default();
-        let address = Address::new_dangerous(&written[..at], &written[at + 1..]);
-        LettreMailbox::new(name.filter(|name| !name.trim().is_empty()), address)
-    };
-    people.into_iter().map(mailbox).collect()
+/// `name <address>, address`, on one line.
+fn address_list(people: &[Person]) -> String {
+    let mut list = String::with_capacity(people.len() * 32);
+    for Person { name, address } in people {
+        if !list.is_empty() {
+            list.push_str(", ");
+        }
+        // a text takes all that is written into it
+        let _ = match name.as_deref().filter(|name| !name.trim().is_empty()) {
+            Some(name) => write!(list, "{} <{address}>", phrase(name)),
+            None => write!(list, "{address}"),
+        };
+    }
+    list
 }
 
-/// A field: ASCII as it stands, folded where it has spaces; else encoded (RFC 2047).
+/// A display name (RFC 5322, 3.2.5): a word that is one atom as it stands, other ASCII as a quoted string, which may hold dots; else
+/// encoded, as what could be taken for an encoded word is (RFC 2047, 5 (3)).
+fn phrase(name: &str) -> String {
+    if name.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'_') {
+        return name.to_owned();
+    }
+    if !name.is_ascii() || name.contains(ENCODED) {
+        return encoded(name);
+    }
+    let mut quoted = String::with_capacity(name.len() + 8);
+    quoted.push('"');
+    for c in name.chars() {
+        if c == '"' || c == '\\' {
+            quoted.push('\\');
+        }
+        quoted.push(c);
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// A text as encoded words (RFC 2047), none longer than 75 characters; the white space between them does not count.
+fn encoded(text: &str) -> String {
+    let (mut words, mut rest) = (Vec::new(), text);
+    while !rest.is_empty() {
+        let (word, further) = rest.split_at(rest.floor_char_boundary(45));
+        words.push(format!("{ENCODED}utf-8?b?{}?=", STANDARD.encode(word)));
+        rest = further;
+    }
+    words.join(" ")
+}
+
+/// Whether a field is text for people, in which a reader decodes what looks like an encoded word (RFC 2047, 5 (1)).
+fn is_text(name: &str) -> bool {
+    let is = |wanted: &str| name.eq_ignore_ascii_case(wanted);
+    is("Subject") || is("Comments") || name.get(..2).is_some_and(|begin| begin.eq_ignore_ascii_case("X-"))
+}
+
+/// A field: ASCII as it stands, folded where it has spaces; else encoded (RFC 2047). In a text for people, ASCII that looks like an
+/// encoded word is encoded too: else a reader would show another text than was given.
 fn field(name: &str, value: &str) -> Result<HeaderValue, String> {
-    let header = HeaderName::new_from_ascii(name.to_owned()).map_err(|error| error.to_string())?;
     let value = value.trim_matches([' ', '\t']);
+    if is_text(name) && value.contains(ENCODED) {
+        return as_it_stands(name, &encoded(value));
+    }
     if !value.is_ascii() {
+        let header = HeaderName::new_from_ascii(name.to_owned()).map_err(|error| error.to_string())?;
         return Ok(HeaderValue::new(header, value.to_owned()));
     }
+    as_it_stands(name, value)
+}
+
+/// A field whose value is written as it is, folded at spaces.
+fn as_it_stands(name: &str, value: &str) -> Result<HeaderValue, String> {
+    let header = HeaderName::new_from_ascii(name.to_owned()).map_err(|error| error.to_string())?;
     let mut folded = String::with_capacity(value.len() + 16);
     let mut column = name.len() + 1;
     for word in value.split(' ') {
@@ -275,7 +328,7 @@ mod tests {
 
     #[test]
     fn fields_are_folded_at_spaces_and_come_back_as_they_were() {
-        let long = "one ".repeat(60) + &"x".repeat(MAX_HEADER_WORD) + "  two spaces and a =?utf-8?q?word?=";
+        let long = "one ".repeat(60) + &"x".repeat(MAX_HEADER_WORD) + "  two spaces";
         let headers = vec![
             ("X-Long".to_owned(), long.clone()),
             ("References".to_owned(), format!("<{}@a> <2@b>", "r".repeat(200))),
@@ -288,6 +341,42 @@ mod tests {
         let subject = MessageParser::default().parse(text.as_bytes()).unwrap().subject().map(str::to_owned);
         assert_eq!(subject.unwrap().trim(), "Grüße ".repeat(40).trim());
         assert!(parsed.is_some());
+    }
+
+    /// RFC 2047 has a reader decode every encoded word in a text for people, whoever wrote it: what only looks like one has to be
+    /// encoded to arrive as it was given. Other fields may have been encoded by the sender.
+    #[test]
+    fn what_looks_like_an_encoded_word_arrives_as_it_was_given() {
+        let fake = "=?utf-8?q?fake?= and not";
+        let headers = ["X-Note", "Thread-Topic"].map(|name| (name.to_owned(), fake.to_owned())).to_vec();
+        let both = composed(Letter { subject: Some(format!("Grüße {fake}")), ..letter() });
+        let text = composed(Letter { subject: Some(fake.into()), headers, ..letter() });
+        let parsed = MessageParser::default().parse(text.as_bytes()).unwrap();
+        assert_eq!(parsed.subject(), Some(fake));
+        assert_eq!(MessageParser::default().parse(both.as_bytes()).unwrap().subject(), Some(&*format!("Grüße {fake}")));
+        assert!(text.contains("X-Note: =?utf-8?b?PT91dGYtOD9xP2Zha2U/PSBhbmQgbm90?=\r\n"), "{text}");
+        assert!(text.contains(&format!("Thread-Topic: {fake}\r\n")), "{text}");
+    }
+
+    #[test]
+    fn a_name_is_an_atom_or_quoted_or_encoded() {
+        for (name, written) in [
+            ("Ada-1_x", "Ada-1_x"),
+            (".dot.", "\".dot.\""),
+            ("J. R. \"Bob\" O'Neil, \\ <x@y>", "\"J. R. \\\"Bob\\\" O'Neil, \\\\ <x@y>\""),
+            ("=?utf-8?q?fake?=", "=?utf-8?b?PT91dGYtOD9xP2Zha2U/PQ==?="),
+            ("Bücher, Co.", "=?utf-8?b?QsO8Y2hlciwgQ28u?="),
+        ] {
+            let text = composed(Letter { to: vec![person(name, "u@far.test")], ..letter() });
+            assert!(text.contains(&format!("To: {written} <u@far.test>\r\n")), "{text}");
+            let parsed = MessageParser::default().parse(text.as_bytes()).unwrap();
+            assert_eq!(parsed.to().unwrap().first().unwrap().name(), Some(name), "{text}");
+        }
+        let many = vec![person(&"ü".repeat(120), "u@far.test"); 50];
+        let text = composed(Letter { to: many, ..letter() });
+        let parsed = MessageParser::default().parse(text.as_bytes()).unwrap();
+        assert!(parsed.to().unwrap().iter().all(|one| one.name() == Some(&*"ü".repeat(120))), "{text}");
+        assert_eq!(parsed.to().unwrap().iter().count(), 50);
     }
 
     #[test]

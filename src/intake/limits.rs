@@ -4,6 +4,7 @@
 //! reverse-path (`settings.senderQuotas`). What is refused for another reason counts for nobody. What is brought in from
 //! an old mailroot is the operator's doing and has no quota.
 
+use super::admission::RECIPIENTS_PER_MESSAGE;
 use super::door::{Door, Sender};
 use super::{Intake, Refusal};
 use crate::accounts::{Account, Limited, OverQuota, Subject, What};
@@ -46,7 +47,7 @@ pub(super) fn count_recipient(
         if of.quotas.recipients_per_message.is_some_and(|most| before >= most as usize) {
             let reply = Reply::new(452, EnhancedStatus::transient(5, 3), "Too many recipients, send the rest apart");
             let detail = format!("{}: recipientsPerMessage is reached", of.subject);
-            return Err(Refusal::new("recipientsPerMessage", reply, detail));
+            return Err(Refusal::new(RECIPIENTS_PER_MESSAGE, reply, detail));
         }
     }
     intake.quotas.take(What::Recipients, &limited, intake.clock.now()).map_err(|over| over_quota(&over))

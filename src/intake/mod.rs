@@ -34,7 +34,7 @@ use crate::status::Overload;
 use crate::store::Store;
 
 pub use accept::Incoming;
-pub use admission::{Asked, Client, Refusal, max_hold};
+pub use admission::{Asked, Client, RECIPIENTS_PER_MESSAGE, Refusal, max_hold};
 pub use door::{Door, Requested, Sender, Submitter};
 pub use filters::Filtering;
 

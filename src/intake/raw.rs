@@ -31,6 +31,10 @@ pub enum RawError {
     /// There is no From field.
     #[error("there is no From field")]
     NoFrom,
+    /// A field that says who a message is from, and of which there can be one (RFC 5322, 3.6), is there again: readers would
+    /// show the one or the other.
+    #[error("there is more than one {0} field")]
+    Repeated(&'static str),
     /// An address in a field cannot be read.
     #[error("an address in {field} cannot be read: {address:?}")]
     Address {
@@ -66,8 +70,8 @@ pub struct Head {
     fields: Vec<u8>,
     /// From.
     pub from: Vec<Mailbox>,
-    /// Sender.
-    pub sender: Option<Mailbox>,
+    /// Sender; nobody who writes well names two.
+    pub senders: Vec<Mailbox>,
     /// To, Cc and Bcc.
     pub recipients: Vec<Mailbox>,
     has_date: bool,
@@ -169,6 +173,7 @@ impl Head {
     fn read(head: &[u8]) -> Result<Head, RawError> {
         let mut fields = Vec::with_capacity(head.len());
         let (mut kept, mut has_date, mut has_message_id) = (true, false, false);
+        let (mut has_from, mut has_sender) = (false, false);
         let mut begun = false;
         for (number, line) in lines(head).enumerate() {
             if !matches!(line.first(), Some(b' ' | b'\t')) {
@@ -177,6 +182,11 @@ impl Head {
                 kept = !is("Bcc") && !is("Resent-Bcc");
                 has_date |= is("Date");
                 has_message_id |= is("Message-ID");
+                for (field, seen) in [("From", &mut has_from), ("Sender", &mut has_sender)] {
+                    if is(field) && std::mem::replace(seen, true) {
+                        return Err(RawError::Repeated(field));
+                    }
+                }
             } else if !begun {
                 return Err(RawError::NoField(number + 1));
             }
@@ -189,18 +199,7 @@ impl Head {
         whole.extend_from_slice(b"\r\n");
         let parser = MessageParser::new().with_address_headers();
         let parsed = parser.parse_headers(&whole).ok_or(RawError::NoFrom)?;
-        let all = |field: &'static str, name: HeaderName<'static>| {
-            let mut found = Vec::new();
-            for value in parsed.header_values(name) {
-                let HeaderValue::Address(addresses) = value else { continue };
-                for one in addresses.iter().take(MAX_ADDRESSES) {
-                    let address = one.address.as_deref().unwrap_or_default();
-                    let mailbox = address.parse::<Mailbox>();
-                    found.push(mailbox.map_err(|_| RawError::Address { field, address: shown(one) })?);
-                }
-            }
-            Ok(found)
-        };
+        let all = |field, name| mailboxes(&parsed, field, name);
         let from = all("From", HeaderName::From)?;
         if from.is_empty() {
             return Err(RawError::NoFrom);
@@ -209,8 +208,8 @@ impl Head {
         recipients.extend(all("Cc", HeaderName::Cc)?);
         recipients.extend(all("Bcc", HeaderName::Bcc)?);
         recipients.truncate(MAX_ADDRESSES);
-        let sender = all("Sender", HeaderName::Sender)?.into_iter().next();
-        Ok(Head { fields, from, sender, recipients, has_date, has_message_id })
+        let senders = all("Sender", HeaderName::Sender)?;
+        Ok(Head { fields, from, senders, recipients, has_date, has_message_id })
     }
 
     /// The header section as it is sent, with what was missing and the empty line behind it.
@@ -226,6 +225,35 @@ impl Head {
         head.extend_from_slice(b"\r\n");
         head.into()
     }
+}
+
+/// The addresses that the value of a Sender field names; it holds no line end.
+///
+/// # Errors
+/// When one of them cannot be read.
+pub fn senders(value: &str) -> Result<Vec<Mailbox>, RawError> {
+    let field = format!("Sender: {value}\r\n\r\n");
+    match MessageParser::new().with_address_headers().parse_headers(&field) {
+        Some(parsed) => mailboxes(&parsed, "Sender", HeaderName::Sender),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn mailboxes(
+    parsed: &mail_parser::Message<'_>,
+    field: &'static str,
+    name: HeaderName<'static>,
+) -> Result<Vec<Mailbox>, RawError> {
+    let mut found = Vec::new();
+    for value in parsed.header_values(name) {
+        let HeaderValue::Address(addresses) = value else { continue };
+        for one in addresses.iter().take(MAX_ADDRESSES) {
+            let address = one.address.as_deref().unwrap_or_default();
+            let mailbox = address.parse::<Mailbox>();
+            found.push(mailbox.map_err(|_| RawError::Address { field, address: shown(one) })?);
+        }
+    }
+    Ok(found)
 }
 
 fn shown(address: &mail_parser::Addr<'_>) -> String {
@@ -301,7 +329,7 @@ mod tests {
         let (head, _, _) = read(text.as_bytes()).unwrap();
         let found: Vec<String> = head.recipients.iter().map(ToString::to_string).collect();
         assert_eq!(found, ["c@d", "e@f", "g@h", "again@d", "i@j", "k@l"]);
-        assert_eq!((head.from[0].to_string(), head.sender.unwrap().to_string()), ("a@b".into(), "s@b".into()));
+        assert_eq!((head.from[0].to_string(), head.senders[0].to_string()), ("a@b".into(), "s@b".into()));
     }
 
     #[test]
@@ -316,6 +344,8 @@ mod tests {
             ("From a@b Mon\r\nFrom: a@b\r\n\r\n", RawError::NoField(1)),
             ("From: a@b\r\n: x\r\n\r\n", RawError::NoField(2)),
             (" x\r\nFrom: a@b\r\n\r\n", RawError::NoField(1)),
+            ("From: a@b\r\nTo: c@d\r\nFROM : e@f\r\n\r\n", RawError::Repeated("From")),
+            ("From: a@b\r\nSender: c@d\r\nsender: e@f\r\n\r\n", RawError::Repeated("Sender")),
             ("From: a@b\r\nX: \0\r\n\r\n", RawError::Nul),
             ("From: a@b\r\n\r\n\0", RawError::Nul),
             ("From: nobody\r\n\r\n", RawError::Address { field: "From", address: "nobody".into() }),

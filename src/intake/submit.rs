@@ -50,7 +50,8 @@ pub struct Submission {
     pub by: Arc<Submitter>,
     /// The reverse-path.
     pub reverse_path: ReversePath,
-    /// Whom the message says it is from: held to the key's sender rule like the reverse-path.
+    /// Whom the message says it is from, and who it says sent it (From and Sender): held to the key's sender rule like the
+    /// reverse-path.
     pub authors: Vec<Mailbox>,
     /// What is asked for of the message.
     pub parameters: MailParameters,
@@ -72,6 +73,9 @@ pub enum NotTaken {
     /// A rule refuses the sender, or the content.
     #[error("{}", .0.reply)]
     Refused(Refusal),
+    /// The sender rule refuses an author: which (by place in the submission), and why.
+    #[error("{}", .1.reply)]
+    Author(usize, Refusal),
     /// Rules refuse recipients: which (by place in the submission), and why.
     #[error("{} recipients are refused", .0.len())]
     Recipients(Vec<(usize, Refusal)>),
@@ -287,10 +291,13 @@ impl UnderWay {
             trusted: true,
         };
         let sender = Sender { client, door: Door::Rest { by: by.clone(), encrypted, request } };
-        let begun = authors
-            .into_iter()
-            .try_for_each(|author| sender.door.admit_sender(&ReversePath::Mailbox(author)))
-            .and_then(|()| Incoming::begin(&intake, live.current(), sender, reverse_path, parameters));
+        for (place, author) in authors.into_iter().enumerate() {
+            sender.door.admit_sender(&ReversePath::Mailbox(author)).map_err(|refusal| {
+                log(&refusal);
+                NotTaken::Author(place, refusal)
+            })?;
+        }
+        let begun = Incoming::begin(&intake, live.current(), sender, reverse_path, parameters);
         let mut incoming = begun.map_err(|refusal| {
             log(&refusal);
             NotTaken::Refused(refusal)

@@ -10,7 +10,7 @@
 //! The envelope of a message in Queue lay in an NTFS stream (`name:PROPERTIES`), whose form was never published, and which a copy
 //! to another file system loses. So such a file is **named** and not guessed at: the header does not say who of them has
 //! got the message already, nor who was a blind copy. Whoever knows that the header is right can have it taken. Nothing is skipped
-//! silently: what is no mail (transcripts, property files) is counted and named too.
+//! silently: what is no mail (transcripts, property files), and what lies beside or below these directories, is counted and named too.
 //!
 //! Nothing in the old directory is changed. What was imported is remembered by its place and content, as a note that is durable before
 //! the message is, and completed after it; so a second run, also after a crash, imports nothing twice.

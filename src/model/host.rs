@@ -40,6 +40,27 @@ pub fn domain_key(domain: &Domain) -> Cow<'_, str> {
     }
 }
 
+/// A domain as it is given, and as it is spelt otherwise: with A-labels, with U-labels (RFC 5890).
+pub fn spellings(domain: &Domain) -> Vec<Domain> {
+    let mut all = vec![domain.clone()];
+    if let Domain::Name(name) = domain {
+        let (with_u, read) = idna::domain_to_unicode(name);
+        let others = [domain_key(domain).into_owned(), read.map_or_else(|_| name.clone(), |()| with_u)];
+        for other in others.map(Domain::Name) {
+            if !all.contains(&other) {
+                all.push(other);
+            }
+        }
+    }
+    all
+}
+
+/// Whether a domain lies below another one, at whatever depth.
+pub fn is_below(domain: &Domain, parent: &Domain) -> bool {
+    domain.name().is_some()
+        && domain_key(domain).strip_suffix(&*domain_key(parent)).is_some_and(|rest| rest.ends_with('.'))
+}
+
 /// The key under which the directory finds a mailbox: lower case, the domain as [`domain_key`].
 pub fn mailbox_key(mailbox: &Mailbox) -> String {
     if mailbox.domain().is_ascii() {

@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::host::{HostName, domain_key, mailbox_key};
+use super::host::{HostName, domain_key, is_below, mailbox_key};
 use super::text::text_value;
 use crate::smtp::address::{Domain, Mailbox};
 
@@ -33,10 +33,7 @@ impl AddressPattern {
         match self {
             AddressPattern::Any => true,
             AddressPattern::Exact(own) => domain_key(own) == domain_key(domain),
-            AddressPattern::Below(own) => {
-                domain.name().is_some()
-                    && domain_key(domain).strip_suffix(&*domain_key(own)).is_some_and(|rest| rest.ends_with('.'))
-            }
+            AddressPattern::Below(own) => is_below(domain, own),
         }
     }
 }

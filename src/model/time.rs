@@ -55,11 +55,16 @@ impl fmt::Display for Timestamp {
     }
 }
 
-impl FromStr for Timestamp {
-    type Err = jiff::Error;
+/// The text is no point in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a time is given as RFC 3339 writes it, with its offset, such as 2026-12-01T08:00:00Z")]
+pub struct NotATime;
 
-    fn from_str(text: &str) -> Result<Self, jiff::Error> {
-        text.parse::<jiff::Timestamp>().map(|time| Timestamp(time.as_millisecond()))
+impl FromStr for Timestamp {
+    type Err = NotATime;
+
+    fn from_str(text: &str) -> Result<Self, NotATime> {
+        text.parse::<jiff::Timestamp>().map(|time| Timestamp(time.as_millisecond())).map_err(|_| NotATime)
     }
 }
 

@@ -27,11 +27,11 @@ use crate::store::{PageKey, StoreError};
 /// Prefix of the control keys.
 const KEY: &str = "operation/";
 /// Messages that are looked at in one step.
-const STEP: usize = 500;
+pub(super) const STEP: usize = 500;
 /// Most messages that a preview looks at.
-const MOST_PREVIEWED: u64 = 50_000;
+pub(super) const MOST_PREVIEWED: u64 = 50_000;
 /// Messages that a preview names.
-const SAMPLE: usize = 10;
+pub(super) const SAMPLE: usize = 10;
 /// Operations that are remembered; the oldest ended ones go first.
 const MOST_REMEMBERED: usize = 100;
 /// Operations that run at a time.

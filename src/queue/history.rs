@@ -15,11 +15,13 @@ use super::Queue;
 use super::operate::{ActionError, AddressFilter};
 use super::whereabouts::{Inquiry, Whereabouts};
 use crate::model::event_kind::EventKind;
+use crate::model::host::{domain_key, is_below, mailbox_key, spellings};
 use crate::model::mail::MessageId;
 use crate::model::name::Name;
 use crate::model::time::Timestamp;
+use crate::smtp::address::{Domain, Mailbox};
 use crate::store::StoreError;
-use crate::store::history::{Chunk, EventView, Found, Key, Position, Seek, Wanted, domain_of, folded};
+use crate::store::history::{Chunk, EventView, Found, Key, Position, Seek, Wanted, domain_of};
 
 /// Octets that one page may read.
 const PAGE_OCTETS: u64 = 32 << 20;
@@ -79,6 +81,10 @@ pub struct EventFilter {
     pub connector: Option<Name>,
     /// Of mail that this virtual server took.
     pub virtual_server: Option<Name>,
+    /// Of mail that this account handed in; only `received` and `rejected` say it.
+    pub account: Option<Name>,
+    /// Of mail that was submitted by this API key; only `received` says it.
+    pub api_key: Option<String>,
     /// At or after.
     pub since: Option<Timestamp>,
     /// Before.
@@ -88,24 +94,19 @@ pub struct EventFilter {
 impl EventFilter {
     /// What an index finds such events by.
     pub fn keys(&self) -> Vec<Vec<Key>> {
-        let sender = self.sender.as_ref().map(|filter| match filter {
-            AddressFilter::Domain(domain) => Key::sender_domain(&domain.to_string()),
-            filter => Key::sender(&filter.to_string()),
-        });
-        let recipient = self.recipient.as_ref().map(|filter| match filter {
-            AddressFilter::Domain(domain) => Key::recipient_domain(&domain.to_string()),
-            filter => Key::recipient(&filter.to_string()),
-        });
+        let sender = self.sender.as_ref().and_then(|filter| address_keys(filter, Key::sender, Key::sender_domain));
+        let recipient =
+            self.recipient.as_ref().and_then(|filter| address_keys(filter, Key::recipient, Key::recipient_domain));
+        let one = |key: Option<Key>| key.map(|key| vec![key]);
         let mut keys: Vec<Vec<Key>> = [
-            self.message.map(Key::message),
+            one(self.message.map(Key::message)),
             sender,
             recipient,
-            self.connector.as_ref().map(|name| Key::connector(name.as_str())),
-            self.virtual_server.as_ref().map(|name| Key::virtual_server(name.as_str())),
+            one(self.connector.as_ref().map(|name| Key::connector(name.as_str()))),
+            one(self.virtual_server.as_ref().map(|name| Key::virtual_server(name.as_str()))),
         ]
         .into_iter()
         .flatten()
-        .map(|key| vec![key])
         .collect();
         if !self.events.is_empty() {
             keys.push(self.events.iter().map(|kind| Key::event(kind.word())).collect());
@@ -121,20 +122,42 @@ impl EventFilter {
             && self.recipient.as_ref().is_none_or(|wanted| event.recipients.iter().any(|it| is(wanted, it)))
             && self.connector.as_ref().is_none_or(|name| event.connector.as_deref() == Some(name.as_str()))
             && self.virtual_server.as_ref().is_none_or(|name| event.virtual_server.as_deref() == Some(name.as_str()))
+            && self.account.as_ref().is_none_or(|name| event.account.as_deref() == Some(name.as_str()))
+            && self.api_key.as_ref().is_none_or(|name| event.api_key.as_ref() == Some(name))
             && self.subject.as_ref().is_none_or(|wanted| {
                 event.subject.as_ref().is_some_and(|subject| subject.to_lowercase().contains(&wanted.to_lowercase()))
             })
     }
 }
 
+/// The keys of which an event that a condition means has one: events have a domain as it was spelt. `None`: no index has it.
+fn address_keys(filter: &AddressFilter, address: fn(&str) -> Key, domain: fn(&str) -> Key) -> Option<Vec<Key>> {
+    match filter {
+        AddressFilter::Null => Some(vec![address("<>")]),
+        AddressFilter::Address(mailbox) => {
+            let spelt = |domain| Mailbox::new(mailbox.local(), domain).ok();
+            let spellings = spellings(mailbox.domain()).into_iter().filter_map(spelt);
+            Some(spellings.map(|mailbox| address(&mailbox.to_string())).collect())
+        }
+        AddressFilter::Domain(wanted) => {
+            Some(spellings(wanted).into_iter().map(|spelt| domain(&spelt.to_string())).collect())
+        }
+        AddressFilter::Below(_) => None,
+    }
+}
+
 /// Whether an address, as events have it, is meant.
 pub(super) fn is(wanted: &AddressFilter, address: &str) -> bool {
+    let domain = |address| domain_of(address)?.parse::<Domain>().ok();
     match wanted {
         AddressFilter::Null => address == "<>",
-        AddressFilter::Address(mailbox) => folded(address) == mailbox.key(),
-        AddressFilter::Domain(domain) => {
-            domain_of(address).is_some_and(|other| other.eq_ignore_ascii_case(&domain.to_string()))
-        }
+        // what is quoted, or spelt with U-labels, has to be read
+        AddressFilter::Address(mailbox) => match address.is_ascii() && !address.starts_with('"') {
+            true => address.to_ascii_lowercase() == mailbox_key(mailbox),
+            false => address.parse().is_ok_and(|other| mailbox_key(&other) == mailbox_key(mailbox)),
+        },
+        AddressFilter::Domain(wanted) => domain(address).is_some_and(|other| domain_key(&other) == domain_key(wanted)),
+        AddressFilter::Below(parent) => domain(address).is_some_and(|other| is_below(&other, parent)),
     }
 }
 
@@ -362,6 +385,36 @@ mod tests {
             assert_eq!(found, expected, "the index finds what the filter means: {filter:?}");
         }
         assert!(filter(|f| f.subject = Some("ORDER".to_owned())).matches(&view));
+        let view = EventView { account: Some("app".to_owned()), api_key: Some("shop".to_owned()), ..view };
+        assert!(filter(|f| f.account = "app".parse().ok()).matches(&view));
+        assert!(!filter(|f| f.account = "other".parse().ok()).matches(&view));
+        assert!(filter(|f| f.api_key = Some("shop".to_owned())).matches(&view));
+        assert!(!filter(|f| f.api_key = Some("other".to_owned())).matches(&view));
+    }
+
+    #[test]
+    fn a_domain_is_found_in_either_spelling_and_from_above() {
+        for domain in ["bücher.example", "xn--bcher-kva.example", "BÜCHER.example"] {
+            let event = format!("{{\"event\":\"relayed\",\"recipients\":[\"Ada@{domain}\"],\"sender\":\"<>\"}}");
+            let view = EventView::of(event.as_bytes()).unwrap();
+            let mut have = Vec::new();
+            view.keys(&mut have);
+            for (wanted, expected) in [
+                ("*@bücher.example", true),
+                ("*@xn--bcher-kva.example", true),
+                ("ada@bücher.example", true),
+                ("ada@XN--bcher-kva.example", true),
+                ("bob@bücher.example", false),
+                ("*@*.example", true),
+                ("*@*.bücher.example", false),
+            ] {
+                let filter = EventFilter { recipient: wanted.parse().ok(), ..EventFilter::default() };
+                assert!(filter.recipient.is_some(), "{wanted}");
+                assert_eq!(filter.matches(&view), expected, "{wanted} in {domain}");
+                let found = filter.keys().iter().all(|one_of| one_of.iter().any(|key| have.contains(key)));
+                assert!(found || !expected, "the index finds what the filter means: {wanted} in {domain}");
+            }
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::bulk::{BulkAction, Order};
+use super::bulk::{BulkAction, MOST_PREVIEWED, Order, Preview, SAMPLE, STEP as PREVIEWED_AT_ONCE};
 use super::conclusion::Conclusion;
 use super::operate::{AddressFilter, MessageFilter};
 use super::outcome::Facts;
@@ -260,6 +260,39 @@ impl Queue {
     /// The first hold that holds a recipient when it waits in this queue.
     pub fn held_by(&self, message: &Message, recipient: &Recipient, queue: &QueueName) -> Option<Hold> {
         self.holds.first(message, recipient, queue)
+    }
+
+    /// What a hold would move now: of the messages that wait, at most 50,000 are looked at. What is held already does not count.
+    pub(super) async fn preview_hold(&self, selector: &HoldSelector) -> Result<Preview, HoldError> {
+        if *selector == HoldSelector::default() {
+            return Err(HoldError::EmptySelector);
+        }
+        let would_be_held = |message: &Message| {
+            message.recipients.iter().any(|recipient| {
+                let queue =
+                    recipient.waits.as_ref().map(|waits| &waits.queue).filter(|queue| **queue != QueueName::Held);
+                queue.is_some_and(|queue| can_be_held(recipient, queue) && selector.means(message, recipient, queue))
+            })
+        };
+        let mut preview = Preview::default();
+        let (mut after, mut looked) = (None, 0);
+        loop {
+            // others want the store and this thread too
+            tokio::task::yield_now().await;
+            let rows = self.store.page(None, after, PREVIEWED_AT_ONCE).await?;
+            for (_, message) in rows.iter().filter(|(_, message)| would_be_held(message)) {
+                preview.count += 1;
+                if preview.sample.len() < SAMPLE {
+                    preview.sample.push(message.id);
+                }
+            }
+            looked += rows.len() as u64;
+            preview.complete = rows.len() < PREVIEWED_AT_ONCE;
+            if preview.complete || looked >= MOST_PREVIEWED {
+                return Ok(preview);
+            }
+            after = rows.last().map(|(key, _)| *key);
+        }
     }
 
     /// Holds mail from now on, and moves what waits; the operation that does so is to follow.

@@ -16,6 +16,7 @@ use super::ConnectorHealth;
 use super::turn::Requested;
 use crate::model::duration::Duration;
 use crate::model::failure::Failure;
+use crate::model::host::{domain_key, is_below, mailbox_key};
 use crate::model::mail::{Message, MessageId, Recipient, RecipientStatus};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
@@ -222,6 +223,10 @@ pub struct MessageFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub account: Option<Name>,
+    /// The API key by which it was submitted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub api_key: Option<String>,
     /// The reverse-path.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -230,7 +235,7 @@ pub struct MessageFilter {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub recipient: Option<AddressFilter>,
-    /// The Message-ID field without angle brackets.
+    /// The Message-ID field, with or without angle brackets.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub message_id: Option<String>,
@@ -261,6 +266,24 @@ pub struct MessageFilter {
 }
 
 impl MessageFilter {
+    /// The same with a Message-ID as messages have it.
+    ///
+    /// # Errors
+    /// What can mean no message, by the name of the field: an empty text, a null recipient.
+    pub fn checked(mut self) -> Result<Self, Vec<(&'static str, &'static str)>> {
+        self.message_id = self.message_id.map(|id| id.trim().trim_matches(['<', '>']).to_owned());
+        let texts = [
+            ("nextHop", &self.next_hop),
+            ("apiKey", &self.api_key),
+            ("messageId", &self.message_id),
+            ("subject", &self.subject),
+        ];
+        let empty = texts.into_iter().filter(|(_, text)| text.as_deref() == Some(""));
+        let mut wrong: Vec<_> = empty.map(|(name, _)| (name, "it is empty, and means no message")).collect();
+        wrong.extend(self.recipient.as_ref().and_then(AddressFilter::no_recipient).map(|words| ("recipient", words)));
+        if wrong.is_empty() { Ok(self) } else { Err(wrong) }
+    }
+
     /// The same with the times that it means now, and nothing that is received from now on; `None` when it says nothing.
     pub fn fixed(mut self, now: Timestamp) -> Option<Self> {
         if self == MessageFilter::default() {
@@ -365,17 +388,26 @@ pub enum AddressFilter {
     Address(Mailbox),
     /// `*@example.com`: any address of this domain.
     Domain(Domain),
+    /// `*@*.example.com`: any address of a domain below this one.
+    Below(Domain),
     /// `<>`: the null reverse-path.
     Null,
 }
 
 impl AddressFilter {
-    /// Whether an address meets it; `None` is the null reverse-path.
+    /// Why it can mean no recipient, if it cannot.
+    pub fn no_recipient(&self) -> Option<&'static str> {
+        (*self == AddressFilter::Null).then_some("no recipient has the null path; `<>` is a sender")
+    }
+
+    /// Whether an address meets it, whatever the case of the letters and the spelling of the domain; `None` is the null
+    /// reverse-path.
     pub fn matches(&self, mailbox: Option<&Mailbox>) -> bool {
         match (self, mailbox) {
             (AddressFilter::Null, mailbox) => mailbox.is_none(),
-            (AddressFilter::Address(wanted), Some(mailbox)) => wanted.key() == mailbox.key(),
-            (AddressFilter::Domain(wanted), Some(mailbox)) => wanted == mailbox.domain(),
+            (AddressFilter::Address(wanted), Some(mailbox)) => mailbox_key(wanted) == mailbox_key(mailbox),
+            (AddressFilter::Domain(wanted), Some(mailbox)) => domain_key(wanted) == domain_key(mailbox.domain()),
+            (AddressFilter::Below(parent), Some(mailbox)) => is_below(mailbox.domain(), parent),
             (_, None) => false,
         }
     }
@@ -386,6 +418,7 @@ impl fmt::Display for AddressFilter {
         match self {
             AddressFilter::Address(mailbox) => mailbox.fmt(f),
             AddressFilter::Domain(domain) => write!(f, "*@{domain}"),
+            AddressFilter::Below(domain) => write!(f, "*@*.{domain}"),
             AddressFilter::Null => f.write_str("<>"),
         }
     }
@@ -395,7 +428,7 @@ text_value!(
     AddressFilter,
     "AddressSelector",
     "bridgehead-address-selector",
-    "An address, `*@domain`, or `<>` for the null reverse-path.",
+    "An address, `*@domain`, `*@*.domain` for the domains below it, or `<>` for the null reverse-path.",
     ["*@example.net"]
 );
 
@@ -403,10 +436,14 @@ impl FromStr for AddressFilter {
     type Err = AddressError;
 
     fn from_str(text: &str) -> Result<Self, AddressError> {
-        match text.strip_prefix("*@") {
+        match (text.strip_prefix("*@*."), text.strip_prefix("*@")) {
             _ if text == "<>" => Ok(AddressFilter::Null),
-            Some(domain) => domain.parse().map(AddressFilter::Domain),
-            None => text.parse().map(AddressFilter::Address),
+            (Some(parent), _) => match parent.parse()? {
+                parent @ Domain::Name(_) => Ok(AddressFilter::Below(parent)),
+                Domain::Literal(_) => Err(AddressError::Domain),
+            },
+            (None, Some(domain)) => domain.parse().map(AddressFilter::Domain),
+            (None, None) => text.parse().map(AddressFilter::Address),
         }
     }
 }

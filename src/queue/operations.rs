@@ -265,6 +265,7 @@ pub(super) fn matches(filter: &MessageFilter, message: &Message, snapshot: &Snap
         && filter.older_than.is_none_or(age)
         && filter.larger_than.is_none_or(|size| message.size > size.bytes())
         && filter.account.as_ref().is_none_or(|account| message.origin.account.as_ref() == Some(account))
+        && filter.api_key.as_ref().is_none_or(|key| message.origin.api_key.as_ref() == Some(key))
         && message.recipients.iter().any(|recipient| is_meant(filter, recipient, snapshot))
 }
 

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use super::bulk::Preview;
 use super::holds::{Hold, HoldError, HoldSelector};
 use super::operate::{ActionError, MessageFilter};
 use super::resubmit::ResubmitError;
@@ -58,6 +59,9 @@ pub trait Steer: Send + Sync {
 
     /// Every hold, the oldest first.
     fn holds(&self) -> Vec<Hold>;
+
+    /// What a hold would move now.
+    async fn preview_hold(&self, selector: &HoldSelector) -> Result<Preview, HoldError>;
 
     /// Holds mail; the operation that moves what waits, if it could begin.
     async fn hold(
@@ -149,6 +153,10 @@ impl Steer for Operator {
 
     fn holds(&self) -> Vec<Hold> {
         self.0.all_holds()
+    }
+
+    async fn preview_hold(&self, selector: &HoldSelector) -> Result<Preview, HoldError> {
+        self.0.preview_hold(selector).await
     }
 
     async fn hold(

@@ -170,6 +170,10 @@ pub struct EventView {
     pub connector: Option<String>,
     /// The virtual server.
     pub virtual_server: Option<String>,
+    /// The account that handed it in.
+    pub account: Option<String>,
+    /// The API key by which it was submitted.
+    pub api_key: Option<String>,
     /// The message on the other side.
     pub related: Option<MessageId>,
 }

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bridgehead::model::mail::{Message, MessageId};
 use bridgehead::model::name::Name;
 use bridgehead::model::time::Timestamp;
+use bridgehead::queue::bulk::Preview;
 use bridgehead::queue::holds::{Hold, HoldError, HoldSelector};
 use bridgehead::queue::operate::{ActionError, MessageFilter, Operate};
 use bridgehead::queue::resubmit::ResubmitError;
@@ -42,6 +43,10 @@ impl Steer for Queue {
 
     fn holds(&self) -> Vec<Hold> {
         Vec::new()
+    }
+
+    async fn preview_hold(&self, _: &HoldSelector) -> Result<Preview, HoldError> {
+        Ok(Preview { count: 2, complete: true, sample: Vec::new() })
     }
 
     async fn hold(

@@ -184,7 +184,12 @@ impl Appliance {
 
     /// A request with the key.
     pub fn rest(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
-        request(self.process().api, method, path, body)
+        self.rest_as(KEY, method, path, body)
+    }
+
+    /// A request with this key.
+    pub fn rest_as(&self, key: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        request(self.process().api, key, method, path, body)
     }
 
     /// `GET`, which must succeed.
@@ -211,10 +216,15 @@ impl Appliance {
 
     /// A request with a body of this media type; the head and the body of the answer, however that is framed.
     pub fn raw(&self, method: &str, path: &str, media: &str, body: &str) -> (String, String) {
+        self.raw_as(KEY, method, path, media, body)
+    }
+
+    /// The same with this key, or with this key and further header fields.
+    pub fn raw_as(&self, key: &str, method: &str, path: &str, media: &str, body: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.process().api).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {KEY}");
+            format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {key}");
         let length = body.len();
         let request = format!("{head}\r\nContent-Type: {media}\r\nContent-Length: {length}\r\n\r\n{body}");
         stream.write_all(request.as_bytes()).unwrap();
@@ -374,10 +384,10 @@ impl Answer {
     }
 }
 
-fn request(address: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Answer {
+fn request(address: SocketAddr, key: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
     let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
     let mut head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {KEY}\r\nContent-Type: {media}\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\nAuthorization: Bearer {key}\r\nContent-Type: {media}\r\n"
     );
     let body = body.map(Value::to_string).unwrap_or_default();
     if !body.is_empty() {

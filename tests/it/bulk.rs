@@ -65,6 +65,25 @@ fn what_makes_no_sense_is_refused() {
             assert_eq!(bulk(&appliance, query, &body).0, status, "{body}");
         }
     }
+    let (_, problem) = bulk(&appliance, "", &json!({"selector": {"sender": "<>"}}));
+    assert_eq!(
+        (&problem["errors"][0]["pointer"], &problem["errors"][0]["code"]),
+        (&json!("/action"), &json!("required"))
+    );
+    let nothing =
+        json!({"action": "delete", "selector": {"subject": "", "messageId": "<>", "nextHop": "", "recipient": "<>"}});
+    let (status, problem) = bulk(&appliance, "?dryRun=true", &nothing);
+    let wrong: Vec<_> = problem["errors"].as_array().unwrap().iter().map(|error| &error["pointer"]).collect();
+    let fields = ["/selector/nextHop", "/selector/messageId", "/selector/subject", "/selector/recipient"];
+    assert_eq!((status, json!(wrong)), (422, json!(fields)), "{problem}");
+    for name in ["subject", "messageId", "nextHop", "apiKey"] {
+        assert_eq!(appliance.rest("GET", &format!("/api/v1/messages?{name}="), None).status, 400, "{name}");
+    }
+    for path in ["messages", "tracking", "tracking/whereabouts", "queue-export"] {
+        assert_eq!(appliance.rest("GET", &format!("/api/v1/{path}?recipient=%3C%3E"), None).status, 400, "{path}");
+    }
+    let body = json!({"action": "delete", "selector": {"sender": "<>"}});
+    assert_eq!(bulk(&appliance, "?takeOver=true", &body).0, 400, "nothing here has an owner");
     let long = json!({"action": "delete", "selector": {"messageId": "x".repeat(1_000)}});
     assert_eq!(bulk(&appliance, "", &long).0, 400);
     let none = "/api/v1/operations/019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11";

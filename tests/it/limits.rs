@@ -189,9 +189,15 @@ fn what_a_domain_has_sent_is_remembered_over_a_kill() {
     appliance.start_again();
     let mut smtp = Smtp::open(appliance.smtp());
     smtp.expect("MAIL FROM:<b@news.example>", "452 4.7.1");
-    assert_eq!(appliance.rest("DELETE", "/api/v1/quotas/senderDomain/news.example", None).status, 204);
+    assert_eq!(appliance.rest("DELETE", "/api/v1/quotas/senderDomain/NEWS.example", None).status, 204);
     smtp.expect("MAIL FROM:<b@news.example>", "250");
     smtp.expect("RCPT TO:<u@far.example>", "250");
     smtp.expect("RCPT TO:<v@far.example>", "250");
     smtp.expect("RCPT TO:<w@far.example>", "452 4.5.3");
+    // who repeats a request by REST would never get through
+    let many =
+        json!({"from": "c@news.example", "to": ["u@far.example", "v@far.example", "w@far.example"], "text": "t"});
+    let answer = appliance.rest("POST", "/api/v1/messages", Some(&many));
+    assert_eq!((answer.status, answer.headers.get("retry-after")), (422, None), "{answer:?}");
+    assert_eq!(answer.json()["errors"][0]["pointer"], "/to/2", "{answer:?}");
 }

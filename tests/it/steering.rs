@@ -198,6 +198,83 @@ fn all_outbound_mail_is_held_and_goes_when_it_is_let_go() {
 }
 
 #[test]
+fn a_hold_is_tried_before_and_a_misspelt_one_is_refused() {
+    let appliance = appliance();
+    send(&appliance, "a@src.example", "u@dst.example");
+    waits_for(&appliance, "smarthost:default", 1);
+    for (selector, pointer, code) in [
+        (json!({"connector": "nope"}), "/selector/connector", "unknownReference"),
+        (json!({"account": "nope"}), "/selector/account", "unknownReference"),
+        (json!({"virtualServer": "nope"}), "/selector/virtualServer", "unknownReference"),
+        (json!({"recipient": "<>"}), "/selector/recipient", "invalidValue"),
+        (json!({"apiKey": ""}), "/selector/apiKey", "invalidValue"),
+    ] {
+        let wrong = post(&appliance, "holds", json!({"selector": selector}), 422);
+        assert_eq!((&wrong["errors"][0]["pointer"], &wrong["errors"][0]["code"]), (&json!(pointer), &json!(code)));
+    }
+    for (selector, count) in [
+        (json!({"connector": "default", "virtualServer": "default", "outbound": true}), 1),
+        (json!({"sender": "*@*.example"}), 1),
+        (json!({"outbound": false}), 0),
+    ] {
+        let preview = post(&appliance, "holds?dryRun=true", json!({"selector": selector}), 200);
+        assert_eq!((&preview["count"], &preview["complete"]), (&json!(count), &json!(true)), "{selector}: {preview}");
+    }
+    assert_eq!(appliance.get("/api/v1/holds")["items"], json!([]), "nothing was held");
+    assert_eq!(in_queue(&appliance, "held"), 0);
+}
+
+#[test]
+fn every_door_means_the_same_mail_by_the_same_words() {
+    let appliance = appliance();
+    let spec = json!({"scopes": ["messages:send"]});
+    let key = appliance.rest("PUT", "/api/v1/api-keys/shop", Some(&json!({ "spec": spec }))).json();
+    for (n, to) in ["u@bücher.example", "u@xn--bcher-kva.example", "u@deep.sub.example"].iter().enumerate() {
+        let message = json!({"from": "a@bücher.example", "to": [to], "messageId": format!("{n}@src.example")});
+        let sent = appliance.rest_as(key["key"].as_str().unwrap(), "POST", "/api/v1/messages", Some(&message));
+        assert_eq!(sent.status, 202, "{sent:?}");
+    }
+    send(&appliance, "a@src.example", "v@dst.example");
+    waits_for(&appliance, "smarthost:default", 4);
+    for (field, value, count) in [
+        ("recipient", "*@bücher.example", 2),
+        ("recipient", "*@xn--bcher-kva.example", 2),
+        ("recipient", "U@BÜCHER.example", 2),
+        ("recipient", "u@xn--bcher-kva.example", 2),
+        ("recipient", "*@*.sub.example", 1),
+        ("recipient", "*@sub.example", 0),
+        ("sender", "a@xn--bcher-kva.example", 3),
+        ("apiKey", "shop", 3),
+        ("messageId", "<1@src.example>", 1),
+        ("messageId", "1@src.example", 1),
+    ] {
+        let encoded: String = value.bytes().map(|octet| format!("%{octet:02X}")).collect();
+        let counted = |path: &str| appliance.get(path)["items"].as_array().unwrap().len();
+        let listed = counted(&format!("/api/v1/messages?{field}={encoded}"));
+        let (_, exported) = raw(&appliance, "GET", &format!("queue-export?{field}={encoded}"), "text/plain", b"");
+        let exported = String::from_utf8_lossy(&exported).matches("\"message\":{").count();
+        let tracked = eventually("events are written", || {
+            let found = counted(&format!("/api/v1/tracking?event=received&{field}={encoded}"));
+            (found == count || count == 0).then_some(found)
+        });
+        let mut found = vec![listed, exported, tracked];
+        if field != "apiKey" {
+            found.push(counted(&format!("/api/v1/tracking/whereabouts?{field}={encoded}")));
+        }
+        let selector = json!({ field: value });
+        let bulk = json!({"action": "freeze", "selector": selector});
+        found.push(post(&appliance, "bulk-actions?dryRun=true", bulk, 200)["count"].as_u64().unwrap() as usize);
+        if field != "messageId" {
+            let held = post(&appliance, "holds?dryRun=true", json!({ "selector": selector }), 200);
+            found.push(held["count"].as_u64().unwrap() as usize);
+        }
+        assert!(found.iter().all(|found| *found == count), "{field}={value}: {found:?}");
+    }
+    post(&appliance, "holds", json!({"selector": {"recipient": "*@bücher.example"}}), 201);
+    waits_for(&appliance, "held", 2);
+}
+
+#[test]
 fn a_suspended_connector_shows_and_stays_so_over_a_kill() {
     let mut appliance = appliance();
     let sink = Sink::up();

@@ -13,6 +13,7 @@ use crate::api::letter::{MessageSubmission, NotifyOn, ReturnedPart, SubmittedDsn
 use crate::api::problem::Problem;
 use crate::api::query::{self, FromQuery, Query};
 use crate::intake::submit::Taken;
+use crate::model::duration::Duration;
 use crate::smtp::address::ReversePath;
 
 /// `message/rfc822`: a message as RFC 5322 and MIME write it.
@@ -146,6 +147,10 @@ pub struct BatchItem {
     pub(super) message: Option<SubmittedMessage>,
     /// True: it was taken before, by a request with the same key.
     pub(super) replayed: bool,
+    /// When it is worth to come again with it: what `Retry-After` would have said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    pub(super) retry_after: Option<Duration>,
     /// Why it was not taken; pointers begin at the item.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]

@@ -23,7 +23,7 @@ use crate::config::{ViolationCode, VirtualServer};
 use crate::intake::compose::compose;
 use crate::intake::raw::{Head, RawError, Read, Reader};
 use crate::intake::submit::{Claim, Claimed, NotTaken, Submission, Submitting, Taken};
-use crate::intake::{Refusal, Requested, Submitter};
+use crate::intake::{RECIPIENTS_PER_MESSAGE, Refusal, Requested, Submitter};
 use crate::model::mail::Idempotency;
 use crate::model::name::Name;
 use crate::model::spec::account::AccountQuotas;
@@ -122,7 +122,8 @@ pub(super) async fn one(
         let detail = format!("{count} {} wrong; nothing was sent", if count == 1 { "thing is" } else { "things are" });
         Problem::new(ProblemKind::Invalid, detail).with_errors(wrong)
     })?;
-    let places = Places { recipients: envelope.places.clone(), sender: format!("{prefix}/from") };
+    let authors = envelope.author_places.clone();
+    let places = Places { recipients: envelope.places.clone(), authors, sender: format!("{prefix}/from") };
     let paths: Vec<String> = envelope.recipients.iter().map(|(path, _)| path.to_string()).collect();
     let mut under_way = begin(state, caller, &server, envelope, partial, &places).await?;
     let message_id = message_id.unwrap_or_else(|| format!("{}@{}", under_way.id(), server.fqdn.as_str()));
@@ -161,7 +162,10 @@ pub(super) async fn raw(
     };
     let mut hash = Sha256::new();
     hash.update(RFC822);
-    hash.update(request.query_string().as_bytes());
+    // the same parameters in another order are the same request
+    let mut parameters: Vec<&str> = request.query_string().split('&').collect();
+    parameters.sort_unstable();
+    hash.update(parameters.join("&").as_bytes());
     hash.update([0]);
     let mut chunks = Chunks::new(payload, announced(request).unwrap_or(most.min(1 << 30)));
     let claim = match claim {
@@ -216,7 +220,7 @@ async fn pass(
             Read::Head(head) => {
                 let now = state.handles.submit.now();
                 let envelope = envelope(&head, params, server, now)?;
-                let places = Places { recipients: envelope.places.clone(), sender: String::new() };
+                let places = Places { recipients: envelope.places.clone(), ..Places::default() };
                 let paths = envelope.recipients.iter().map(|(path, _)| path.to_string()).collect();
                 let under_way = begin(state, caller, server, envelope, params.partial, &places).await?;
                 let text = head.complete(under_way.id(), server.fqdn.as_str(), now);
@@ -250,10 +254,10 @@ fn envelope(
         },
     );
     let parameters_of = RcptParameters { notify: letter::notify(Some(&params.dsn)), orcpt: None };
-    let sender = head.sender.as_ref().or(head.from.first()).cloned().map(ReversePath::Mailbox);
+    let sender = head.senders.first().or(head.from.first()).cloned().map(ReversePath::Mailbox);
     let mut envelope = Envelope {
         reverse_path: params.from.clone().or(sender),
-        authors: head.from.clone(),
+        authors: head.from.iter().chain(&head.senders).cloned().collect(),
         parameters,
         ..Envelope::default()
     };
@@ -293,9 +297,11 @@ fn envelope(
     Err(Problem::new(ProblemKind::Invalid, "the message is not valid; nothing was sent").with_errors(wrong))
 }
 
-/// Where in the request what stands.
+/// Where in the request what stands; nothing is said of what stands in a message that comes as it is.
+#[derive(Default)]
 struct Places {
     recipients: Vec<String>,
+    authors: Vec<String>,
     sender: String,
 }
 
@@ -344,7 +350,7 @@ fn server(
     let name = wanted.map(|name| name.parse::<Name>().map_err(|_| none(name))).transpose()?;
     state.handles.submit.server(name.as_ref()).map_err(|error| match error {
         NotTaken::UnknownServer => none(wanted.unwrap_or("")),
-        error => problem(error, &Places { recipients: Vec::new(), sender: String::new() }),
+        error => problem(error, &Places::default()),
     })
 }
 
@@ -357,8 +363,7 @@ async fn claimed(state: &State, idempotency: Idempotency) -> Result<Result<Claim
 }
 
 async fn claimed_raw(state: &State, key: [u8; 32]) -> Result<Claimed, Problem> {
-    let nowhere = Places { recipients: Vec::new(), sender: String::new() };
-    state.handles.submit.claim(key).await.map_err(|error| problem(error, &nowhere))
+    state.handles.submit.claim(key).await.map_err(|error| problem(error, &Places::default()))
 }
 
 /// The answer to a request that was answered before.
@@ -428,12 +433,7 @@ pub(super) fn parse<T: serde::de::DeserializeOwned>(octets: &[u8]) -> Result<T, 
             return Problem::new(ProblemKind::Malformed, format!("the body is not valid JSON at {place}"))
                 .with_errors(vec![wrong]);
         }
-        let code = match words.split(' ').next() {
-            Some("unknown") if words.starts_with("unknown field") => ViolationCode::UnknownField,
-            Some("missing") => ViolationCode::Required,
-            _ => ViolationCode::InvalidValue,
-        };
-        let wrong = FieldError::at(pointer, code, words);
+        let wrong = body::unfit(pointer, words);
         Problem::new(ProblemKind::Invalid, "the request is not valid; nothing was sent").with_errors(vec![wrong])
     })
 }
@@ -474,6 +474,7 @@ fn raw_problem(error: &RawError) -> Problem {
         RawError::Nul => RequestCode::ControlCharacter.into(),
         RawError::NoFrom => ViolationCode::Required.into(),
         RawError::HeaderTooLong | RawError::LongLine => ViolationCode::OutOfRange.into(),
+        RawError::Repeated(_) => ViolationCode::Duplicate.into(),
         RawError::NoField(_) | RawError::Address { .. } => ErrorCode::from(ViolationCode::InvalidValue),
     };
     let wrong = FieldError::at("", code, error.to_string());
@@ -498,6 +499,9 @@ fn problem(error: NotTaken, places: &Places) -> Problem {
         }
         NotTaken::Store(error) => store_problem(&error),
         NotTaken::Refused(refusal) => refusal_problem(vec![(places.sender.clone(), refusal)]),
+        NotTaken::Author(place, refusal) => {
+            refusal_problem(vec![(places.authors.get(place).cloned().unwrap_or_default(), refusal)])
+        }
         NotTaken::Recipients(refused) => {
             let place = |place: usize| places.recipients.get(place).cloned().unwrap_or_default();
             refusal_problem(refused.into_iter().map(|(n, refusal)| (place(n), refusal)).collect())
@@ -505,16 +509,17 @@ fn problem(error: NotTaken, places: &Places) -> Problem {
     }
 }
 
-/// Refusals of the rules: for now when each is, else for good.
+/// Refusals of the rules: for now when each is, else for good. In whatever order they come, they mean the same.
 fn refusal_problem(refused: Vec<(String, Refusal)>) -> Problem {
-    let for_now = refused.iter().all(|(_, refusal)| refusal.reply.code < 500);
-    let kind = match refused.first() {
-        Some((_, first)) if for_now && first.rule == "quotas" => ProblemKind::TooManyRequests,
-        Some((_, first)) if for_now && first.rule == "reserve" && first.reply.code == 452 => {
-            ProblemKind::InsufficientStorage
-        }
-        Some(_) if for_now => ProblemKind::Unavailable,
-        _ => ProblemKind::Invalid,
+    // by SMTP a client sends the rest in another transaction (452); a request that is repeated never gets through
+    let passes = |refusal: &Refusal| refusal.reply.code < 500 && refusal.rule != RECIPIENTS_PER_MESSAGE;
+    let for_now = refused.iter().all(|(_, refusal)| passes(refusal));
+    let some = |rule: &str, code: u16| refused.iter().any(|(_, one)| one.rule == rule && one.reply.code == code);
+    let kind = match for_now {
+        false => ProblemKind::Invalid,
+        true if some("reserve", 452) => ProblemKind::InsufficientStorage,
+        true if some("quotas", 452) => ProblemKind::TooManyRequests,
+        true => ProblemKind::Unavailable,
     };
     let count = refused.len();
     let known = refused.iter().filter_map(|(_, refusal)| refusal.retry_after).max();
@@ -542,10 +547,44 @@ impl From<Result<Answer, Problem>> for BatchItem {
     fn from(result: Result<Answer, Problem>) -> Self {
         match result {
             Ok(Answer { submitted, replayed }) => {
-                BatchItem { status: StatusCode::ACCEPTED.as_u16(), message: Some(submitted), replayed, problem: None }
+                let status = StatusCode::ACCEPTED.as_u16();
+                BatchItem { status, message: Some(submitted), replayed, retry_after: None, problem: None }
             }
             Err(problem) => {
-                BatchItem { status: problem.status(), message: None, replayed: false, problem: Some(problem) }
+                let (status, retry_after) = (problem.status(), problem.retry_after());
+                BatchItem { status, message: None, replayed: false, retry_after, problem: Some(problem) }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::reply::{EnhancedStatus, Reply};
+
+    #[test]
+    fn refusals_mean_the_same_in_whatever_order_they_come() {
+        let of = |rule, code| {
+            let status = match code {
+                500.. => EnhancedStatus::permanent(1, 1),
+                _ => EnhancedStatus::transient(3, 1),
+            };
+            ("/to/0".to_owned(), Refusal::new(rule, Reply::new(code, status, "x"), ""))
+        };
+        for (refused, expected) in [
+            (vec![("quotas", 452)], 429),
+            (vec![("quotas", 452), ("verifyRecipients", 451)], 429),
+            (vec![("quotas", 452), ("reserve", 452), ("reserve", 451)], 507),
+            (vec![("verifyRecipients", 451), ("reserve", 451)], 503),
+            (vec![(RECIPIENTS_PER_MESSAGE, 452)], 422),
+            (vec![(RECIPIENTS_PER_MESSAGE, 452), ("quotas", 452)], 422),
+            (vec![("unknownRecipient", 550), ("quotas", 452)], 422),
+        ] {
+            let all: Vec<_> = refused.iter().map(|(rule, code)| of(rule, *code)).collect();
+            let back = all.iter().rev().cloned().collect();
+            for refused in [all, back] {
+                assert_eq!(refusal_problem(refused).status(), expected);
             }
         }
     }

@@ -121,7 +121,7 @@ pub struct Import {
     pub unreadable_count: u64,
     /// Which ones, and why; the first 1,000.
     pub unreadable: Vec<Named>,
-    /// Files that are no messages.
+    /// Files that are no messages, and whatever lies beside and below the directories that are read.
     pub ignored_count: u64,
     /// Which ones; the first 1,000.
     pub ignored: Vec<Named>,
