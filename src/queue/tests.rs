@@ -311,6 +311,7 @@ mod pace;
 mod reports;
 mod routes;
 mod steering;
+mod whereabouts;
 
 fn about(times: &[Duration], expected: &[u64]) {
     let seconds: Vec<u64> = times.iter().map(Duration::as_secs).collect();

@@ -6,6 +6,7 @@
 
 mod answer;
 mod fold;
+mod waiting;
 
 use std::collections::{HashSet, VecDeque};
 
@@ -167,9 +168,10 @@ impl Queue {
         }
         related.extend(self.naming(id).await?);
         if let Some(message) = queued {
-            fold.overlay(&mut whereabouts, &message);
+            let waits = self.waits_of(&message);
+            fold.overlay(&mut whereabouts, &message, waits);
         }
-        fold.finish(&mut whereabouts, only, self.now());
+        fold.finish(&mut whereabouts, only);
         Ok(Some((whereabouts, related)))
     }
 

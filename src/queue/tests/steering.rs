@@ -32,7 +32,7 @@ impl Fixture {
     }
 
     /// A second queue over the same store, as after a restart.
-    fn again(&self) -> Arc<Queue> {
+    pub(super) fn again(&self) -> Arc<Queue> {
         let mut registry = Registry::default();
         Queue::new(
             Arc::new(self.store.clone()),
