@@ -266,14 +266,22 @@ impl Queue {
     }
 
     async fn view(&self, count: QueueCount) -> Result<QueueView, ActionError> {
+        use QueueName::{DeadLetter, Held, Unrouted};
         let QueueCount { queue, messages, bytes } = count;
         let now = self.now();
         let link = self.links().get(&queue).map(|link| link.view(now)).unwrap_or_default();
-        let oldest = self.store.page(Some(&queue), None, 1).await?.first().map(|(key, _)| key.received_at);
+        let first = self.store.page(Some(&queue), None, 1).await?.pop();
+        let oldest = first.as_ref().map(|(key, _)| key.received_at);
+        // after a restart the queue remembers nothing, its messages do
+        let failure_of_first = || {
+            let (_, message) = first.as_ref().filter(|_| !matches!(queue, Unrouted | Held | DeadLetter))?;
+            waiting_here(message, &queue).find_map(|index| message.recipients.get(index as usize)?.last_failure.clone())
+        };
+        let last_error = link.last_failure.clone().or_else(failure_of_first);
         let next_due = self.store.next_due(&queue).await?;
         let next = link.resting_until.or(next_due.filter(|due| *due > now));
         let (frozen, suspended) = (self.frozen().contains(&queue), self.is_suspended(&queue));
-        let held = queue == QueueName::Held;
+        let held = queue == Held;
         let state = if held {
             QueueState::Held
         } else if frozen {
@@ -301,7 +309,7 @@ impl Queue {
             bytes,
             oldest,
             next_retry: if frozen || suspended || held { None } else { next },
-            last_error: link.last_failure,
+            last_error,
             id: queue,
         })
     }

@@ -101,3 +101,13 @@ async fn what_waits_for_a_time_is_told_until_when() {
     let it = f.whereabouts(id).await;
     assert_eq!(it.words, "Waits in unrouted: no connector carries mail for this recipient now.", "{it:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_the_queue_tells_the_last_error_of_its_first_message() {
+    let f = Fixture::new(NextHop::Defers).await;
+    f.send("s@src.example", "u@dst.example", None).await;
+    f.pass(Duration::from_secs(5)).await;
+    let again = f.again();
+    let queue = again.queue(&"dns:default:dst.example".parse().unwrap()).await.unwrap();
+    assert_eq!(queue.last_error.map(|failure| failure.diagnostic), Some("words of the next hop".to_owned()));
+}
