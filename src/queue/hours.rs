@@ -77,9 +77,8 @@ impl Queue {
     pub fn carries_now(&self, link: &Link) -> bool {
         let now = self.now();
         let snapshot = self.live.current();
-        let carries = |connector: &Connector| {
-            connector.opens(now) <= now && !is_held(&link.name, link.is_asked_for(), connector)
-        };
+        let carries =
+            |connector: &Connector| connector.opens(now) <= now && !is_held(&link.name, link.is_asked_for(), connector);
         link.is_forced() || settings::connector(&snapshot, &link.name).is_none_or(|connector| carries(connector))
     }
 

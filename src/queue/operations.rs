@@ -8,6 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::conclusion::Conclusion;
+use super::history::EventPage;
 use super::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
@@ -20,6 +21,7 @@ use crate::model::event_kind::EventKind;
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
+use crate::store::history::{Found, Position};
 use crate::store::{Leased, PageKey, QueueCount, StoreError};
 
 /// Most rows that one listing looks at (`resources.md`).
@@ -146,12 +148,13 @@ impl Operate for Queue {
         self.store.message(id).await?.ok_or(ActionError::NotFound)
     }
 
-    async fn events(&self, id: MessageId) -> Result<Vec<serde_json::Value>, ActionError> {
-        let events = self.store.events(id).await?;
-        if events.is_empty() && self.store.message(id).await?.is_none() {
+    async fn events(&self, id: MessageId, after: Option<Position>, limit: usize) -> Result<EventPage, ActionError> {
+        let Found { events, next, scanned } = self.store.events(id, after, limit).await?;
+        if after.is_none() && events.is_empty() && next.is_none() && self.store.message(id).await?.is_none() {
             return Err(ActionError::NotFound);
         }
-        Ok(events.iter().filter_map(|event| serde_json::from_slice(event).ok()).collect())
+        let items = events.iter().filter_map(|(_, event)| serde_json::from_slice(event).ok()).collect();
+        Ok(EventPage { items, next, scanned })
     }
 
     async fn freeze(&self, id: MessageId, by: &str) -> Result<(), ActionError> {
@@ -258,7 +261,7 @@ impl Queue {
         }
         recorded?;
         let event = if frozen { EventKind::Frozen } else { EventKind::Thawed };
-        self.track(event, &message, std::iter::empty(), track::Detail { by: Some(by), ..track::Detail::default() });
+        self.track(event, &message, None, track::Detail { by: Some(by), ..track::Detail::default() });
         for (queue, due) in message.waiting() {
             self.agenda.look(&queue, due);
         }

@@ -18,8 +18,8 @@ pub struct Whereabouts {
     /// Attempts to hand in such mail that were refused, the latest first: the events `rejected`.
     #[schema(value_type = Vec<Object>)]
     pub rejected: Vec<Value>,
-    /// False when there may be more: older ones, or more that belong to what was found. Narrow the question, or page through
-    /// `GET /tracking`.
+    /// False when there may be more: older ones, more that belong to what was found, or a message with more recipients or more
+    /// events (over 50,000) than are looked at. Narrow the question, or page through `GET /tracking`.
     pub complete: bool,
 }
 

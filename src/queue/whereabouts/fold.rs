@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::answer::{MessageWhereabouts, RecipientWhereabouts, WhereState};
+use super::answer::{MessageWhereabouts, RecipientWhereabouts, Relation, RelationKind, WhereState};
 use super::waiting::Wait;
 use crate::model::event_kind::EventKind;
 use crate::model::failure::Failure;
@@ -21,9 +21,9 @@ const MAX_RECIPIENTS: usize = 1_000;
 /// What is read of an event.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Told {
+pub(super) struct Event {
     at: Option<Timestamp>,
-    pub(super) event: Option<EventKind>,
+    event: Option<EventKind>,
     recipients: Vec<String>,
     sender: Option<String>,
     message_id: Option<String>,
@@ -38,18 +38,40 @@ pub(super) struct Told {
     failure: Option<Failure>,
     attempts: Option<u32>,
     next_attempt: Option<Timestamp>,
-    pub(super) related: Option<MessageId>,
+    related: Option<MessageId>,
+}
+
+impl Event {
+    /// What an event of this message says of another one.
+    pub(super) fn relation(&self, of: MessageId) -> Option<(MessageId, Relation)> {
+        let kind = match self.event? {
+            EventKind::Received => RelationKind::SourceOf,
+            EventKind::Expanded => RelationKind::ExpansionOf,
+            EventKind::Dsn => RelationKind::NotificationOf,
+            _ => return None,
+        };
+        Some((self.related?, Relation { kind, of }))
+    }
 }
 
 /// What the events say, one after the other.
 #[derive(Default)]
 pub(super) struct Fold {
+    /// Who is asked for; `None`: everybody.
+    only: Option<AddressFilter>,
     by_address: HashMap<String, usize>,
+    /// Not everybody who is asked for is told of: there are too many.
+    is_cut: bool,
 }
 
 impl Fold {
-    pub(super) fn take(&mut self, message: &mut MessageWhereabouts, event: &Told) {
-        let Some(kind) = event.event else { return };
+    pub(super) fn new(only: Option<AddressFilter>) -> Self {
+        Fold { only, ..Fold::default() }
+    }
+
+    pub(super) fn take(&mut self, message: &mut MessageWhereabouts, event: &Event) {
+        // who was refused was never a recipient of it
+        let Some(kind) = event.event.filter(|kind| *kind != EventKind::Rejected) else { return };
         match kind {
             EventKind::Received => {
                 message.message_id.clone_from(&event.message_id);
@@ -58,7 +80,9 @@ impl Fold {
                 message.client = event.client;
                 message.size = event.size;
             }
-            EventKind::Dsn => message.notifications.extend(event.related),
+            EventKind::Dsn if message.notifications.len() < MAX_RECIPIENTS => {
+                message.notifications.extend(event.related)
+            }
             _ => {}
         }
         message.sender = message.sender.take().or_else(|| event.sender.clone());
@@ -105,10 +129,14 @@ impl Fold {
         message: &'m mut MessageWhereabouts,
         address: &str,
     ) -> Option<&'m mut RecipientWhereabouts> {
+        if self.only.as_ref().is_some_and(|only| !is(only, address)) {
+            return None;
+        }
         let all = &mut message.recipients;
         let key = folded(address);
         if !self.by_address.contains_key(&key) {
             if all.len() >= MAX_RECIPIENTS {
+                self.is_cut = true;
                 return None;
             }
             self.by_address.insert(key.clone(), all.len());
@@ -170,11 +198,8 @@ impl Fold {
         }
     }
 
-    /// Those who were asked for, and the words.
-    pub(super) fn finish(&self, message: &mut MessageWhereabouts, only: Option<&AddressFilter>) {
-        if let Some(only) = only {
-            message.recipients.retain(|recipient| is(only, &recipient.recipient));
-        }
+    /// What became of those who do not wait, in words. False when not everybody who is asked for is told of.
+    pub(super) fn finish(&self, message: &mut MessageWhereabouts) -> bool {
         for recipient in &mut message.recipients {
             if !message.in_queue && recipient.state.waits() {
                 recipient.state = WhereState::Unknown;
@@ -186,6 +211,7 @@ impl Fold {
                 recipient.words = end_in_words(recipient);
             }
         }
+        !self.is_cut
     }
 }
 

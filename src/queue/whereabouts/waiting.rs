@@ -108,7 +108,11 @@ impl Queue {
         }
         if message.released_at() > now {
             let until = message.released_at();
-            return wait(WhereState::Scheduled, Some(until), format!("Waits in {queue} until {until}, as its sender wants."));
+            return wait(
+                WhereState::Scheduled,
+                Some(until),
+                format!("Waits in {queue} until {until}, as its sender wants."),
+            );
         }
         match standing.closed {
             Some(Closed::Until(opens)) => {
@@ -120,10 +124,6 @@ impl Queue {
                 return wait(WhereState::Scheduled, None, words);
             }
             None => {}
-        }
-        if *queue == QueueName::Unrouted {
-            let words = format!("Waits in {queue}: no connector carries mail for this recipient now.{last}");
-            return wait(WhereState::Queued, None, words);
         }
         let next = |due: Timestamp| match due > now {
             true => format!("the next attempt is due at {due}"),
