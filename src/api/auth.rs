@@ -93,8 +93,8 @@ async fn is_own(request: &HttpRequest, principal: &Principal) -> bool {
     match operate.message(id).await {
         Ok(message) => message.origin.api_key.as_ref() == Some(&principal.name),
         // what has left the queue is known by its first event
-        Err(_) => operate.events(id).await.is_ok_and(|events| {
-            events.iter().any(|event| event["event"] == "received" && event["apiKey"] == principal.name.as_str())
+        Err(_) => operate.events(id, None, 1).await.is_ok_and(|events| {
+            events.items.iter().any(|event| event["event"] == "received" && event["apiKey"] == principal.name.as_str())
         }),
     }
 }

@@ -333,8 +333,12 @@ pub struct MessageList {
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct MessageEventList {
-    /// The events, oldest first, at most 1,000.
+    /// The events of this page, oldest first.
     pub(super) items: Vec<MessageEvent>,
+    /// Give it as `cursor` to get the next page; absent on the last one. A short, even an empty, page can have one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false, nullable = false)]
+    pub(super) next_cursor: Option<String>,
 }
 
 /// One event in the life of a message, as message tracking has it.
@@ -346,6 +350,9 @@ impl PartialSchema for MessageEvent {
     fn schema() -> RefOr<Schema> {
         let text = || ObjectBuilder::new().schema_type(Type::String);
         let recipients = ArrayBuilder::new().items(text()).description(Some("The recipients that it concerns."));
+        let part = "Of several events `received`, `resolved`, `routed`, `held` or `rejected` with all recipients together, which one \
+                    this is, from 2 on: one names at most 50.";
+        let part = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(2)).description(Some(part));
         ObjectBuilder::new()
             .schema_type(Type::Object)
             .description(Some("One event in the life of a message. What there is besides depends on the event."))
@@ -353,6 +360,7 @@ impl PartialSchema for MessageEvent {
             .property("message", text().description(Some("The message's id; absent when none was taken.")))
             .property("sender", text().description(Some("The reverse-path.")))
             .property("recipients", recipients)
+            .property("part", part)
             .property("virtualServer", text().description(Some("The virtual server that took the message.")))
             .property("connector", text().description(Some("The connector that carries it.")))
             .property("queue", text().description(Some("The queue that it waits in.")))

@@ -23,6 +23,7 @@ use crate::model::time::Timestamp;
 use crate::queue::operate::{ActionError, MessageFilter, MessageState, StatusFilter};
 use crate::queue::sorting::{Place, Sort};
 use crate::store::PageKey;
+use crate::store::history::Position;
 
 /// Which messages to list. All that is given must hold.
 #[derive(Debug)]
@@ -244,11 +245,15 @@ pub async fn get_message(
 /// Get the events of a message
 ///
 /// Everything that happened to a message, oldest first, also after it has left the queue, as long as message tracking
-/// remembers it. Scope: `tracking:read`. A key with `messages:send` alone gets those of messages that it has submitted itself.
+/// remembers it. A page has 1,000 events unless `limit` says less. Scope: `tracking:read`. A key with `messages:send` alone gets those of
+/// messages that it has submitted itself.
 #[utoipa::path(
     tag = "messages",
     operation_id = "listMessageEvents",
-    params(("id" = String, Path, description = "The message's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11")),
+    params(
+        ("id" = String, Path, description = "The message's id.", example = "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11"),
+        EventsParams,
+    ),
     responses(
         (status = 200, description = "What happened.", body = MessageEventList, example = events_example),
         ReadErrors,
@@ -259,12 +264,42 @@ pub async fn get_message(
 #[get("/messages/{id}/events")]
 pub async fn list_message_events(
     id: web::Path<String>,
-    _: Params<NoParams>,
+    params: Params<EventsParams>,
     state: web::Data<State>,
 ) -> Result<HttpResponse, Problem> {
+    let EventsParams { paging, after } = params.0;
     let id = message_id(&id)?;
-    let events = state.handles.operate.events(id).await.map_err(|error| named(error, id))?;
-    Ok(HttpResponse::Ok().json(MessageEventList { items: events.into_iter().map(MessageEvent).collect() }))
+    let page = state.handles.operate.events(id, after, paging.limit).await.map_err(|error| named(error, id))?;
+    Ok(HttpResponse::Ok().json(MessageEventList {
+        items: page.items.into_iter().map(MessageEvent).collect(),
+        next_cursor: page.next.map(|position| paging.cursor(&position.to_string())),
+    }))
+}
+
+/// Which page of the events of a message.
+#[derive(Debug)]
+pub struct EventsParams {
+    paging: Paging,
+    after: Option<Position>,
+}
+
+impl EventsParams {
+    /// Events of a page of which nobody has said how long it is: v1 has answered with as many before there were pages.
+    const LIMIT: usize = 1_000;
+}
+
+impl IntoParams for EventsParams {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        Paging::parameters(EventsParams::LIMIT)
+    }
+}
+
+impl FromQuery for EventsParams {
+    fn from_query(query: &mut Query) -> Self {
+        let paging = Paging::read(query, EventsParams::LIMIT);
+        let after = paging.after.as_deref().and_then(|position| position.parse().ok());
+        EventsParams { paging, after }
+    }
 }
 
 /// Freeze a message

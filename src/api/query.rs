@@ -184,23 +184,35 @@ pub struct Paging {
 
 impl IntoParams for Paging {
     fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
-        let limit = ObjectBuilder::new()
-            .schema_type(Type::Integer)
-            .minimum(Some(1))
-            .maximum(Some(1_000))
-            .default(Some(json!(100)));
-        let cursor = "Where the page begins: the `nextCursor` of the one before. It holds only for the same filter.";
-        vec![
-            parameter("limit", limit, "At most so many items.", json!(100)),
-            text("cursor", cursor, "9f1c04d27ab3e85568756230"),
-        ]
+        Paging::parameters(100)
     }
 }
 
 impl FromQuery for Paging {
     /// Takes `limit` and `cursor`.
     fn from_query(query: &mut Query) -> Self {
-        let limit = query.get::<usize>("limit").unwrap_or(100);
+        Paging::read(query, 100)
+    }
+}
+
+impl Paging {
+    /// `limit`, with this default, and `cursor`.
+    pub(super) fn parameters(default: usize) -> Vec<Parameter> {
+        let limit = ObjectBuilder::new()
+            .schema_type(Type::Integer)
+            .minimum(Some(1))
+            .maximum(Some(1_000))
+            .default(Some(json!(default)));
+        let cursor = "Where the page begins: the `nextCursor` of the one before. It holds only for the same filter.";
+        vec![
+            parameter("limit", limit, "At most so many items.", json!(100)),
+            text("cursor", cursor, "9f1c04d27ab3e85568756230"),
+        ]
+    }
+
+    /// Takes them.
+    pub(super) fn read(query: &mut Query, default: usize) -> Self {
+        let limit = query.get::<usize>("limit").unwrap_or(default);
         if !(1..=1_000).contains(&limit) {
             query.refuse("limit", ViolationCode::OutOfRange, "a page has 1 to 1,000 items");
         }
@@ -215,9 +227,7 @@ impl FromQuery for Paging {
         });
         Paging { limit, after, filter }
     }
-}
 
-impl Paging {
     /// The cursor of a page that goes on behind this key.
     pub fn cursor(&self, key: &str) -> String {
         seal(&self.filter, key)

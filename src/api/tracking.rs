@@ -178,7 +178,7 @@ pub struct TrackingList {
 ///
 /// Every event of every message, the latest first, as long as `settings.retention` keeps them. Each names its sender and virtual
 /// server, the recipients that it concerns, and what it is about: client, session, TLS, queue, connector, next hop with its reply,
-/// failure, next attempt. An index finds events by message, Message-ID, sender, recipient, domain, event, connector and virtual server; one
+/// failure, next attempt; what concerns more than 50 recipients is several events, from the second on with their `part`. An index finds events by message, Message-ID, sender, recipient, domain, event, connector and virtual server; one
 /// call reads no more than 32 MiB of history and then gives a short page with `nextCursor`, so a search for what no index has may
 /// take several calls. Events of the last seconds before a crash may be missing. Scope: `tracking:read`.
 ///
@@ -197,6 +197,8 @@ pub struct TrackingList {
 /// | `failed`, `expired` | will not be delivered; not in time | 1030 NDR generated (FAIL) |
 /// | `dsn` | a notification was queued; `related` is its message | 1030 NDR generated (DSN) |
 /// | `deadLettered` | kept in the dead-letter queue | moved to badmail (BADMAIL) |
+/// | `held`, `released` | an operator keeps such mail back; the hold is over, or means it no more | – |
+/// | `resubmitted` | a dead letter goes on its way again, or a message with other recipients in its place | – (RESUBMIT) |
 /// | `frozen`, `thawed`, `retried`, `removed` | an operator did it, or a retention ended | freeze, unfreeze, force connection, delete (SUSPEND, RESUME, RETRY) |
 #[utoipa::path(
     tag = "tracking",
@@ -296,7 +298,8 @@ pub struct TrackingGroup {
 
 /// Count events
 ///
-/// How many events there are, by what happened, connector, virtual server, domain of sender or recipients, or hour. One call
+/// How many events there are, by what happened, connector, virtual server, domain of sender or recipients, or hour. What concerns more
+/// than 50 recipients counts as several events, but with `recipientDomain`, where each recipient counts. One call
 /// reads no more than 128 MiB of history, oldest first (some 400,000 events), and then gives what it has counted with `nextCursor`.
 /// Scope: `tracking:read`.
 #[utoipa::path(
@@ -353,7 +356,7 @@ impl IntoParams for WhereaboutsParams {
         parameters.push(query::parameter(
             "limit",
             limit,
-            "At most so many messages and refusals, the latest first.",
+            "At most so many messages, and as many refusals, the latest first.",
             json!(10),
         ));
         parameters
@@ -444,4 +447,30 @@ fn whereabouts_example() -> Value {
         "rejected": [],
         "complete": true
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What stands in backquotes in the first column of the table of events.
+    fn words_of_the_table(text: &str) -> Vec<&str> {
+        let rows = text.lines().skip_while(|line| !line.starts_with("| event |")).skip(2);
+        let rows = rows.take_while(|line| line.starts_with('|'));
+        rows.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2)).collect()
+    }
+
+    #[test]
+    fn the_tables_of_events_name_each_event_once() {
+        let document: Value = serde_json::from_str(include_str!("../../openapi/bridgehead.json")).unwrap();
+        let operation = &document["paths"]["/api/v1/tracking"]["get"];
+        let description = operation["description"].as_str().unwrap();
+        let mut all = EventKind::ALL.map(EventKind::word);
+        all.sort_unstable();
+        for text in [description, include_str!("../../README.md")] {
+            let mut words = words_of_the_table(text);
+            words.sort_unstable();
+            assert_eq!(words, all);
+        }
+    }
 }

@@ -233,6 +233,9 @@ async fn coming(intake: &Intake, snapshot: &Arc<Snapshot>, question: Question) -
     };
     let assigned = queue::assign(snapshot, &*intake.recipients, &path, sending);
     onward(&intake, snapshot, &path, &assigned, sending, &mut told);
+    if let Assignment::Queue(queue, _) = &assigned {
+        stands_still(&intake, queue, &mut told);
+    }
     told
 }
 
@@ -278,11 +281,28 @@ fn chosen<'a>(
     Some(queue)
 }
 
-/// What an operator does against its going.
+/// What an operator, or its sender, does against its going.
 fn kept_back(intake: &Intake, message: &Message, recipient: &Recipient, queue: &QueueName, told: &mut Explanation) {
     if let Some(hold) = intake.queue.held_by(message, recipient, queue) {
         let words = format!("held by {:?}: {}", hold.by, hold.reason);
         told.about(format!("holds/{}", hold.id), Stage::Hours, "hold", Outcome::Waits, words);
+    }
+    if message.frozen {
+        let words = "an operator has frozen the message";
+        told.about(format!("messages/{}", message.id), Stage::Hours, "frozen", Outcome::Waits, words);
+    }
+    let released = message.released_at();
+    if released > Timestamp::from_millis(intake.clock.unix_millis()) {
+        told.note(Stage::Hours, "sendAt", Outcome::Waits, format!("until {released}, as its sender wants"));
+    }
+    stands_still(intake, queue, told);
+}
+
+/// What an operator does against the going of anything in a queue.
+fn stands_still(intake: &Intake, queue: &QueueName, told: &mut Explanation) {
+    if intake.queue.is_frozen(queue) {
+        let words = "an operator has frozen the queue";
+        told.about(format!("queues/{queue}"), Stage::Hours, "frozen", Outcome::Waits, words);
     }
     if let Some((connector, by)) = queue.connector().and_then(|name| Some((name, intake.queue.suspended(name)?))) {
         let words = format!("suspended by {:?}", by.by);

@@ -393,7 +393,7 @@ impl Work {
         let store = &self.imports.intake.store;
         let Some(value) = store.note(key)? else { return Ok(false) };
         let Ok(Imported { id, done }) = serde_json::from_slice(&value) else { return Ok(false) };
-        if done || store.message(id).await?.is_some() || !store.events(id).await?.is_empty() {
+        if done || store.message(id).await?.is_some() || store.has_events(id).await? {
             return Ok(true);
         }
         Ok(false)

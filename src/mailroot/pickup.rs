@@ -198,9 +198,7 @@ impl Pickup {
     async fn is_known(&self, id: MessageId) -> io::Result<bool> {
         let store = &self.intake.store;
         let known = async {
-            Ok::<bool, crate::store::StoreError>(
-                store.message(id).await?.is_some() || !store.events(id).await?.is_empty(),
-            )
+            Ok::<bool, crate::store::StoreError>(store.message(id).await?.is_some() || store.has_events(id).await?)
         };
         known.await.map_err(|error| io::Error::other(error.to_string()))
     }

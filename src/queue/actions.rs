@@ -97,7 +97,7 @@ impl Queue {
         }
         recorded?;
         let event = if frozen { EventKind::Frozen } else { EventKind::Thawed };
-        self.track(event, &message, std::iter::empty(), track::Detail { by: Some(by), ..track::Detail::default() });
+        self.track(event, &message, None, track::Detail { by: Some(by), ..track::Detail::default() });
         for (queue, due) in message.waiting() {
             self.agenda.look(&queue, due);
         }

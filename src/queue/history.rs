@@ -2,7 +2,7 @@
 //!
 //! Every question is bounded: one call reads at most [`PAGE_OCTETS`] ([`SUMMARY_OCTETS`] to count), and then says where to go on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -164,7 +164,7 @@ pub(super) fn is(wanted: &AddressFilter, address: &str) -> bool {
 /// A page of events.
 #[derive(Debug, Clone, Default)]
 pub struct EventPage {
-    /// The events, each with its `id`.
+    /// The events; those of a search each with its `id`.
     pub items: Vec<Value>,
     /// Where the next page begins; `None` at the end.
     pub next: Option<Position>,
@@ -346,8 +346,12 @@ impl Queue {
             octets: PAGE_OCTETS,
             ..Seek::default()
         };
-        let meant: Wanted =
-            Box::new(move |event, _| event.event == received && event.message_id.as_deref() == Some(wanted.as_str()));
+        // one with many recipients has several events
+        let mut seen = HashSet::new();
+        let meant: Wanted = Box::new(move |event, _| {
+            let is_meant = event.event == received && event.message_id.as_deref() == Some(wanted.as_str());
+            is_meant && event.message.is_some_and(|id| seen.insert(id))
+        });
         let found = self.store.search_events(seek, meant).await?;
         Ok(found.events.iter().filter_map(|(_, event)| EventView::of(event)?.message).collect())
     }

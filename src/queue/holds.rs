@@ -451,20 +451,30 @@ impl Queue {
         }
     }
 
+    /// The queue in which a recipient that is held would wait else, and his name in the directory.
+    pub(super) fn home_of(
+        &self,
+        snapshot: &Snapshot,
+        message: &Message,
+        recipient: &Recipient,
+    ) -> (QueueName, Option<Name>) {
+        match assign_again(snapshot, &*self.recipients, message, recipient, &self.down()) {
+            Assignment::Queue(queue, name) => (queue, name),
+            Assignment::Refused(_) | Assignment::Unknown | Assignment::TryLater => {
+                (QueueName::Unrouted, recipient.directory_name.clone())
+            }
+        }
+    }
+
     /// What holds change for a message: who waits and is held now, and who is held and should not be any more.
     pub(super) fn moves_by_holds(&self, snapshot: &Snapshot, message: &Message) -> Vec<(u32, Conclusion)> {
-        let down = self.down();
         let moved = |recipient: &Recipient| {
             let waits = recipient.waits.as_ref()?;
-            let known = recipient.directory_name.clone();
             if waits.queue != QueueName::Held {
                 let held = self.holds.hold(message, recipient, &waits.queue);
-                return held.then_some(Conclusion::Held(known));
+                return held.then(|| Conclusion::Held(recipient.directory_name.clone()));
             }
-            let (to, name) = match assign_again(snapshot, &*self.recipients, message, recipient, &down) {
-                Assignment::Queue(queue, name) => (queue, name),
-                Assignment::Refused(_) | Assignment::Unknown | Assignment::TryLater => (QueueName::Unrouted, known),
-            };
+            let (to, name) = self.home_of(snapshot, message, recipient);
             (!self.holds.hold(message, recipient, &to)).then_some(Conclusion::LetGo(to, name))
         };
         (0u32..).zip(&message.recipients).filter_map(|(index, recipient)| Some((index, moved(recipient)?))).collect()

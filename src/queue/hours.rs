@@ -14,13 +14,22 @@ use crate::model::time::Timestamp;
 use crate::routing::Connector;
 use crate::store::Leased;
 
+/// Until when a connector does not carry a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Closed {
+    /// Its schedule opens.
+    Until(Timestamp),
+    /// Somebody asks for it.
+    UntilAskedFor,
+}
+
 impl Queue {
     /// Lets a link queue rest when its connector carries nothing now, and says until when (for ever when somebody has to ask
     /// for it); else sees to it that it is looked at when that begins.
     pub(super) fn keep_hours(&self, link: &Link, now: Timestamp) -> Option<Timestamp> {
         let snapshot = self.live.current();
         let connector = settings::connector(&snapshot, &link.name)?;
-        if is_held(link, connector) {
+        if is_held(&link.name, link.is_asked_for(), connector) {
             self.release(link.hold());
             return Some(Timestamp::from_millis(i64::MAX));
         }
@@ -52,11 +61,24 @@ impl Queue {
         (opens > now && !link.is_forced()).then_some(opens)
     }
 
+    /// Until when a message of this size has to wait in this queue for its connector; `None`: it need not.
+    pub(super) fn closed(&self, queue: &QueueName, size: u64, now: Timestamp) -> Option<Closed> {
+        let snapshot = self.live.current();
+        let connector = settings::connector(&snapshot, queue)?;
+        let link = self.links().get(queue).cloned();
+        if is_held(queue, link.as_ref().is_some_and(|link| link.is_asked_for()), connector) {
+            return Some(Closed::UntilAskedFor);
+        }
+        let opens = connector.opens_for(size, now);
+        (opens > now && !link.is_some_and(|link| link.is_forced())).then_some(Closed::Until(opens))
+    }
+
     /// Whether the connector of this queue carries anything now. A session takes no more when it does not.
     pub fn carries_now(&self, link: &Link) -> bool {
         let now = self.now();
         let snapshot = self.live.current();
-        let carries = |connector: &Connector| connector.opens(now) <= now && !is_held(link, connector);
+        let carries =
+            |connector: &Connector| connector.opens(now) <= now && !is_held(&link.name, link.is_asked_for(), connector);
         link.is_forced() || settings::connector(&snapshot, &link.name).is_none_or(|connector| carries(connector))
     }
 
@@ -69,8 +91,8 @@ impl Queue {
 
 /// Whether the mail of this queue waits until somebody asks for it. What waits for smart hosts together is from before the connector
 /// was so, and goes to the queues of its domains first.
-fn is_held(link: &Link, connector: &Connector) -> bool {
-    connector.is_remote_triggered() && matches!(link.name, QueueName::Dns(..)) && !link.is_asked_for()
+fn is_held(queue: &QueueName, is_asked_for: bool, connector: &Connector) -> bool {
+    connector.is_remote_triggered() && matches!(queue, QueueName::Dns(..)) && !is_asked_for
 }
 
 fn opens_for(snapshot: &Snapshot, queue: &QueueName, size: u64, now: Timestamp) -> Timestamp {

@@ -112,6 +112,8 @@ pub struct LinkView {
     pub scheduled: bool,
     /// It rests until somebody asks for its mail.
     pub held: bool,
+    /// Limits of rate let nothing go before this time.
+    pub paced_until: Option<Timestamp>,
     /// The last failure.
     pub last_failure: Option<Failure>,
 }
@@ -404,6 +406,7 @@ impl Link {
             resting_until: inner.rest.filter(|rest| rest.until > now && rest.why != Why::Held).map(|rest| rest.until),
             held: inner.rest.is_some_and(|rest| rest.why == Why::Held),
             scheduled: inner.rest.is_some_and(|rest| rest.why == Why::Closed && rest.until > now),
+            paced_until: inner.paused.filter(|until| *until > now),
             last_failure: inner.last_failure.clone(),
         }
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::ConnectorHealth;
+use super::history::EventPage;
 use super::turn::Requested;
 use crate::model::duration::Duration;
 use crate::model::failure::Failure;
@@ -24,6 +25,7 @@ use crate::model::size::Size;
 use crate::model::text::text_value;
 use crate::model::time::Timestamp;
 use crate::smtp::address::{AddressError, Domain, Mailbox};
+use crate::store::history::Position;
 use crate::store::{PageKey, StoreError};
 
 /// Looks at the queue and acts on it.
@@ -71,8 +73,8 @@ pub trait Operate: Send + Sync {
     /// One message.
     async fn message(&self, id: MessageId) -> Result<Arc<Message>, ActionError>;
 
-    /// What happened to a message, oldest first; also of one that is no longer here.
-    async fn events(&self, id: MessageId) -> Result<Vec<serde_json::Value>, ActionError>;
+    /// At most so many events of a message, oldest first, behind `after`; also of one that is no longer here.
+    async fn events(&self, id: MessageId, after: Option<Position>, limit: usize) -> Result<EventPage, ActionError>;
 
     /// No attempt is made for this message until it is thawed. `by`, here and below: who asked, as the events shall name them.
     async fn freeze(&self, id: MessageId, by: &str) -> Result<(), ActionError>;

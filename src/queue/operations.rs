@@ -8,9 +8,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::actions::EVERYBODY;
+use super::history::EventPage;
 use super::operate::{
     ActionError, MessageFilter, MessagePage, MessageState, Operate, QueueKind, QueueState, QueueView,
 };
+use super::scheduler::waiting_here;
 use super::{FROZEN_KEY, Queue, settings};
 use crate::config::Snapshot;
 use crate::model::duration::Duration;
@@ -18,6 +20,7 @@ use crate::model::mail::{Message, MessageId, Recipient};
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::smtp::address::ForwardPath;
+use crate::store::history::{Found, Position};
 use crate::store::{PageKey, QueueCount};
 
 /// Most rows that one listing looks at: in 50 ms on two cores (targets.md, P10).
@@ -145,12 +148,13 @@ impl Operate for Queue {
         self.store.message(id).await?.ok_or(ActionError::NotFound)
     }
 
-    async fn events(&self, id: MessageId) -> Result<Vec<serde_json::Value>, ActionError> {
-        let events = self.store.events(id).await?;
-        if events.is_empty() && self.store.message(id).await?.is_none() {
+    async fn events(&self, id: MessageId, after: Option<Position>, limit: usize) -> Result<EventPage, ActionError> {
+        let Found { events, next, scanned } = self.store.events(id, after, limit).await?;
+        if after.is_none() && events.is_empty() && next.is_none() && self.store.message(id).await?.is_none() {
             return Err(ActionError::NotFound);
         }
-        Ok(events.iter().filter_map(|event| serde_json::from_slice(event).ok()).collect())
+        let items = events.iter().filter_map(|(_, event)| serde_json::from_slice(event).ok()).collect();
+        Ok(EventPage { items, next, scanned })
     }
 
     async fn freeze(&self, id: MessageId, by: &str) -> Result<(), ActionError> {
@@ -192,14 +196,22 @@ impl Queue {
     }
 
     async fn view(&self, count: QueueCount) -> Result<QueueView, ActionError> {
+        use QueueName::{DeadLetter, Held, Unrouted};
         let QueueCount { queue, messages, bytes } = count;
         let now = self.now();
         let link = self.links().get(&queue).map(|link| link.view(now)).unwrap_or_default();
-        let oldest = self.store.page(Some(&queue), None, 1).await?.first().map(|(key, _)| key.received_at);
+        let first = self.store.page(Some(&queue), None, 1).await?.pop();
+        let oldest = first.as_ref().map(|(key, _)| key.received_at);
+        // after a restart the queue remembers nothing, its messages do
+        let failure_of_first = || {
+            let (_, message) = first.as_ref().filter(|_| !matches!(queue, Unrouted | Held | DeadLetter))?;
+            waiting_here(message, &queue).find_map(|index| message.recipients.get(index as usize)?.last_failure.clone())
+        };
+        let last_error = link.last_failure.clone().or_else(failure_of_first);
         let next_due = self.store.next_due(&queue).await?;
         let next = link.resting_until.or(next_due.filter(|due| *due > now));
         let (frozen, suspended) = (self.frozen().contains(&queue), self.is_suspended(&queue));
-        let held = matches!(queue, QueueName::Held | QueueName::DeadLetter);
+        let held = matches!(queue, Held | DeadLetter);
         let state = if held {
             QueueState::Held
         } else if frozen {
@@ -227,7 +239,7 @@ impl Queue {
             bytes,
             oldest,
             next_retry: if frozen || suspended || held { None } else { next },
-            last_error: link.last_failure,
+            last_error,
             id: queue,
         })
     }

@@ -8,12 +8,14 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+use super::history::EventPage;
 use super::operate::{ActionError, MessageFilter, MessagePage, Operate, QueueView};
 use super::turn::Requested;
 use super::{ConnectorHealth, Queue};
 use crate::model::mail::{Message, MessageId};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
+use crate::store::history::Position;
 use crate::store::{PageKey, StoreError};
 
 /// A person's hands on the queue.
@@ -76,8 +78,8 @@ impl Operate for Operator {
         self.0.message(id).await
     }
 
-    async fn events(&self, id: MessageId) -> Result<Vec<serde_json::Value>, ActionError> {
-        self.0.events(id).await
+    async fn events(&self, id: MessageId, after: Option<Position>, limit: usize) -> Result<EventPage, ActionError> {
+        self.0.events(id, after, limit).await
     }
 
     async fn freeze(&self, id: MessageId, by: &str) -> Result<(), ActionError> {

@@ -413,15 +413,15 @@ impl Queue {
             };
             log(after, recipient, word, &detail);
             let to = recipient.forward_path.to_string();
-            self.track(event, after, std::iter::once(to.clone()), detail.clone());
+            self.track(event, after, Some(to.clone()), detail.clone());
             if dead {
                 self.metrics.outcome("deadLettered", 1);
-                self.track(EventKind::DeadLettered, after, std::iter::once(to), track::Detail::default());
+                self.track(EventKind::DeadLettered, after, Some(to), track::Detail::default());
             }
         }
         for id in caused {
             let detail = track::Detail { related: Some(*id), ..track::Detail::default() };
-            self.track(EventKind::Dsn, after, std::iter::empty(), detail);
+            self.track(EventKind::Dsn, after, None, detail);
         }
     }
 }

@@ -51,9 +51,14 @@ impl Queue {
         self.all_suspended().get(connector).cloned()
     }
 
+    /// Whether an operator has frozen this queue.
+    pub fn is_frozen(&self, queue: &QueueName) -> bool {
+        self.frozen().contains(queue)
+    }
+
     /// Whether nothing leaves this queue: it is frozen, or its connector is suspended.
     pub(super) fn stands_still(&self, queue: &QueueName) -> bool {
-        self.frozen().contains(queue) || self.is_suspended(queue)
+        self.is_frozen(queue) || self.is_suspended(queue)
     }
 
     /// Whether the connector of this queue is suspended.

@@ -289,7 +289,7 @@ impl Fixture {
     }
 
     async fn events(&self, id: MessageId) -> Vec<String> {
-        let events = self.queue.events(id).await.unwrap();
+        let events = self.queue.events(id, None, 1_000).await.unwrap().items;
         events.iter().map(|event| event["event"].as_str().unwrap().to_owned()).collect()
     }
 
@@ -311,6 +311,7 @@ mod pace;
 mod reports;
 mod routes;
 mod steering;
+mod whereabouts;
 
 fn about(times: &[Duration], expected: &[u64]) {
     let seconds: Vec<u64> = times.iter().map(Duration::as_secs).collect();

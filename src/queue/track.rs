@@ -3,7 +3,8 @@
 //! Written without waiting; the store bounds and drops. The subject is tracked only where `settings.subjectLogging` keeps it (as
 //! in Exchange, where it is off). Every event of a message names its sender, its virtual server and the recipients that it
 //! concerns, so that each reads alone and can be searched for; what only the reception knows (Message-ID, client, session,
-//! size, subject) stands in `received`.
+//! size, subject) stands in `received`. What concerns more recipients than one event names ([`MAX_NAMED`]) is as many events as it
+//! takes, each with all of the rest and, from the second on, with its `part`.
 //!
 //! Refused transactions are tracked too, `rejected`, but no more than [`Allowance`] lets pass: whoever is refused by the
 //! thousand must not push the history of real mail out of the files.
@@ -25,8 +26,10 @@ use crate::model::trace_parent::TraceParent;
 use crate::smtp::reply::{EnhancedStatus, Reply};
 use crate::store::TrackingStore;
 
-/// Most recipients that one event names; more are counted.
-pub const MAX_NAMED: usize = 50;
+/// Most recipients that one event names.
+const MAX_NAMED: usize = 50;
+/// Most octets of their addresses, so that an event is never too long for the store.
+const MAX_NAMED_OCTETS: usize = 3_000;
 /// Refusals that are tracked at once.
 const REFUSALS_AT_ONCE: f64 = 1_000.0;
 /// Refusals a second in the long run.
@@ -46,9 +49,9 @@ pub struct Event<'a> {
     /// The recipients that it concerns.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub recipients: Vec<String>,
-    /// How many recipients more than are named.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub more_recipients: usize,
+    /// Which of several events with all recipients together this is, from 2 on.
+    #[serde(skip_serializing_if = "is_the_first")]
+    pub part: usize,
     /// Everything that not every event has.
     #[serde(flatten)]
     pub detail: Detail<'a>,
@@ -157,27 +160,46 @@ fn is_zero(n: &usize) -> bool {
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+fn is_the_first(part: &usize) -> bool {
+    *part <= 1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 fn is_false(it: &bool) -> bool {
     !*it
 }
 
 /// Writes one event.
-pub fn track(
-    store: &dyn TrackingStore,
-    at: Timestamp,
-    event: EventKind,
-    message: Option<MessageId>,
-    recipients: impl ExactSizeIterator<Item = String>,
-    detail: Detail<'_>,
-) {
-    let more_recipients = recipients.len().saturating_sub(MAX_NAMED);
-    let recipients = recipients.take(MAX_NAMED).collect();
-    let record = Event { message, at, event, recipients, more_recipients, detail };
+fn write(store: &dyn TrackingStore, event: &Event<'_>) {
     // most events fit without growing
     let mut json = Vec::with_capacity(384);
-    if serde_json::to_writer(&mut json, &record).is_ok() {
+    if serde_json::to_writer(&mut json, event).is_ok() {
         store.append(json);
     }
+}
+
+/// The recipients of one event, and the names in the directory of those that have one.
+#[derive(Debug, Default)]
+struct Named<'a> {
+    recipients: Vec<String>,
+    names: Vec<&'a Name>,
+}
+
+/// Recipients by the events that name them: as few as it takes, and one when there are none.
+fn named<'a>(all: impl Iterator<Item = (String, Option<&'a Name>)>) -> Vec<Named<'a>> {
+    let mut done = Vec::new();
+    let (mut now, mut octets) = (Named::default(), 0);
+    for (address, name) in all {
+        octets += address.len();
+        if now.recipients.len() >= MAX_NAMED || (octets > MAX_NAMED_OCTETS && !now.recipients.is_empty()) {
+            octets = address.len();
+            done.push(std::mem::take(&mut now));
+        }
+        now.recipients.push(address);
+        now.names.extend(name);
+    }
+    done.push(now);
+    done
 }
 
 /// How a message came, as far as its record does not say.
@@ -252,21 +274,30 @@ impl Allowance {
 }
 
 impl Queue {
-    /// Writes an event of a message.
-    pub(super) fn track(
+    /// Writes an event of a message that concerns one recipient, or (`None`) the whole of it.
+    pub(super) fn track(&self, event: EventKind, message: &Message, recipient: Option<String>, detail: Detail<'_>) {
+        self.track_all(event, message, recipient.into_iter().map(|recipient| (recipient, None)), detail);
+    }
+
+    /// Writes what concerns several recipients, each with the name in the directory that is told.
+    fn track_all<'a>(
         &self,
         event: EventKind,
-        message: &Message,
-        recipients: impl ExactSizeIterator<Item = String>,
-        detail: Detail<'_>,
+        message: &'a Message,
+        recipients: impl Iterator<Item = (String, Option<&'a Name>)>,
+        detail: Detail<'a>,
     ) {
+        let at = self.now();
         let detail = Detail {
             sender: Some(message.reverse_path.to_string()),
             virtual_server: Some(message.origin.virtual_server.as_str()),
             connector: detail.connector.or_else(|| detail.queue.and_then(QueueName::connector)),
             ..detail
         };
-        track(&*self.store, self.now(), event, Some(message.id), recipients, detail);
+        for (part, Named { recipients, names }) in (1..).zip(named(recipients)) {
+            let detail = Detail { resolved_to: names, ..detail.clone() };
+            write(&*self.store, &Event { message: Some(message.id), at, event, recipients, part, detail });
+        }
     }
 
     /// Writes the first events of a message: who brought it, for whom; where each recipient goes; and which go no further,
@@ -288,8 +319,6 @@ impl Queue {
     /// Writes that something was refused, if there is room for it.
     pub fn track_rejected(&self, rejection: Rejection<'_>) {
         let now = self.now();
-        let allowed = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take(now);
-        let Some(not_tracked) = allowed else { return };
         let reply = rejection.reply.to_string();
         let reply: String = reply.chars().take(200).collect();
         let reason: String = rejection.reason.chars().take(300).collect();
@@ -303,11 +332,16 @@ impl Queue {
             status: rejection.reply.status,
             rule: Some(rejection.rule),
             reason: Some(&reason).filter(|reason| !reason.is_empty()).map(String::as_str),
-            not_tracked,
             ..Detail::default()
         };
-        let recipients = rejection.recipients.into_iter();
-        track(&*self.store, now, EventKind::Rejected, rejection.message, recipients, detail);
+        let all = named(rejection.recipients.into_iter().map(|recipient| (recipient, None)));
+        for (part, Named { recipients, .. }) in (1..).zip(all) {
+            let allowed = self.refusals.lock().unwrap_or_else(PoisonError::into_inner).take(now);
+            let Some(not_tracked) = allowed else { continue };
+            let detail = Detail { not_tracked, ..detail.clone() };
+            let (message, event) = (rejection.message, EventKind::Rejected);
+            write(&*self.store, &Event { message, at: now, event, recipients, part, detail });
+        }
     }
 
     fn track_first(&self, message: &Message, arrival: Arrival<'_>, related: Option<MessageId>) {
@@ -331,18 +365,18 @@ impl Queue {
             ..Detail::default()
         };
         let all = &message.recipients;
-        self.track(EventKind::Received, message, all.iter().map(path), detail);
+        self.track_all(EventKind::Received, message, all.iter().map(|one| (path(one), None)), detail);
         self.track_ways(message);
         let archived =
             |recipient: &&Recipient| recipient.waits.as_ref().is_some_and(|w| w.queue == QueueName::DeadLetter);
         for recipient in all.iter().filter(archived) {
             self.metrics.outcome("deadLettered", 1);
             let detail = Detail { failure: recipient.last_failure.as_ref(), ..Detail::default() };
-            self.track(EventKind::DeadLettered, message, std::iter::once(path(recipient)), detail);
+            self.track(EventKind::DeadLettered, message, Some(path(recipient)), detail);
         }
     }
 
-    /// One event for each queue that recipients go to.
+    /// For each queue who goes there.
     fn track_ways(&self, message: &Message) {
         for (queue, _) in message.waiting() {
             let here = |recipient: &&Recipient| recipient.waits.as_ref().is_some_and(|waits| waits.queue == queue);
@@ -352,10 +386,9 @@ impl Queue {
                 QueueName::Local(_) | QueueName::Directory => EventKind::Resolved,
                 QueueName::SmartHost(_) | QueueName::Dns(..) | QueueName::Unrouted => EventKind::Routed,
             };
-            let here: Vec<&Recipient> = message.recipients.iter().filter(here).collect();
-            let names = here.iter().take(MAX_NAMED).filter_map(|recipient| recipient.directory_name.as_ref());
-            let detail = Detail { queue: Some(&queue), resolved_to: names.collect(), ..Detail::default() };
-            self.track(event, message, here.iter().map(|recipient| path(recipient)), detail);
+            let here = message.recipients.iter().filter(here);
+            let here = here.map(|recipient| (path(recipient), recipient.directory_name.as_ref()));
+            self.track_all(event, message, here, Detail { queue: Some(&queue), ..Detail::default() });
         }
     }
 }
@@ -382,5 +415,20 @@ mod tests {
         assert_eq!(allowance.take(start + Duration::from_secs(1)), Some(500));
         let passed = (0..100).filter(|_| allowance.take(start + Duration::from_secs(2)).is_some()).count();
         assert!(passed <= 10, "{passed}");
+    }
+
+    #[test]
+    fn many_recipients_are_named_in_several_events_and_no_event_is_too_long() {
+        let sizes = |all: &[String]| -> Vec<usize> {
+            let parts = named(all.iter().map(|address| (address.clone(), None)));
+            assert_eq!(parts.iter().flat_map(|part| part.recipients.clone()).collect::<Vec<_>>(), all);
+            parts.iter().map(|part| part.recipients.len()).collect()
+        };
+        let some = |count: usize| (0..count).map(|n| format!("u{n}@far.example")).collect::<Vec<_>>();
+        assert_eq!(sizes(&[]), [0]);
+        assert_eq!(sizes(&some(50)), [50]);
+        assert_eq!(sizes(&some(120)), [50, 50, 20]);
+        assert_eq!(sizes(&vec!["x".repeat(320); 20]), [9, 9, 2]);
+        assert_eq!(sizes(&vec!["x".repeat(9_000); 2]), [1, 1]);
     }
 }

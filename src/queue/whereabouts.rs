@@ -6,26 +6,34 @@
 
 mod answer;
 mod fold;
+mod waiting;
 
 use std::collections::{HashSet, VecDeque};
 
 use serde_json::Value;
 
 pub use self::answer::{MessageWhereabouts, RecipientWhereabouts, Relation, RelationKind, WhereState, Whereabouts};
-use self::fold::{Fold, Told};
+use self::fold::{Event, Fold};
 use super::Queue;
 use super::history::{EventFilter, value};
-use super::operate::{ActionError, AddressFilter};
+use super::operate::{ActionError, AddressFilter, MessageFilter};
+use super::operations::matches;
 use crate::model::event_kind::EventKind;
-use crate::model::mail::MessageId;
+use crate::model::mail::{Message, MessageId};
 use crate::model::time::Timestamp;
 use crate::store::StoreError;
-use crate::store::history::{EventView, Key, Seek, Wanted};
+use crate::store::history::{EventView, Key, Position, Seek, Wanted};
 
 /// Messages that an answer has at most, with those that belong to them.
 const MAX_MESSAGES: usize = 50;
-/// Octets that looking for the messages may read.
+/// Octets that looking for the messages may read, and that looking for refusals may.
 const OCTETS: u64 = 64 << 20;
+/// Events of one message that are read at once.
+const PAGE: usize = 1_000;
+/// Events of one message that are read at most.
+const MAX_EVENTS: usize = 50_000;
+/// Messages that one names as belonging to it, of which no more are followed.
+const MAX_RELATED: usize = 1_000;
 /// Octets that looking for what belongs to one may read.
 const RELATED_OCTETS: u64 = 8 << 20;
 
@@ -44,8 +52,17 @@ pub struct Inquiry {
     pub since: Option<Timestamp>,
     /// Something happened to it before.
     pub until: Option<Timestamp>,
-    /// At most so many messages and refusals, the latest first.
+    /// At most so many messages, and as many refusals, the latest first.
     pub limit: usize,
+}
+
+/// What is told of a message.
+struct Told {
+    message: MessageWhereabouts,
+    /// Those that belong to it.
+    related: Vec<(MessageId, Relation)>,
+    /// All of its events were read, and all recipients that are asked for are told.
+    is_all: bool,
 }
 
 impl Queue {
@@ -63,8 +80,10 @@ impl Queue {
                 }
                 // a notification concerns all recipients, and an expansion other ones
                 let only = inquiry.recipient.as_ref().filter(|_| relation.is_none());
-                let Some((message, related)) = self.whereabouts_of(id, relation, only).await? else { continue };
+                let Some(found) = self.whereabouts_of(id, relation, only).await? else { continue };
+                let Told { message, related, is_all } = found;
                 answer.items.push(message);
+                complete &= is_all;
                 for (id, relation) in related {
                     if seen.insert(id) {
                         next.push_back((id, Some(relation)));
@@ -78,24 +97,49 @@ impl Queue {
 
     /// The messages that are asked for, refused transactions, and whether that is all.
     async fn messages_meant(&self, inquiry: &Inquiry) -> Result<(Vec<MessageId>, Vec<Value>, bool), StoreError> {
-        if let Some(id) = inquiry.message {
-            let there = self.store.message(id).await?.is_some() || !self.store.events(id).await?.is_empty();
-            return Ok((there.then_some(id).into_iter().collect(), Vec::new(), true));
-        }
         let named = match &inquiry.message_id {
             Some(message_id) => Some(self.with_message_id(message_id, 100).await?),
             None => None,
         };
-        if named.as_ref().is_some_and(Vec::is_empty) {
-            return Ok((Vec::new(), Vec::new(), true));
+        // each kind has its limit: many refusals do not keep mail out of the answer, nor the other way round
+        let mut seen = HashSet::new();
+        let is_new = move |event: &EventView| !is_rejected(event) && event.message.is_some_and(|id| seen.insert(id));
+        let (messages, all_messages) = self.latest(inquiry, named.as_deref(), None, is_new).await?;
+        let refusal = Some(EventKind::Rejected);
+        let (refusals, all_refusals) = self.latest(inquiry, named.as_deref(), refusal, |_| true).await?;
+        let mut ids: Vec<MessageId> = messages.iter().filter_map(|(_, event)| EventView::of(event)?.message).collect();
+        if let Some(id) = inquiry.message
+            && ids.is_empty()
+            && let Some(queued) = self.store.message(id).await?
+            && self.is_meant_in_queue(inquiry, &queued)
+        {
+            // its events are lost, it is not
+            ids.push(id);
+        }
+        let rejected = refusals.iter().filter_map(|(position, event)| value(*position, event)).collect();
+        Ok((ids, rejected, all_messages && all_refusals))
+    }
+
+    /// The latest events that an inquiry means and that are wanted, of one kind or of any, up to its limit; and whether that is all.
+    async fn latest(
+        &self,
+        inquiry: &Inquiry,
+        named: Option<&[MessageId]>,
+        kind: Option<EventKind>,
+        mut is_wanted: impl FnMut(&EventView) -> bool + Send + 'static,
+    ) -> Result<(Vec<(Position, Vec<u8>)>, bool), StoreError> {
+        if named.is_some_and(<[MessageId]>::is_empty) {
+            return Ok((Vec::new(), true));
         }
         let filter = EventFilter {
+            message: inquiry.message,
             sender: inquiry.sender.clone(),
             recipient: inquiry.recipient.clone(),
+            events: kind.into_iter().collect(),
             ..EventFilter::default()
         };
         let mut keys = filter.keys();
-        keys.extend(named.as_ref().map(|ids| ids.iter().copied().map(Key::message).collect()));
+        keys.extend(named.map(|ids| ids.iter().copied().map(Key::message).collect()));
         let seek = Seek {
             keys,
             since: inquiry.since,
@@ -106,24 +150,28 @@ impl Queue {
             octets: OCTETS,
             ..Seek::default()
         };
-        let mut seen = HashSet::new();
+        let named = named.map(<[MessageId]>::to_vec);
         let wanted: Wanted = Box::new(move |event, _| {
             let is_named = named.as_ref().is_none_or(|ids| event.message.is_some_and(|id| ids.contains(&id)));
-            let is_meant = is_named && filter.matches(event);
-            is_meant && (is_rejected(event) || event.message.is_some_and(|id| seen.insert(id)))
+            is_named && filter.matches(event) && is_wanted(event)
         });
         let mut found = self.store.search_events(seek, wanted).await?;
-        let complete = found.next.is_none() && found.events.len() <= inquiry.limit;
+        let is_all = found.next.is_none() && found.events.len() <= inquiry.limit;
         found.events.truncate(inquiry.limit);
-        let (mut ids, mut rejected) = (Vec::new(), Vec::new());
-        for (position, event) in &found.events {
-            match EventView::of(event) {
-                Some(view) if is_rejected(&view) => rejected.extend(value(*position, event)),
-                Some(view) => ids.extend(view.message),
-                None => {}
-            }
-        }
-        Ok((ids, rejected, complete))
+        Ok((found.events, is_all))
+    }
+
+    /// Whether all that is given holds for a message in the queue.
+    fn is_meant_in_queue(&self, inquiry: &Inquiry, message: &Message) -> bool {
+        let filter = MessageFilter {
+            message_id: inquiry.message_id.clone(),
+            sender: inquiry.sender.clone(),
+            recipient: inquiry.recipient.clone(),
+            since: inquiry.since,
+            until: inquiry.until,
+            ..MessageFilter::default()
+        };
+        matches(&filter, message, &self.live.current(), self.now())
     }
 
     /// One message, and those that belong to it. `None` when nothing is known of it.
@@ -132,15 +180,11 @@ impl Queue {
         id: MessageId,
         relation: Option<Relation>,
         only: Option<&AddressFilter>,
-    ) -> Result<Option<(MessageWhereabouts, Vec<(MessageId, Relation)>)>, StoreError> {
+    ) -> Result<Option<Told>, StoreError> {
         // the queue first: what leaves it now is in the events
         let queued = self.store.message(id).await?;
-        let events = self.store.events(id).await?;
-        if queued.is_none() && events.is_empty() {
-            return Ok(None);
-        }
         let mut related = Vec::new();
-        let mut whereabouts = MessageWhereabouts {
+        let mut message = MessageWhereabouts {
             message: id,
             relation,
             message_id: None,
@@ -154,23 +198,30 @@ impl Queue {
             recipients: Vec::new(),
             notifications: Vec::new(),
         };
-        let mut fold = Fold::default();
-        for event in events.iter().filter_map(|event| serde_json::from_slice::<Told>(event).ok()) {
-            fold.take(&mut whereabouts, &event);
-            let kind = match event.event {
-                Some(EventKind::Received) => RelationKind::SourceOf,
-                Some(EventKind::Expanded) => RelationKind::ExpansionOf,
-                Some(EventKind::Dsn) => RelationKind::NotificationOf,
-                _ => continue,
-            };
-            related.extend(event.related.map(|other| (other, Relation { kind, of: id })));
+        let mut fold = Fold::new(only.cloned());
+        let (mut read, mut next) = (0, None);
+        loop {
+            let page = self.store.events(id, next, PAGE).await?;
+            read += page.events.len();
+            for event in page.events.iter().filter_map(|(_, event)| serde_json::from_slice::<Event>(event).ok()) {
+                fold.take(&mut message, &event);
+                related.extend(event.relation(id).filter(|_| related.len() < MAX_RELATED));
+            }
+            next = page.next;
+            if next.is_none() || read >= MAX_EVENTS {
+                break;
+            }
+        }
+        if queued.is_none() && read == 0 {
+            return Ok(None);
         }
         related.extend(self.naming(id).await?);
-        if let Some(message) = queued {
-            fold.overlay(&mut whereabouts, &message);
+        if let Some(queued) = queued {
+            let waits = self.waits_of(&queued);
+            fold.overlay(&mut message, &queued, waits);
         }
-        fold.finish(&mut whereabouts, only, self.now());
-        Ok(Some((whereabouts, related)))
+        let is_all = fold.finish(&mut message) && next.is_none();
+        Ok(Some(Told { message, related, is_all }))
     }
 
     /// Messages whose events name this one as the other side.
@@ -182,7 +233,9 @@ impl Queue {
             octets: RELATED_OCTETS,
             ..Seek::default()
         };
-        let wanted: Wanted = Box::new(move |event, _| event.related == Some(id));
+        // one with many recipients names it in several events
+        let mut seen = HashSet::new();
+        let wanted: Wanted = Box::new(move |event, _| event.related == Some(id) && seen.insert(event.message));
         let found = self.store.search_events(seek, wanted).await?;
         let relation = |event: &[u8]| {
             let event = EventView::of(event)?;

@@ -607,8 +607,16 @@ fn events_are_found(engine: &impl Engine) {
     drop(store);
     let store = engine.open();
     TrackingStore::append(&store, event(2, id));
-    let events = run(store.events(id)).unwrap();
-    assert_eq!(events, [event(1, id), event(2, id)]);
+    let events = |after, limit| -> (Vec<Vec<u8>>, Option<Position>) {
+        let found = run(store.events(id, after, limit)).unwrap();
+        (found.events.into_iter().map(|(_, event)| event).collect(), found.next)
+    };
+    assert_eq!(events(None, 3), (vec![event(1, id), event(2, id)], None));
+    let (first, next) = events(None, 1);
+    assert_eq!(first, [event(1, id)]);
+    assert_eq!(events(next, 3), (vec![event(2, id)], None), "a page goes on behind the one before");
+    assert!(next.is_some() && run(store.has_events(id)).unwrap());
+    assert!(!run(store.has_events(MessageId::generate())).unwrap());
     let seek =
         Seek { keys: vec![vec![Key::message(id)]], newest_first: true, limit: 1, octets: 1 << 20, ..Seek::default() };
     let mine = || -> Wanted { Box::new(move |view, _| view.message == Some(id)) };

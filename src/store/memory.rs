@@ -407,9 +407,9 @@ impl TrackingStore for MemoryStore {
         inner.tail.send_replace(tail);
     }
 
-    async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError> {
-        let of = |event: &&Vec<u8>| EventView::of(event).is_some_and(|view| view.message == Some(id));
-        Ok(self.lock().events.iter().filter(of).cloned().collect())
+    async fn events(&self, id: MessageId, after: Option<Position>, limit: usize) -> Result<Found, StoreError> {
+        let seek = Seek { after, limit, ..Seek::default() };
+        self.search_events(seek, Box::new(move |event, _| event.message == Some(id))).await
     }
 
     async fn search_events(&self, seek: Seek, mut wanted: Wanted) -> Result<Found, StoreError> {

@@ -420,8 +420,14 @@ pub trait TrackingStore: Send + Sync {
     /// waits: when the writer cannot follow, the event is dropped and counted.
     fn append(&self, event: Vec<u8>);
 
-    /// The events of one message, oldest first, at most 1,000; searches a bounded amount of history.
-    async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError>;
+    /// At most so many events of one message, oldest first, behind `after`. Searches a bounded amount of history: an answer may be
+    /// short, and then says where to go on.
+    async fn events(&self, id: MessageId, after: Option<Position>, limit: usize) -> Result<Found, StoreError>;
+
+    /// Whether there is an event of this message.
+    async fn has_events(&self, id: MessageId) -> Result<bool, StoreError> {
+        Ok(!self.events(id, None, 1).await?.events.is_empty())
+    }
 
     /// Events that are looked for, with everything that was appended before. What a search may cost it says itself.
     async fn search_events(&self, seek: Seek, wanted: Wanted) -> Result<Found, StoreError>;

@@ -113,8 +113,12 @@ struct Event {
     event: EventKind,
     #[serde(default)]
     recipients: Vec<String>,
+    /// Recipients that events of earlier versions counted and did not name.
     #[serde(default)]
     more_recipients: usize,
+    /// Which of several events with all recipients together, from 2 on.
+    #[serde(default)]
+    part: usize,
     sender: Option<String>,
     message_id: Option<String>,
     size: Option<i64>,
@@ -183,6 +187,7 @@ impl Spans {
         }
         let now = Now { message, position, event: &event };
         match (event.event, event.duration_ms) {
+            (EventKind::Received, _) if now.event.part > 1 => self.received_for_more(&now),
             (EventKind::Received, _) => self.received(&now),
             (EventKind::Resolved | EventKind::Routed | EventKind::Held, _) if self.is_open(message, &Open::Root) => {
                 self.go_on(&now);
@@ -208,6 +213,17 @@ impl Spans {
             self.spans.push(now.sync(sync));
         }
         self.begin(now.message, Open::Root, root);
+    }
+
+    /// A reception with more recipients than one event names: they are counted where it has begun.
+    fn received_for_more(&mut self, now: &Now<'_>) {
+        let Some((Open::Root, index)) = self.open.get(&now.message) else { return };
+        let Some(root) = self.spans.get_mut(*index) else { return };
+        for (name, value) in &mut root.attributes {
+            if let ("bridgehead.recipients.count", Attribute::Number(count)) = (&**name, value) {
+                *count += i64::try_from(now.event.recipients.len()).unwrap_or_default();
+            }
+        }
     }
 
     fn begin(&mut self, message: MessageId, open: Open, span: Span) {

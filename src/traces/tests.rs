@@ -238,3 +238,15 @@ async fn what_the_collector_does_not_want_is_dropped_at_once() {
     bench.during(Duration::from_secs(3)).await;
     assert_eq!((bench.metrics.trace_spans_dropped.get(), *bench.fake.requests.lock().unwrap()), (1_000, 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_reception_for_many_is_one_span() {
+    let bench = Bench::new(false, Ratio::ALL).await;
+    bench.happens(received());
+    let mut more = received();
+    (more["part"], more["recipients"]) = (json!(2), json!(["w@d.example"]));
+    bench.happens(more);
+    let spans = bench.during(Duration::from_secs(30)).await;
+    assert_eq!(spans.iter().map(|span| &span["name"]).collect::<Vec<_>>(), ["store", "receive"], "{spans:#?}");
+    assert_eq!(value(&spans[1], "bridgehead.recipients.count"), "3");
+}

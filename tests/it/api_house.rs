@@ -669,9 +669,10 @@ impl Operate for Queue {
         messages.iter().find(|message| message.id == id).cloned().map(Arc::new).ok_or(ActionError::NotFound)
     }
 
-    async fn events(&self, id: MessageId) -> Result<Vec<Value>, ActionError> {
+    async fn events(&self, id: MessageId, _: Option<Position>, _: usize) -> Result<EventPage, ActionError> {
         self.message(id).await?;
-        Ok(vec![serde_json::json!({"at": "2026-11-24T00:00:00Z", "event": "received"})])
+        let items = vec![serde_json::json!({"at": "2026-11-24T00:00:00Z", "event": "received"})];
+        Ok(EventPage { items, ..EventPage::default() })
     }
 
     async fn freeze(&self, id: MessageId, _: &str) -> Result<(), ActionError> {

@@ -147,6 +147,19 @@ fn mail_waits_where_explain_said_and_a_message_is_explained_too() {
         let again = explain(&appliance, &json!({"messageId": waits["id"]}));
         assert_eq!((again["queue"].as_str(), again["recipient"].as_str()), (Some(queue.as_str()), Some(recipient)));
     }
+    // what an operator has stopped is said, of mail that waits and of mail that might come
+    let coming = json!({"client": "127.0.0.2", "sender": "a@b.example", "recipient": "x@far.example"});
+    let id = appliance.get("/api/v1/messages?recipient=x@far.example")["items"][0]["id"].clone();
+    let queue = explain(&appliance, &coming)["queue"].as_str().unwrap().to_owned();
+    for path in [format!("queues/{queue}/freeze"), "connectors/default/suspend".to_owned()] {
+        assert!(appliance.rest("POST", &format!("/api/v1/{path}"), None).status < 300, "{path}");
+    }
+    for question in [coming, json!({"messageId": id})] {
+        let told = explain(&appliance, &question);
+        let waits = told["decisions"].as_array().unwrap().iter().filter(|d| d["outcome"] == "waits");
+        let waits: Vec<_> = waits.map(|d| format!("{} {}", d["rule"], d["object"]).replace('"', "")).collect();
+        assert_eq!(waits, [format!("frozen queues/{queue}"), "suspended connectors/default".to_owned()], "{told:#}");
+    }
     // the connector that carries system messages only is named, and why it does not count
     let told =
         explain(&appliance, &json!({"client": "127.0.0.2", "sender": "a@b.example", "recipient": "x@partner.example"}));

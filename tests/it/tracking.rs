@@ -195,6 +195,19 @@ fn events_are_complete_searched_and_counted() {
     }
     assert_eq!(paged, whole);
     assert!(whole.windows(2).all(|two| two[0]["at"].as_str() >= two[1]["at"].as_str()));
+    // of one message
+    let id = of_one[0]["message"].as_str().unwrap();
+    let of_message = |query: &str| appliance.get(&format!("/api/v1/messages/{id}/events{query}"));
+    let whole = of_message("");
+    assert_eq!((whole["items"].as_array().unwrap().len(), &whole["nextCursor"]), (of_one.len(), &Value::Null));
+    let mut paged = Vec::new();
+    let mut page = of_message("?limit=2");
+    while let Some(next) = page["nextCursor"].as_str() {
+        paged.extend(page["items"].as_array().unwrap().clone());
+        page = of_message(&format!("?limit=2&cursor={next}"));
+    }
+    paged.extend(page["items"].as_array().unwrap().clone());
+    assert_eq!(json!(paged), whole["items"]);
     // counted
     let counts = appliance.get("/api/v1/tracking/summary?groupBy=recipientDomain&event=relayed");
     assert_eq!(counts["groups"], json!([{ "value": "d0.example", "count": 3 }, { "value": "d1.example", "count": 2 }]));

@@ -136,11 +136,11 @@ async fn a_group_reaches_mailboxes_and_outside_each_once() {
     for to in [f.anna(), "pal@out.example".into(), "x@out.example".into()] {
         assert_eq!(f.attempts_of(&to).len(), 1, "{to}");
     }
-    let events = f.queue.events(id).await.unwrap();
+    let events = f.queue.events(id, None, 1_000).await.unwrap().items;
     let expanded: Vec<_> = events.iter().filter(|event| event["event"] == "expanded").collect();
     assert_eq!(expanded.len(), 2);
     let further = expanded[0]["related"].as_str().unwrap().parse().unwrap();
-    let first = &f.queue.events(further).await.unwrap()[0];
+    let first = &f.queue.events(further, None, 1_000).await.unwrap().items[0];
     assert_eq!((&first["event"], &first["related"]), (&json!("received"), &json!(id.to_string())));
 }
 
@@ -263,9 +263,9 @@ async fn the_owner_of_a_list_hears_of_members_that_refuse_and_the_sender_does_no
     f.pass(Duration::from_secs(5)).await;
     assert_eq!((f.reports_to(&f.at("boss")), f.reports_to(&f.at("tom"))), (1, 0));
     assert_eq!((f.attempts_of(&f.at("small")).len(), f.attempts_of("x@out.example").len()), (0, 0));
-    let events = f.queue.events(id).await.unwrap();
+    let events = f.queue.events(id, None, 1_000).await.unwrap().items;
     let further = events.iter().find(|event| event["event"] == "expanded").unwrap()["related"].as_str().unwrap();
-    let events = f.queue.events(further.parse().unwrap()).await.unwrap();
+    let events = f.queue.events(further.parse().unwrap(), None, 1_000).await.unwrap().items;
     let failed = events.iter().filter(|event| event["event"] == "failed");
     let mut why: Vec<_> = failed.map(|event| event["failure"]["status"].as_str().unwrap().to_owned()).collect();
     why.sort();
@@ -303,7 +303,7 @@ async fn a_circle_of_forwards_fails_with_a_report() {
     f.pass(Duration::from_secs(5)).await;
     assert!(f.store.messages().is_empty());
     assert_eq!(f.events(id).await, ["failed", "dsn"]);
-    let events = f.queue.events(id).await.unwrap();
+    let events = f.queue.events(id, None, 1_000).await.unwrap().items;
     assert_eq!(events[0]["failure"]["status"], "5.4.6");
     assert_eq!(f.reports_to(&f.anna()), 1);
 }
@@ -326,7 +326,7 @@ async fn a_shared_domain_with_nobody_to_ask_is_told_why() {
     f.put(Collection::Connectors, "default", elsewhere).await;
     let id = f.send_to(&f.anna(), &["nobody@shared.example".to_owned()], None).await;
     f.pass(Duration::from_secs(5)).await;
-    let failure = f.queue.events(id).await.unwrap()[0]["failure"].clone();
+    let failure = f.queue.events(id, None, 1_000).await.unwrap().items[0]["failure"].clone();
     assert_eq!(failure["status"], "5.4.4");
     assert!(failure["diagnostic"].as_str().unwrap().contains("not in the directory"), "{failure}");
     assert_eq!(f.reports_to(&f.anna()), 1);
@@ -375,6 +375,6 @@ async fn staging_holds_behind_a_group_too() {
     set(staging(json!({"redirectTo": null, "allow": ["ok@out.example"]}))).await;
     let id = f.send_to("s@src.example", &[f.at("real")], None).await;
     f.pass(Duration::from_secs(5)).await;
-    assert_eq!(f.queue.events(id).await.unwrap()[0]["failure"]["status"], "5.7.1");
+    assert_eq!(f.queue.events(id, None, 1_000).await.unwrap().items[0]["failure"]["status"], "5.7.1");
     assert_eq!(times("x@out.example"), 0);
 }

@@ -32,7 +32,7 @@ impl Fixture {
     }
 
     /// A second queue over the same store, as after a restart.
-    fn again(&self) -> Arc<Queue> {
+    pub(super) fn again(&self) -> Arc<Queue> {
         let mut registry = Registry::default();
         Queue::new(
             Arc::new(self.store.clone()),
@@ -561,10 +561,10 @@ async fn events_name_who_asked_and_only_for_what_somebody_asked() {
     f.operator().hold(selector, "why".to_owned(), None, "hal".to_owned()).await.unwrap();
     let later = f.send(&f.anna(), "c@dst.example", None).await;
     f.pass(Duration::from_secs(10)).await;
-    let events = Operate::events(&*f.queue, later).await.unwrap();
+    let events = Operate::events(&*f.queue, later, None, 1_000).await.unwrap().items;
     let held: Vec<_> = events.iter().filter(|event| event["event"] == "held").map(|event| word(event, "by")).collect();
     assert_eq!(held, ["hal"], "{events:#?}");
-    let events = Operate::events(&*f.queue, id).await.unwrap();
+    let events = Operate::events(&*f.queue, id, None, 1_000).await.unwrap().items;
     let mut named: Vec<_> = events.iter().map(|event| (word(event, "event"), word(event, "by"))).collect();
     named.retain(|(_, by)| by != "-");
     let expected = [

@@ -18,8 +18,8 @@ pub struct Whereabouts {
     /// Attempts to hand in such mail that were refused, the latest first: the events `rejected`.
     #[schema(value_type = Vec<Object>)]
     pub rejected: Vec<Value>,
-    /// False when there may be more: older ones, or more that belong to what was found. Narrow the question, or page through
-    /// `GET /tracking`.
+    /// False when there may be more: older ones, more that belong to what was found, or a message with more recipients or more
+    /// events (over 50,000) than are looked at. Narrow the question, or page through `GET /tracking`.
     pub complete: bool,
 }
 
@@ -123,7 +123,8 @@ pub struct RecipientWhereabouts {
     #[serde(skip_serializing_if = "is_zero")]
     #[schema(required = false)]
     pub attempts: u32,
-    /// When the next attempt is due; in the dead-letter queue, when its retention ends.
+    /// When the next attempt is due, as far as that is known; in the dead-letter queue, when its retention ends; while it is held,
+    /// when the hold ends by itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
     pub next_attempt: Option<Timestamp>,
@@ -155,12 +156,14 @@ pub struct RecipientWhereabouts {
 pub enum WhereState {
     /// It waits for an attempt.
     Queued,
-    /// An attempt failed; another one will be made.
+    /// An attempt failed, for this recipient or for the whole queue; another one will be made.
     Retrying,
-    /// It waits until its connector's schedule opens, or it is asked for.
+    /// It waits until the time that its sender wants, until its connector's schedule opens, or until it is asked for.
     Scheduled,
-    /// An operator has stopped it.
+    /// An operator has stopped it, or its queue.
     Frozen,
+    /// An operator has suspended its connector.
+    Suspended,
     /// An operator keeps such mail back.
     Held,
     /// Nothing more can be done, and it is kept for an operator to look at.
@@ -183,8 +186,8 @@ pub enum WhereState {
 
 impl WhereState {
     pub(super) fn waits(self) -> bool {
-        use WhereState::{DeadLetter, Frozen, Held, Queued, Retrying, Scheduled};
-        matches!(self, Queued | Retrying | Scheduled | Frozen | Held | DeadLetter)
+        use WhereState::{DeadLetter, Frozen, Held, Queued, Retrying, Scheduled, Suspended};
+        matches!(self, Queued | Retrying | Scheduled | Frozen | Suspended | Held | DeadLetter)
     }
 }
 

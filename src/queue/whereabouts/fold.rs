@@ -5,11 +5,11 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::answer::{MessageWhereabouts, RecipientWhereabouts, WhereState};
+use super::answer::{MessageWhereabouts, RecipientWhereabouts, Relation, RelationKind, WhereState};
+use super::waiting::Wait;
 use crate::model::event_kind::EventKind;
 use crate::model::failure::Failure;
 use crate::model::mail::{Message, MessageId, RecipientStatus};
-use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
 use crate::queue::history::is;
 use crate::queue::operate::AddressFilter;
@@ -21,9 +21,9 @@ const MAX_RECIPIENTS: usize = 1_000;
 /// What is read of an event.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Told {
+pub(super) struct Event {
     at: Option<Timestamp>,
-    pub(super) event: Option<EventKind>,
+    event: Option<EventKind>,
     recipients: Vec<String>,
     sender: Option<String>,
     message_id: Option<String>,
@@ -38,18 +38,40 @@ pub(super) struct Told {
     failure: Option<Failure>,
     attempts: Option<u32>,
     next_attempt: Option<Timestamp>,
-    pub(super) related: Option<MessageId>,
+    related: Option<MessageId>,
+}
+
+impl Event {
+    /// What an event of this message says of another one.
+    pub(super) fn relation(&self, of: MessageId) -> Option<(MessageId, Relation)> {
+        let kind = match self.event? {
+            EventKind::Received => RelationKind::SourceOf,
+            EventKind::Expanded => RelationKind::ExpansionOf,
+            EventKind::Dsn => RelationKind::NotificationOf,
+            _ => return None,
+        };
+        Some((self.related?, Relation { kind, of }))
+    }
 }
 
 /// What the events say, one after the other.
 #[derive(Default)]
 pub(super) struct Fold {
+    /// Who is asked for; `None`: everybody.
+    only: Option<AddressFilter>,
     by_address: HashMap<String, usize>,
+    /// Not everybody who is asked for is told of: there are too many.
+    is_cut: bool,
 }
 
 impl Fold {
-    pub(super) fn take(&mut self, message: &mut MessageWhereabouts, event: &Told) {
-        let Some(kind) = event.event else { return };
+    pub(super) fn new(only: Option<AddressFilter>) -> Self {
+        Fold { only, ..Fold::default() }
+    }
+
+    pub(super) fn take(&mut self, message: &mut MessageWhereabouts, event: &Event) {
+        // who was refused was never a recipient of it
+        let Some(kind) = event.event.filter(|kind| *kind != EventKind::Rejected) else { return };
         match kind {
             EventKind::Received => {
                 message.message_id.clone_from(&event.message_id);
@@ -58,7 +80,9 @@ impl Fold {
                 message.client = event.client;
                 message.size = event.size;
             }
-            EventKind::Dsn => message.notifications.extend(event.related),
+            EventKind::Dsn if message.notifications.len() < MAX_RECIPIENTS => {
+                message.notifications.extend(event.related)
+            }
             _ => {}
         }
         message.sender = message.sender.take().or_else(|| event.sender.clone());
@@ -105,10 +129,14 @@ impl Fold {
         message: &'m mut MessageWhereabouts,
         address: &str,
     ) -> Option<&'m mut RecipientWhereabouts> {
+        if self.only.as_ref().is_some_and(|only| !is(only, address)) {
+            return None;
+        }
         let all = &mut message.recipients;
         let key = folded(address);
         if !self.by_address.contains_key(&key) {
             if all.len() >= MAX_RECIPIENTS {
+                self.is_cut = true;
                 return None;
             }
             self.by_address.insert(key.clone(), all.len());
@@ -131,8 +159,8 @@ impl Fold {
         self.by_address.get(&key).and_then(|index| all.get_mut(*index))
     }
 
-    /// What the queue says of those who wait.
-    pub(super) fn overlay(&mut self, message: &mut MessageWhereabouts, queued: &Message) {
+    /// What the queue says of those who wait; `waits` has why, by index.
+    pub(super) fn overlay(&mut self, message: &mut MessageWhereabouts, queued: &Message, waits: Vec<Option<Wait>>) {
         message.message_id = message.message_id.take().or_else(|| queued.message_id_header.clone());
         message.subject = message.subject.take().or_else(|| queued.subject.clone());
         message.sender = message.sender.take().or_else(|| Some(queued.reverse_path.to_string()));
@@ -140,25 +168,19 @@ impl Fold {
         message.client = queued.origin.client;
         message.size = Some(queued.size);
         message.virtual_server = Some(queued.origin.virtual_server.to_string());
-        for of_queue in &queued.recipients {
+        for (of_queue, wait) in queued.recipients.iter().zip(waits) {
             let known = self.by_address.contains_key(&folded(&of_queue.forward_path.to_string()));
             let Some(recipient) = self.recipient(message, &of_queue.forward_path.to_string()) else { continue };
-            match &of_queue.waits {
-                Some(waits) if recipient.state.waits() => {
+            match of_queue.waits.as_ref().zip(wait) {
+                Some((waits, wait)) if recipient.state.waits() => {
                     recipient.queue = Some(waits.queue.to_string());
                     recipient.connector = waits.queue.connector().map(ToString::to_string);
-                    recipient.next_attempt = Some(waits.due);
+                    recipient.next_attempt = wait.next_attempt;
                     recipient.attempts = of_queue.attempts;
-                    if let Some(failure) = &of_queue.last_failure {
+                    if let Some(failure) = &wait.failure {
                         tell_failure(recipient, failure);
                     }
-                    recipient.state = match recipient.state {
-                        _ if waits.queue == QueueName::DeadLetter => WhereState::DeadLetter,
-                        _ if queued.frozen => WhereState::Frozen,
-                        WhereState::Scheduled => WhereState::Scheduled,
-                        _ if of_queue.last_failure.is_some() => WhereState::Retrying,
-                        _ => WhereState::Queued,
-                    };
+                    (recipient.state, recipient.words) = (wait.state, wait.words);
                 }
                 // its end is not in the events
                 None if !known || recipient.state.waits() => {
@@ -176,11 +198,8 @@ impl Fold {
         }
     }
 
-    /// Those who were asked for, and the words.
-    pub(super) fn finish(&self, message: &mut MessageWhereabouts, only: Option<&AddressFilter>, now: Timestamp) {
-        if let Some(only) = only {
-            message.recipients.retain(|recipient| is(only, &recipient.recipient));
-        }
+    /// What became of those who do not wait, in words. False when not everybody who is asked for is told of.
+    pub(super) fn finish(&self, message: &mut MessageWhereabouts) -> bool {
         for recipient in &mut message.recipients {
             if !message.in_queue && recipient.state.waits() {
                 recipient.state = WhereState::Unknown;
@@ -188,8 +207,11 @@ impl Fold {
             if !recipient.state.waits() {
                 (recipient.queue, recipient.next_attempt) = (None, None);
             }
-            recipient.words = words(recipient, now);
+            if !recipient.state.waits() {
+                recipient.words = end_in_words(recipient);
+            }
         }
+        !self.is_cut
     }
 }
 
@@ -199,29 +221,12 @@ fn tell_failure(recipient: &mut RecipientWhereabouts, failure: &Failure) {
     recipient.next_hop = failure.remote_mta.clone().or_else(|| recipient.next_hop.take());
 }
 
-/// A sentence or two for whoever asks.
-fn words(it: &RecipientWhereabouts, now: Timestamp) -> String {
+/// What became of a recipient, in a sentence or two. Why one waits, the queue says.
+fn end_in_words(it: &RecipientWhereabouts) -> String {
     let at = it.at.map_or_else(String::new, |at| format!(" at {at}"));
-    let queue = it.queue.as_deref().unwrap_or("a queue");
     let why = it.failure.as_deref().unwrap_or("the reason is not known");
     let by = it.next_hop.as_deref().unwrap_or("the next hop");
-    let next = match it.next_attempt {
-        Some(due) if due > now => format!("the next attempt is due at {due}"),
-        _ => "an attempt is due now".to_owned(),
-    };
     match it.state {
-        WhereState::Queued => format!("Waits in {queue}; {next}."),
-        WhereState::Retrying => {
-            let attempts = if it.attempts > 0 { format!("Attempt {} failed", it.attempts) } else { "An attempt failed".to_owned() };
-            format!("{attempts}: {why}. It waits in {queue}; {next}.")
-        }
-        WhereState::Scheduled => format!("Waits in {queue} until the schedule of its connector opens; {next}."),
-        WhereState::Held => "Held by an operator: it waits until the hold ends.".to_owned(),
-        WhereState::Frozen => format!("Frozen by an operator in {queue}: no attempt is made until it is thawed."),
-        WhereState::DeadLetter => {
-            let until = it.next_attempt.map_or_else(String::new, |end| format!(" until {end}"));
-            format!("Could not be delivered: {why}. It is kept in the dead-letter queue{until}.")
-        }
         WhereState::Delivered => format!("Delivered to {by}{at}."),
         WhereState::Relayed => match &it.reply {
             Some(reply) => format!("Taken by {by}{at}, which answered: {reply}"),
@@ -231,10 +236,8 @@ fn words(it: &RecipientWhereabouts, now: Timestamp) -> String {
         WhereState::Failed => format!("Failed{at}: {why}."),
         WhereState::Expired => format!("Could not be delivered in time and was given up{at}: {why}."),
         WhereState::Removed => format!("Removed{at} by an operator, or because its retention ended."),
-        WhereState::Unknown => {
-            "It is not in the queue any more, and what became of it is not recorded: the last moments before a crash are \
-             not tracked."
-                .to_owned()
-        }
+        _ => "It is not in the queue any more, and what became of it is not recorded: the last moments before a crash are \
+              not tracked."
+            .to_owned(),
     }
 }

@@ -592,9 +592,9 @@ impl TrackingStore for Embedded {
         self.tracking.append(event);
     }
 
-    async fn events(&self, id: MessageId) -> Result<Vec<Vec<u8>>, StoreError> {
+    async fn events(&self, id: MessageId, after: Option<Position>, limit: usize) -> Result<Found, StoreError> {
         let tracking = self.tracking.clone();
-        blocking(move || tracking.events(id)).await?.map_err(unreadable_history)
+        blocking(move || tracking.events(id, after, limit)).await?.map_err(unreadable_history)
     }
 
     async fn search_events(&self, seek: Seek, wanted: Wanted) -> Result<Found, StoreError> {

@@ -41,9 +41,7 @@ const BLOCK: u64 = 64 << 10;
 const MAX_EVENT: usize = 8 << 10;
 /// Longest line: an event with its line end.
 const MAX_LINE: u64 = MAX_EVENT as u64 + 1;
-/// Events that are told of one message.
-const MAX_EVENTS: usize = 1_000;
-/// Octets that may be read for the events of one message.
+/// Octets that may be read for a page of the events of one message.
 const MESSAGE_OCTETS: u64 = 256 << 20;
 /// Events on their way to the writer.
 const CHANNEL: usize = 16_384;
@@ -131,15 +129,14 @@ impl Tracking {
         search::search(&self.catalogue, seek, None, wanted)
     }
 
-    /// The events of one message, oldest first. Blocks.
-    pub fn events(&self, id: MessageId) -> io::Result<Vec<Vec<u8>>> {
+    /// At most so many events of one message behind `after`, oldest first. Blocks.
+    pub fn events(&self, id: MessageId, after: Option<Position>, limit: usize) -> io::Result<Found> {
         self.settle();
-        let seek =
-            Seek { keys: vec![vec![Key::message(id)]], limit: MAX_EVENTS, octets: MESSAGE_OCTETS, ..Seek::default() };
+        let keys = vec![vec![Key::message(id)]];
+        let seek = Seek { keys, after, limit, octets: MESSAGE_OCTETS, ..Seek::default() };
         let needle = format!("\"{id}\"");
         let wanted: Wanted = Box::new(move |event, _| event.message == Some(id));
-        let found = search::search(&self.catalogue, &seek, Some(needle.as_bytes()), wanted)?;
-        Ok(found.events.into_iter().map(|(_, event)| event).collect())
+        search::search(&self.catalogue, &seek, Some(needle.as_bytes()), wanted)
     }
 
     /// The next events behind a position, of at most so many octets. Blocks, but does not wait for events.
