@@ -25,7 +25,7 @@
 //! * `distribution`: mail for groups, contacts and forwards becomes mail for those who get it.
 //! * `suppressed`: who must not be written to, and mail for him.
 //! * `outcome`: what an attempt's results mean for each recipient, and the one step that records it.
-//! * `operate`: what a person sees and does; `bulk`: with many messages at once. `restored`: a copy's mail is frozen first.
+//! * `operate`: what a person sees and does; `actions`: what that does to a message, and for whom of it; `bulk`: to many at once. `restored`: a copy's mail is frozen first.
 //!
 //! **What happens on failure.** After a crash every message is due as before. A failure of the host puts the link queue to rest, not its messages; a failure of a message defers
 //! that message. An outcome that the store cannot record is kept in hand, with its lease, until it can: mail that was delivered
