@@ -173,7 +173,12 @@ impl Client {
             };
             return Client::to(target);
         }
-        let all = Contexts::read(&contexts::path()?)?;
+        let all = match contexts::path() {
+            Ok(path) => Contexts::read(&path)?,
+            // who has no home, as in a container, has no contexts
+            Err(_) if which.context.is_none() => Contexts::default(),
+            Err(error) => return Err(error),
+        };
         let named = which.context.as_ref().or(all.current.as_ref().filter(|_| which.data_dir.is_none()));
         if let Some(name) = named {
             let target = all.contexts.get(name);
