@@ -5,7 +5,7 @@
 use super::conclusion::Conclusion;
 use super::operate::ActionError;
 use super::outcome::{Facts, Persistence};
-use super::{Assignment, Queue, assign_again, track};
+use super::{Queue, track};
 use crate::model::event_kind::EventKind;
 use crate::model::mail::{Change, Message, MessageId, Recipient};
 use crate::model::name::Name;
@@ -56,9 +56,10 @@ impl Queue {
         by: &str,
         synced: bool,
     ) -> Result<(), ActionError> {
+        let snapshot = self.live.current();
         let tried = |(index, recipient): (u32, &Recipient)| match &recipient.waits {
             Some(waits) if waits.queue == QueueName::DeadLetter => {
-                let (queue, name) = self.belongs_to(&leased.message, recipient);
+                let (queue, name) = self.belongs_to(&snapshot, &leased.message, recipient);
                 (index, Conclusion::Resubmitted(queue, name))
             }
             _ => (index, Conclusion::Retried),
@@ -113,10 +114,11 @@ impl Queue {
         by: &str,
         synced: bool,
     ) -> Result<(), ActionError> {
+        let snapshot = self.live.current();
         let mut chosen = Message::clone(&leased.message);
         chosen.connector.clone_from(&connector);
         let routed = |(index, recipient): (u32, &Recipient)| {
-            let (queue, name) = self.belongs_to(&chosen, recipient);
+            let (queue, name) = self.belongs_to(&snapshot, &chosen, recipient);
             match &recipient.waits {
                 Some(waits) if waits.queue == QueueName::DeadLetter => (index, Conclusion::Resubmitted(queue, name)),
                 _ => (index, Conclusion::Moved(queue, name)),
@@ -128,16 +130,5 @@ impl Queue {
             return Ok(self.conclude_anew(leased, all, Facts::by(by)).await?);
         }
         Ok(self.conclude_chosen(leased, all, connector, Facts::by(by), Persistence::Once { synced }).await?)
-    }
-
-    /// Where a recipient belongs now; `unrouted` when there is no way.
-    pub(super) fn belongs_to(&self, message: &Message, recipient: &Recipient) -> (QueueName, Option<Name>) {
-        let snapshot = self.live.current();
-        match assign_again(&snapshot, &*self.recipients, message, recipient, &self.down()) {
-            Assignment::Queue(queue, name) => (queue, name),
-            Assignment::Refused(_) | Assignment::Unknown | Assignment::TryLater => {
-                (QueueName::Unrouted, recipient.directory_name.clone())
-            }
-        }
     }
 }

@@ -26,7 +26,7 @@ use super::bulk::{BulkAction, MOST_PREVIEWED, Order, Preview, SAMPLE, STEP as PR
 use super::conclusion::Conclusion;
 use super::operate::{AddressFilter, MessageFilter};
 use super::outcome::Facts;
-use super::{Assignment, Queue, assign_again, is_ours};
+use super::{Queue, is_ours};
 use crate::config::Snapshot;
 use crate::model::mail::{Message, Recipient, RecipientStatus};
 use crate::model::name::Name;
@@ -451,21 +451,6 @@ impl Queue {
         }
     }
 
-    /// The queue in which a recipient that is held would wait else, and his name in the directory.
-    pub(super) fn home_of(
-        &self,
-        snapshot: &Snapshot,
-        message: &Message,
-        recipient: &Recipient,
-    ) -> (QueueName, Option<Name>) {
-        match assign_again(snapshot, &*self.recipients, message, recipient, &self.down()) {
-            Assignment::Queue(queue, name) => (queue, name),
-            Assignment::Refused(_) | Assignment::Unknown | Assignment::TryLater => {
-                (QueueName::Unrouted, recipient.directory_name.clone())
-            }
-        }
-    }
-
     /// What holds change for a message: who waits and is held now, and who is held and should not be any more.
     pub(super) fn moves_by_holds(&self, snapshot: &Snapshot, message: &Message) -> Vec<(u32, Conclusion)> {
         let moved = |recipient: &Recipient| {
@@ -474,7 +459,7 @@ impl Queue {
                 let held = self.holds.hold(message, recipient, &waits.queue);
                 return held.then(|| Conclusion::Held(recipient.directory_name.clone()));
             }
-            let (to, name) = self.home_of(snapshot, message, recipient);
+            let (to, name) = self.belongs_to(snapshot, message, recipient);
             (!self.holds.hold(message, recipient, &to)).then_some(Conclusion::LetGo(to, name))
         };
         (0u32..).zip(&message.recipients).filter_map(|(index, recipient)| Some((index, moved(recipient)?))).collect()

@@ -81,7 +81,7 @@ use crate::config::{Live, Snapshot};
 use crate::directory::Recipients;
 use crate::directory::suppressions::Suppressions;
 use crate::model::failure::Failure;
-use crate::model::mail::Message;
+use crate::model::mail::{Message, Recipient};
 use crate::model::name::Name;
 use crate::model::queue_name::QueueName;
 use crate::model::time::Timestamp;
@@ -270,6 +270,16 @@ impl Queue {
         self.release(vec![leased]);
         for queue in queues {
             self.agenda.look(&queue, soon);
+        }
+    }
+
+    /// Where a recipient belongs as things are, and its name in the directory; `unrouted` when there is no way.
+    fn belongs_to(&self, snapshot: &Snapshot, message: &Message, recipient: &Recipient) -> (QueueName, Option<Name>) {
+        match assign_again(snapshot, &*self.recipients, message, recipient, &self.down()) {
+            Assignment::Queue(queue, name) => (queue, name),
+            Assignment::Refused(_) | Assignment::Unknown | Assignment::TryLater => {
+                (QueueName::Unrouted, recipient.directory_name.clone())
+            }
         }
     }
 

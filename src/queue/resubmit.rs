@@ -52,9 +52,10 @@ impl Queue {
     /// Sends those dead letters of a message on their way again, as they are, that are meant. One without any is passed over
     /// ([`ActionError::NotFound`]).
     pub(super) async fn resubmit_leased(&self, leased: Leased, whom: Whom<'_>, by: &str) -> Result<(), ActionError> {
+        let snapshot = self.live.current();
         let again = |(index, recipient): (u32, &Recipient)| {
             let waits = recipient.waits.as_ref().filter(|waits| waits.queue == QueueName::DeadLetter);
-            let (queue, name) = waits.map(|_| self.belongs_to(&leased.message, recipient))?;
+            let (queue, name) = waits.map(|_| self.belongs_to(&snapshot, &leased.message, recipient))?;
             Some((index, Conclusion::Resubmitted(queue, name)))
         };
         let all: Vec<_> = concerned(&leased.message, whom).filter_map(again).collect();

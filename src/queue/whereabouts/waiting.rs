@@ -85,7 +85,7 @@ impl Queue {
             return wait(WhereState::Frozen, None, words);
         }
         if *queue == QueueName::Held {
-            let (home, _) = self.home_of(snapshot, message, recipient);
+            let (home, _) = self.belongs_to(snapshot, message, recipient);
             let Some(hold) = self.held_by(message, recipient, &home) else {
                 let words = format!("Was held by an operator; no hold means it any more, and it goes on now.{last}");
                 return wait(WhereState::Held, None, words);

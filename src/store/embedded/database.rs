@@ -160,21 +160,18 @@ impl Rows for Database {
 
     fn get(&self, id: MessageId) -> Result<Option<Row>, StoreError> {
         let key = row_key(id);
-        match self.mail.get(&key).map_err(store_error)? {
-            Some(first) => self.row(id, &key, &first).map(Some),
-            None => Ok(None),
+        let Some(first) = self.mail.get(&key).map_err(store_error)? else { return Ok(None) };
+        let broken = || StoreError::Damaged(format!("the database's row of message {id}"));
+        let chunks = u16::from_be_bytes(first.get(..2).and_then(|b| b.try_into().ok()).ok_or_else(broken)?);
+        if chunks <= 1 {
+            return decode_row(&first[2..]).map(Some).ok_or_else(broken);
         }
-    }
-
-    fn get_all(&self, ids: &[MessageId]) -> Result<Vec<Option<Row>>, StoreError> {
-        let mut walk = Walk { tree: &self.mail, ahead: None };
-        let mut rows = Vec::with_capacity(ids.len());
-        for id in ids {
-            let key = row_key(*id);
-            let first = walk.find(&key)?;
-            rows.push(first.map(|first| self.row(*id, &key, &first)).transpose()?);
+        let mut bytes = first[2..].to_vec();
+        for chunk in 1..chunks {
+            let next = self.mail.get(chunk_key(&key, chunk)).map_err(store_error)?.ok_or_else(broken)?;
+            bytes.extend_from_slice(&next);
         }
-        Ok(rows)
+        decode_row(&bytes).map(Some).ok_or_else(broken)
     }
 
     fn due(
@@ -265,22 +262,6 @@ impl Rows for Database {
 }
 
 impl Database {
-    /// A message, whose row begins so.
-    fn row(&self, id: MessageId, key: &[u8], first: &[u8]) -> Result<Row, StoreError> {
-        let broken = || StoreError::Damaged(format!("the database's row of message {id}"));
-        let (chunks, first) = first.split_first_chunk().ok_or_else(broken)?;
-        let chunks = u16::from_be_bytes(*chunks);
-        if chunks <= 1 {
-            return decode_row(first).ok_or_else(broken);
-        }
-        let mut bytes = first.to_vec();
-        for chunk in 1..chunks {
-            let next = self.mail.get(chunk_key(key, chunk)).map_err(store_error)?.ok_or_else(broken)?;
-            bytes.extend_from_slice(&next);
-        }
-        decode_row(&bytes).ok_or_else(broken)
-    }
-
     fn keys(
         &self,
         prefix: &[u8],
@@ -300,46 +281,6 @@ impl Database {
             keys.push(found);
         }
         Ok(keys)
-    }
-}
-
-/// Finds keys by going on from the one before while they are near, which is a fraction of what looking each up costs.
-struct Walk<'a> {
-    tree: &'a sled::Tree,
-    /// Where it goes on, and what comes first there.
-    ahead: Option<(sled::Iter, (sled::IVec, sled::IVec))>,
-}
-
-impl Walk<'_> {
-    /// Entries that are passed over on the way to a key. A key that is farther is looked up.
-    const NEAR: usize = 8;
-
-    fn find(&mut self, key: &[u8]) -> Result<Option<sled::IVec>, StoreError> {
-        if self.ahead.as_ref().is_none_or(|(_, (first, _))| **first > *key) {
-            self.look_up(key)?;
-        }
-        for _ in 0..Self::NEAR {
-            match &self.ahead {
-                Some((_, (first, value))) if **first == *key => return Ok(Some(value.clone())),
-                Some((_, (first, _))) if **first < *key => self.advance()?,
-                _ => return Ok(None),
-            }
-        }
-        self.look_up(key)?;
-        let found = self.ahead.as_ref().filter(|(_, (first, _))| **first == *key);
-        Ok(found.map(|(_, (_, value))| value.clone()))
-    }
-
-    fn look_up(&mut self, key: &[u8]) -> Result<(), StoreError> {
-        let mut behind = self.tree.range(key..);
-        self.ahead = behind.next().transpose().map_err(store_error)?.map(|first| (behind, first));
-        Ok(())
-    }
-
-    fn advance(&mut self) -> Result<(), StoreError> {
-        let Some((mut behind, _)) = self.ahead.take() else { return Ok(()) };
-        self.ahead = behind.next().transpose().map_err(store_error)?.map(|first| (behind, first));
-        Ok(())
     }
 }
 

@@ -1,11 +1,12 @@
 //! The queue as one asks for it: memory and database read as one, leases, outcomes.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::engine::Shared;
 use super::inbox::{Job, Mail, Recorded};
 use super::journal::record::{Accepted, Changed, Kind, Record, encode};
+use super::rows::Row;
 use super::state::Known;
 use crate::model::mail::{Change, Message, MessageId};
 use crate::model::queue_name::QueueName;
@@ -66,23 +67,20 @@ pub fn lease(shared: &Shared, queue: &QueueName, now: Timestamp, limit: usize) -
     let _reading = shared.reading();
     let in_memory: Vec<_> = shared.state().due(queue, now, limit).collect();
     let in_rows = free_in_rows(shared, queue, now, limit)?;
+    let mut rows = Vec::with_capacity(in_rows.len().min(limit));
     let mut candidates: Vec<_> = in_memory;
     candidates.extend(in_rows);
     candidates.sort_unstable();
     candidates.dedup();
     candidates.truncate(limit);
-    let in_rows = {
-        let state = shared.state();
-        let mut ids: Vec<_> = candidates.iter().map(|(_, id)| *id).filter(|id| !state.holds(*id)).collect();
-        // as they lie in the database
-        ids.sort_unstable();
-        ids
-    };
-    let mut rows: HashMap<_, _> = in_rows.iter().copied().zip(shared.rows.get_all(&in_rows)?).collect();
-    let mut leased = Vec::with_capacity(candidates.len());
+    for (due, id) in candidates {
+        let known = shared.state().holds(id);
+        rows.push((due, id, if known { None } else { shared.rows.get(id)? }));
+    }
+    let mut leased = Vec::with_capacity(rows.len());
     let mut state = shared.state();
-    for (_, id) in candidates {
-        if let Some(Some(row)) = rows.remove(&id) {
+    for (_, id, row) in rows {
+        if let Some(row) = row {
             state.load(id, Some(row));
         }
         let Known::Here(row) = state.known(id) else { continue };
@@ -236,23 +234,26 @@ pub fn page(
         }
     }
     keys.sort_unstable();
-    // one that was taken from the database into memory meanwhile may be here twice
-    keys.dedup();
     keys.truncate(rows);
-    let known: Vec<Known> = {
-        let state = shared.state();
-        keys.iter().map(|key| state.known(key.id)).collect()
-    };
-    let unknown = keys.iter().zip(&known).filter(|(_, known)| matches!(known, Known::Unknown));
-    let unknown: Vec<MessageId> = unknown.map(|(key, _)| key.id).collect();
-    let mut in_rows = shared.rows.get_all(&unknown)?.into_iter();
-    let found = keys.into_iter().zip(known).filter_map(|(key, known)| {
-        let row = match known {
-            Known::Here(row) => Some(row),
-            Known::Gone => None,
-            Known::Unknown => in_rows.next().flatten(),
-        };
-        Some((key, row?.message))
-    });
-    Ok(found.collect())
+    let mut page = Vec::with_capacity(keys.len());
+    let mut seen = HashSet::with_capacity(keys.len());
+    for key in keys {
+        // one that was taken from the database into memory meanwhile may be here twice
+        if seen.insert(key.id)
+            && let Some(row) = look(shared, key.id)?
+        {
+            page.push((key, row.message));
+        }
+    }
+    Ok(page)
+}
+
+/// Like [`Shared::row`] where the reading lock is held already.
+fn look(shared: &Shared, id: MessageId) -> Result<Option<Row>, StoreError> {
+    let known = shared.state().known(id);
+    match known {
+        Known::Here(row) => Ok(Some(row)),
+        Known::Gone => Ok(None),
+        Known::Unknown => shared.rows.get(id),
+    }
 }

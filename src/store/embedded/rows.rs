@@ -130,11 +130,6 @@ pub trait Rows: Send + Sync {
     fn position(&self) -> u64;
     /// One message.
     fn get(&self, id: MessageId) -> Result<Option<Row>, StoreError>;
-    /// Several messages, in this order. Where ids follow each other, as they do in order of reception, this is quicker than one by
-    /// one.
-    fn get_all(&self, ids: &[MessageId]) -> Result<Vec<Option<Row>>, StoreError> {
-        ids.iter().map(|id| self.get(*id)).collect()
-    }
     /// Up to `limit` due keys of a queue behind `after` and not later than `until`.
     fn due(
         &self,
