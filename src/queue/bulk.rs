@@ -460,11 +460,11 @@ impl Queue {
             }
     }
 
-    async fn act(&self, operation: &Operation, id: MessageId) -> Result<(), ActionError> {
+    /// Does it with one message, if it is meant now: it may have moved on since its step was read.
+    pub(super) async fn act(&self, operation: &Operation, id: MessageId) -> Result<(), ActionError> {
         let by = operation.by.as_str();
         let (selector, snapshot) = (&operation.selector, self.live.current());
         let leased = self.lease_for_operator(id).await?;
-        // it may have moved on since this step was read
         if !self.is_meant(selector, operation.action, &leased.message, &snapshot, self.now()) {
             self.give_back(leased);
             return Err(ActionError::NotFound);
