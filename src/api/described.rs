@@ -1,15 +1,11 @@
-//! What is known of the operations: the OpenAPI document as it is checked in, which the binary carries packed.
+//! What is known of the operations: what the OpenAPI document ([`crate::config::openapi`]) says of them.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 
-use flate2::read::GzDecoder;
 use serde_json::Value;
 
 use super::access::Operations;
-
-/// The document, packed.
-pub(super) static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/openapi.json.gz"));
+use crate::config::openapi;
 
 /// The methods of OpenAPI, as it writes them and as HTTP does.
 const METHODS: [(&str, &str); 8] = [
@@ -32,26 +28,9 @@ pub(super) struct Described {
 }
 
 impl Described {
-    /// Read in a thread of its own, which gives back the memory that the document takes until then.
     pub(super) fn read() -> Self {
-        let read = std::thread::spawn(|| {
-            let document = serde_json::from_str(&text()).expect("the document is JSON: a test reads it");
-            Described { operations: Operations::of(&document), methods: methods(&document) }
-        });
-        read.join().expect("the document can be read: a test reads it")
+        openapi::read(|document| Described { operations: Operations::of(document), methods: methods(document) })
     }
-}
-
-/// The document, for `/openapi.json` and `bridgehead openapi`.
-pub fn text() -> String {
-    unpacked(PACKED).ok().and_then(|text| String::from_utf8(text).ok()).expect("a test unpacks it")
-}
-
-/// What was packed by us.
-pub(super) fn unpacked(packed: &[u8]) -> std::io::Result<Vec<u8>> {
-    let mut plain = Vec::new();
-    GzDecoder::new(packed).read_to_end(&mut plain)?;
-    Ok(plain)
 }
 
 /// Every operation: its path, its method as HTTP writes it, what the document says of it.

@@ -11,10 +11,10 @@ use actix_web::{HttpResponse, HttpResponseBuilder, get, web};
 use bytes::Bytes;
 use utoipa_swagger_ui::Config;
 
-use super::described;
 use super::errors::OpenErrors;
 use super::problem::{Problem, ProblemKind};
 use super::query::{NoParams, Params};
+use crate::config::openapi;
 
 /// Scripts from here only. Swagger UI sets styles on its elements, so styles are not as strict.
 const DOCS_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
@@ -75,7 +75,7 @@ pub async fn openapi_json(
     _: Params<NoParams>,
     accepted: Option<web::Header<AcceptEncoding>>,
 ) -> Result<HttpResponse, Problem> {
-    packed(HttpResponse::Ok().content_type("application/json"), Cow::Borrowed(described::PACKED), accepted)
+    packed(HttpResponse::Ok().content_type("application/json"), Cow::Borrowed(openapi::PACKED), accepted)
 }
 
 /// Documentation
@@ -145,5 +145,5 @@ fn packed(
         };
         return Ok(answer.insert_header(ContentEncoding::Gzip).body(body));
     }
-    Ok(answer.body(described::unpacked(&bytes).map_err(|error| Problem::internal(&error))?))
+    Ok(answer.body(openapi::unpacked(&bytes).map_err(|error| Problem::internal(&error))?))
 }

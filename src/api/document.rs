@@ -73,7 +73,7 @@ const TAGS: [(&str, &str); 29] = [
 ];
 
 /// The OpenAPI document of the API, made from the routes. A test holds `openapi/bridgehead.json` equal to it, which is what the binary
-/// carries ([`super::described`]): what makes the document is several megabytes of program that only tests need.
+/// carries ([`crate::config::openapi`]): what makes the document is several megabytes of program that only tests need.
 pub fn openapi() -> OpenApi {
     let (_, mut document) =
         App::new().into_utoipa_app().openapi(frame()).configure(routes::documented).split_for_parts();

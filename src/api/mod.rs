@@ -66,7 +66,6 @@ mod transfer;
 mod whoami;
 
 pub use auth::Principal;
-pub use described::text as openapi_text;
 pub use document::{openapi, openapi_json};
 pub use health::{Check, Exposition, Health, Probe};
 pub use keys::{AdminKey, ApiKeySource, BearerTokens, FirstKey, KeyFault, Keys};

@@ -22,14 +22,16 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use prometheus_client::registry::Registry;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::accounts::{Authenticator, Quotas};
 use crate::alerts::{self, Alerts};
-use crate::api::{self, Api, Handles, Listen, Logins};
+use crate::api::{Api, Handles, Listen, Logins};
 use crate::cli::{LogRedact, Serve};
 use crate::config::directory::Watcher;
+use crate::config::openapi;
 use crate::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use crate::inbound::{BindCheck, Inbound, ProtocolLogs, Receiver};
 use crate::intake::Intake;
@@ -71,7 +73,7 @@ const ADMIN_SOCKET: &str = "admin.sock";
 pub fn print_openapi() -> anyhow::Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{}", api::openapi_text().trim_end()).context("the document could not be printed")
+    writeln!(out, "{}", openapi::text().trim_end()).context("the document could not be printed")
 }
 
 /// Runs the appliance until it is told to stop.
@@ -87,7 +89,8 @@ pub fn serve(options: Serve) -> anyhow::Result<()> {
         .thread_name("bridgehead")
         .build()
         .context("the runtime could not be started")?;
-    let result = runtime.block_on(run(options));
+    // boxed: the runtime has a copy of what it runs for each way to run it
+    let result = runtime.block_on(run(options).boxed_local());
     runtime.shutdown_timeout(Duration::from_secs(1));
     if let Err(error) = &result {
         tracing::error!(error = format!("{error:#}"), "stopped");

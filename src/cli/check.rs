@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use futures_util::FutureExt;
 
 use crate::config::apply::{Applied, ApplyError, ApplyOptions};
 use crate::config::directory;
@@ -54,7 +55,7 @@ pub fn check(check: &Check) -> anyhow::Result<ExitCode> {
         Err(error) => return say(&[error.to_string()]),
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    match runtime.block_on(applied(check, &document))? {
+    match runtime.block_on(applied(check, &document).boxed_local())? {
         Ok(applied) => {
             for warning in &applied.warnings {
                 eprintln!("warning: {}: {}", warning.object, warning.detail);

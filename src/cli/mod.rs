@@ -28,6 +28,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+use futures_util::FutureExt;
 
 pub use check::{Check, check, print_schema};
 
@@ -120,7 +121,8 @@ impl ClientCommand {
         let diff = matches!(self, ClientCommand::Diff(_));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let result = match runtime {
-            Ok(runtime) => runtime.block_on(self.done()),
+            // boxed: the runtime has a copy of what it runs for each way to run it
+            Ok(runtime) => runtime.block_on(self.done().boxed_local()),
             Err(error) => Err(error.into()),
         };
         result.unwrap_or_else(|error| {

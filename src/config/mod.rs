@@ -47,6 +47,7 @@ pub mod import;
 pub mod keys;
 pub mod live;
 pub mod object;
+pub mod openapi;
 mod passwords;
 mod places;
 mod plan;

@@ -1,6 +1,6 @@
 //! The body of a request held against the collection's JSON schema: everything that is wrong with its shape, at once.
 //!
-//! The schema is the one that OpenAPI shows, derived from the spec types; the formats in it are checked by the parsers of
+//! The schema is the one that the OpenAPI document shows ([`super::openapi`]), derived from the spec types; the formats in it are checked by the parsers of
 //! our value types, in whose words a wrong value is reported. What the schema lets pass is parsed by serde, so nothing
 //! depends on the two agreeing in every corner.
 
@@ -11,17 +11,13 @@ use std::sync::{LazyLock, OnceLock};
 
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use serde_json::{Value, json};
-use utoipa::ToSchema;
 use utoipa::openapi::{RefOr, Schema};
 
 use super::object::{Spec, escape};
+use super::openapi;
 use super::violation::{Violation, ViolationCode};
 use crate::model::labels::{self, Labels};
 use crate::model::spec::Collection;
-use crate::model::spec::{
-    AccountSpec, ApiKeySpec, CertificateSpec, ConnectorSpec, EventSinkSpec, FilterSpec, IdentityProviderSpec,
-    MailboxStoreSpec, RecipientPolicySpec, RecipientSpec, RemoteDomainSpec, SettingsSpec, VirtualServerSpec,
-};
 
 /// Most violations that are told of one body.
 const MOST: usize = 200;
@@ -98,45 +94,18 @@ fn build(collection: Collection) -> jsonschema::Validator {
 
 /// The JSON schema of a request's body, complete in itself.
 pub fn schema(collection: Collection) -> Value {
-    let mut schemas = Vec::new();
-    let spec = match collection {
-        Collection::VirtualServers => collect::<VirtualServerSpec>(&mut schemas),
-        Collection::RecipientPolicies => collect::<RecipientPolicySpec>(&mut schemas),
-        Collection::Recipients => collect::<RecipientSpec>(&mut schemas),
-        Collection::MailboxStores => collect::<MailboxStoreSpec>(&mut schemas),
-        Collection::Connectors => collect::<ConnectorSpec>(&mut schemas),
-        Collection::Certificates => collect::<CertificateSpec>(&mut schemas),
-        Collection::Accounts => collect::<AccountSpec>(&mut schemas),
-        Collection::IdentityProviders => collect::<IdentityProviderSpec>(&mut schemas),
-        Collection::Filters => collect::<FilterSpec>(&mut schemas),
-        Collection::RemoteDomains => collect::<RemoteDomainSpec>(&mut schemas),
-        Collection::ApiKeys => collect::<ApiKeySpec>(&mut schemas),
-        Collection::EventSinks => collect::<EventSinkSpec>(&mut schemas),
-        Collection::Settings => collect::<SettingsSpec>(&mut schemas),
-    };
-    let schemas: serde_json::Map<String, Value> = schemas.into_iter().collect();
     json!({
         "type": "object",
         "properties": {
             "labels": {
                 "type": "object", "additionalProperties": {"type": "string"}, "maxProperties": labels::MAX_LABELS
             },
-            "spec": {"$ref": format!("#/components/schemas/{spec}")},
+            "spec": {"$ref": format!("#/components/schemas/{}", openapi::spec_name(collection))},
         },
         "required": ["spec"],
         "additionalProperties": false,
-        "components": {"schemas": schemas},
+        "components": {"schemas": openapi::schemas(collection)},
     })
-}
-
-fn collect<T: ToSchema>(schemas: &mut Vec<(String, Value)>) -> String {
-    let mut found = vec![(T::name().into_owned(), T::schema())];
-    T::schemas(&mut found);
-    schemas.extend(found.into_iter().map(|(name, mut schema)| {
-        without_null_defaults(&mut schema);
-        (name, serde_json::to_value(schema).expect("schemas have text keys and finite numbers only"))
-    }));
-    T::name().into_owned()
 }
 
 /// Takes `default: null` out of schemas: derived for optional fields, it would contradict their type. For OpenAPI.
