@@ -32,6 +32,7 @@ mod throttle;
 mod tokens;
 mod verified;
 mod verifier;
+mod window;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,7 +41,7 @@ pub use api_keys::{ApiKey, ApiKeys, KeyMaterial, PreviousKey};
 pub use authenticator::{Authenticator, Outcome, Realm, Refusal, Session, stable_salt};
 pub use bearer::Bearer;
 pub use provider::{IdentityProvider, KeysAt, RolesIn};
-pub use quota::{Limited, OverQuota, Quotas, Subject, Usage, What};
+pub use quota::{Charge, Limited, OverQuota, Quotas, Subject, Usage, What};
 pub use tokens::{KeysStatus, TokenError};
 pub use verifier::{MAX_PASSWORD, PasswordError, Verifier};
 

@@ -1,17 +1,20 @@
-//! How much was sent: a bucket that fills up again with time for each limit of an account, an API key or a sender's domain.
+//! How much was sent: a [`Window`] for each limit of an account, an API key or a sender's domain.
+//!
+//! What is counted for a message is a [`Charge`], which gives back what it counted unless the message was taken.
 //!
 //! In memory, and written to the store within a second ([`Quotas::save`]); so a restart goes on where the process stood at
-//! most a second before its end. Who sends nothing for as long as his bucket takes to fill up is forgotten; and there are
+//! most a second before its end. Who sends nothing for as long as his limit is long is forgotten; and there are
 //! never more than [`MOST`] entries: beyond, those that have used up least are forgotten.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::window::Window;
 use crate::model::host::domain_key;
 use crate::model::name::Name;
 use crate::model::rate::Rate;
@@ -23,7 +26,7 @@ use crate::store::{NoteStore, StoreError};
 
 /// Most entries.
 const MOST: usize = 100_000;
-/// From so many entries on, full buckets are looked for and dropped.
+/// From so many entries on, those of whom nothing is used up are looked for and dropped.
 const SWEEP_FROM: usize = 1_024;
 /// Most entries that are written at once.
 const MOST_WRITTEN: usize = 5_000;
@@ -34,12 +37,12 @@ const PREFIX: &str = "quota/";
 /// What was used up of all quotas. One per process.
 #[derive(Debug, Default)]
 pub struct Quotas {
-    buckets: Mutex<Buckets>,
+    counted: Mutex<Counted>,
 }
 
 #[derive(Debug, Default)]
-struct Buckets {
-    by_subject: HashMap<(Subject, What), Vec<Bucket>>,
+struct Counted {
+    by_subject: HashMap<(Subject, What), Vec<Window>>,
     sweep_at: usize,
     /// What the store does not know yet.
     unsaved: HashSet<(Subject, What)>,
@@ -122,20 +125,21 @@ impl Limited<'_> {
     }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    rate: Rate,
-    left: f64,
-    at: Instant,
-}
-
-/// How a bucket is written down.
+/// How it is written down: what was used up of each limit, the latest part of its time first.
 #[derive(Serialize, Deserialize)]
 struct Written {
     subject: Subject,
     what: What,
     at: Timestamp,
-    left: Vec<(Rate, f64)>,
+    used: Vec<(Rate, Vec<u32>)>,
+}
+
+/// What one message has counted so far. Dropped, it gives that back, unless [`Charge::keep`] was called.
+#[derive(Debug)]
+pub struct Charge {
+    quotas: Arc<Quotas>,
+    /// For whom, and how many of what. Empty for nearly everybody.
+    counted: Vec<(Subject, What, u32)>,
 }
 
 /// Somebody has sent as much as he may.
@@ -167,68 +171,120 @@ pub struct Usage {
     pub full_after: Duration,
 }
 
-impl Quotas {
-    /// Counts one message, or one recipient, for all of these. A refusal is to be told with 4xx.
+impl Charge {
+    /// Nothing is counted yet.
+    pub fn new(quotas: Arc<Quotas>) -> Self {
+        Charge { quotas, counted: Vec::new() }
+    }
+
+    /// Counts one for all of these. A refusal is to be told with 4xx.
     ///
     /// # Errors
     /// When one of them has sent as many as it may; nothing is counted then for any of them.
-    pub fn take(&self, what: What, whose: &[Limited<'_>], now: Instant) -> Result<(), OverQuota> {
-        let mut buckets = self.lock();
-        for limited in whose {
-            let Some(rates) = limited.rates(what) else { continue };
-            buckets.make_room(now);
-            let own = buckets.by_subject.entry((limited.subject.clone(), what)).or_default();
-            // another limit begins anew
-            own.retain(|bucket| rates.iter().any(|rate| rate == bucket.rate));
-            for rate in rates.iter() {
-                match own.iter_mut().find(|bucket| bucket.rate == rate) {
-                    Some(bucket) => *bucket = bucket.refilled(now),
-                    None => own.push(Bucket { rate, left: f64::from(rate.count()), at: now }),
-                }
-            }
-            if let Some(over) = own.iter().filter_map(|bucket| bucket.over(&limited.subject)).max_by_key(longest) {
-                return Err(over);
-            }
+    pub fn add(&mut self, what: What, whose: &[Limited<'_>], now: Instant) -> Result<(), OverQuota> {
+        let mut whose = whose.iter().filter(|limited| limited.rates(what).is_some()).peekable();
+        if whose.peek().is_none() {
+            return Ok(());
         }
-        for limited in whose.iter().filter(|limited| limited.rates(what).is_some()) {
-            let key = (limited.subject.clone(), what);
-            if let Some(own) = buckets.by_subject.get_mut(&key) {
-                own.iter_mut().for_each(|bucket| bucket.left -= 1.0);
-                buckets.unsaved.insert(key);
+        self.quotas.take(what, whose.clone(), now)?;
+        for limited in whose {
+            match self.counted.iter_mut().find(|(subject, of, _)| *subject == limited.subject && *of == what) {
+                Some((.., n)) => *n += 1,
+                None => self.counted.push((limited.subject.clone(), what, 1)),
             }
         }
         Ok(())
     }
 
+    /// The message was taken: it counts.
+    pub fn keep(mut self) {
+        self.counted.clear();
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if !self.counted.is_empty() {
+            self.quotas.give_back(std::mem::take(&mut self.counted));
+        }
+    }
+}
+
+impl Quotas {
+    fn take<'a>(
+        &self,
+        what: What,
+        whose: impl Iterator<Item = &'a Limited<'a>> + Clone,
+        now: Instant,
+    ) -> Result<(), OverQuota> {
+        let mut counted = self.lock();
+        for limited in whose.clone() {
+            let Some(rates) = limited.rates(what) else { continue };
+            counted.make_room(now);
+            let own = counted.by_subject.entry((limited.subject.clone(), what)).or_default();
+            // another limit begins anew
+            own.retain(|window| rates.iter().any(|rate| rate == window.rate()));
+            for rate in rates.iter() {
+                match own.iter_mut().find(|window| window.rate() == rate) {
+                    Some(window) => *window = window.at(now),
+                    None => own.push(Window::new(rate, now)),
+                }
+            }
+            if let Some(over) = own.iter().filter_map(|window| over(window, &limited.subject, now)).max_by_key(longest)
+            {
+                return Err(over);
+            }
+        }
+        for limited in whose {
+            let key = (limited.subject.clone(), what);
+            if let Some(own) = counted.by_subject.get_mut(&key) {
+                own.iter_mut().for_each(Window::take);
+                counted.unsaved.insert(key);
+            }
+        }
+        Ok(())
+    }
+
+    fn give_back(&self, of: Vec<(Subject, What, u32)>) {
+        let mut counted = self.lock();
+        for (subject, what, n) in of {
+            let key = (subject, what);
+            if let Some(own) = counted.by_subject.get_mut(&key) {
+                own.iter_mut().for_each(|window| window.give_back(n));
+                counted.unsaved.insert(key);
+            }
+        }
+    }
+
     /// What is used up now, if anything is: the next message would be refused. Counts nothing.
     pub fn is_used_up(&self, whose: &[Limited<'_>], now: Instant) -> Option<OverQuota> {
-        let buckets = self.lock();
+        let counted = self.lock();
         whose.iter().flat_map(|limited| [(limited, What::Messages), (limited, What::Recipients)]).find_map(
             |(limited, what)| {
                 let rates = limited.rates(what)?;
-                let own = buckets.by_subject.get(&(limited.subject.clone(), what))?;
-                let holding = own.iter().filter(|bucket| rates.iter().any(|rate| rate == bucket.rate));
-                holding.filter_map(|bucket| bucket.refilled(now).over(&limited.subject)).max_by_key(longest)
+                let own = counted.by_subject.get(&(limited.subject.clone(), what))?;
+                let holding = own.iter().filter(|window| rates.iter().any(|rate| rate == window.rate()));
+                holding.filter_map(|window| over(&window.at(now), &limited.subject, now)).max_by_key(longest)
             },
         )
     }
 
     /// What is used up of which limits, in order. Limits of which nothing is are not listed.
     pub fn usage(&self, now: Instant) -> Vec<Usage> {
-        let buckets = self.lock();
-        let all = buckets.by_subject.iter().flat_map(|((subject, what), own)| {
-            let own = own.iter().map(|bucket| bucket.refilled(now)).filter(|bucket| !bucket.is_full());
-            own.map(move |bucket| Usage {
+        let counted = self.lock();
+        let all = counted.by_subject.iter().flat_map(|((subject, what), own)| {
+            let own = own.iter().map(|window| window.at(now)).filter(|window| window.used() > 0);
+            own.map(move |window| Usage {
                 subject: subject.clone(),
                 what: *what,
-                limit: bucket.rate,
-                left: bucket.left.max(0.0) as u32,
-                retry_after: bucket.over(subject).map(|over| over.retry_after),
-                full_after: bucket.per_one().mul_f64((f64::from(bucket.rate.count()) - bucket.left).max(0.0)),
+                limit: window.rate(),
+                left: window.left(),
+                retry_after: window.room_after(now),
+                full_after: window.empty_after(now),
             })
         });
         let mut all: Vec<Usage> = all.collect();
-        drop(buckets);
+        drop(counted);
         let order = |usage: &Usage| (usage.subject.clone(), usage.what, usage.limit.per());
         all.sort_by_cached_key(order);
         all
@@ -236,14 +292,14 @@ impl Quotas {
 
     /// Forgets what somebody has used up; `false` when that was nothing.
     pub fn reset(&self, kind: &str, name: &str) -> bool {
-        let mut buckets = self.lock();
+        let mut counted = self.lock();
         let is_his = |key: &&(Subject, What)| key.0.kind() == kind && key.0.is_named(name);
-        let his: Vec<_> = buckets.by_subject.keys().filter(is_his).cloned().collect();
+        let his: Vec<_> = counted.by_subject.keys().filter(is_his).cloned().collect();
         for key in &his {
-            buckets.by_subject.remove(key);
+            counted.by_subject.remove(key);
         }
         let any = !his.is_empty();
-        buckets.unsaved.extend(his);
+        counted.unsaved.extend(his);
         any
     }
 
@@ -261,20 +317,20 @@ impl Quotas {
                 break;
             }
         }
-        let mut buckets = self.lock();
+        let mut counted = self.lock();
         for (key, value) in rows {
             let Ok(written) = serde_json::from_slice::<Written>(&value) else {
                 tracing::warn!(key, "what was written down of a quota cannot be read; it begins anew");
                 continue;
             };
             let passed = wall.since(written.at);
-            let bucket = |(rate, left): (Rate, f64)| Bucket { rate, left, at: now }.after(passed);
-            let own: Vec<Bucket> = written.left.into_iter().map(bucket).collect();
+            let window = |(rate, used): (Rate, Vec<u32>)| Window::restored(rate, &used, passed, now);
+            let own: Vec<Window> = written.used.into_iter().map(window).collect();
             let key = (written.subject, written.what);
-            if own.iter().all(|bucket| bucket.is_full()) {
-                buckets.unsaved.insert(key);
+            if own.iter().all(|window| window.used() == 0) {
+                counted.unsaved.insert(key);
             } else {
-                buckets.by_subject.insert(key, own);
+                counted.by_subject.insert(key, own);
             }
         }
         Ok(())
@@ -286,12 +342,12 @@ impl Quotas {
     /// When the store does not: it is written the next time.
     pub async fn save(&self, store: &dyn NoteStore, now: Instant, wall: Timestamp) -> Result<(), StoreError> {
         let (changed, writes) = {
-            let mut buckets = self.lock();
-            let changed: Vec<_> = buckets.unsaved.iter().take(MOST_WRITTEN).cloned().collect();
+            let mut counted = self.lock();
+            let changed: Vec<_> = counted.unsaved.iter().take(MOST_WRITTEN).cloned().collect();
             for key in &changed {
-                buckets.unsaved.remove(key);
+                counted.unsaved.remove(key);
             }
-            let writes: Vec<_> = changed.iter().map(|key| (note_key(key), buckets.written(key, now, wall))).collect();
+            let writes: Vec<_> = changed.iter().map(|key| (note_key(key), counted.written(key, now, wall))).collect();
             (changed, writes)
         };
         if writes.is_empty() {
@@ -304,9 +360,15 @@ impl Quotas {
         saved
     }
 
-    fn lock(&self) -> MutexGuard<'_, Buckets> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Counted> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whoever has no room in a window.
+fn over(window: &Window, subject: &Subject, now: Instant) -> Option<OverQuota> {
+    let retry_after = window.room_after(now)?;
+    Some(OverQuota { subject: subject.clone(), limit: window.rate(), retry_after })
 }
 
 fn longest(over: &OverQuota) -> Duration {
@@ -321,64 +383,35 @@ fn note_key((subject, what): &(Subject, What)) -> String {
     format!("{PREFIX}{}/{what}/{}", subject.kind(), subject.name())
 }
 
-impl Buckets {
+impl Counted {
     fn written(&self, key: &(Subject, What), now: Instant, wall: Timestamp) -> Option<Vec<u8>> {
-        let own = self.by_subject.get(key)?.iter().map(|bucket| bucket.refilled(now));
-        let left = own.map(|bucket| (bucket.rate, bucket.left)).collect();
-        serde_json::to_vec(&Written { subject: key.0.clone(), what: key.1, at: wall, left }).ok()
+        let own = self.by_subject.get(key)?.iter().map(|window| window.at(now));
+        let used = own.map(|window| (window.rate(), window.parts().to_vec())).collect();
+        serde_json::to_vec(&Written { subject: key.0.clone(), what: key.1, at: wall, used }).ok()
     }
 
-    /// Forgets what is full again, and what has used up least when there are still too many.
+    /// Forgets of whom nothing is used up, and what has used up least when there are still too many.
     fn make_room(&mut self, now: Instant) {
         if self.by_subject.len() < self.sweep_at.clamp(SWEEP_FROM, MOST) {
             return;
         }
-        let fill = |own: &[Bucket]| own.iter().map(|bucket| bucket.refilled(now).fill()).fold(1.0, f64::min);
-        let mut least = 1.0;
-        let full = self.by_subject.values().filter(|own| fill(own) >= 1.0).count();
-        if self.by_subject.len() - full >= MOST {
-            let mut fills: Vec<f64> = self.by_subject.values().map(|own| fill(own)).collect();
-            let middle = fills.len() / 2;
-            least = *fills.select_nth_unstable_by(middle, f64::total_cmp).1;
+        let used = |own: &[Window]| own.iter().map(|window| window.at(now).share()).fold(0.0, f64::max);
+        let mut most_forgotten = 0.0;
+        let unused = self.by_subject.values().filter(|own| used(own) <= 0.0).count();
+        if self.by_subject.len() - unused >= MOST {
+            let mut shares: Vec<f64> = self.by_subject.values().map(|own| used(own)).collect();
+            let middle = shares.len() / 2;
+            most_forgotten = *shares.select_nth_unstable_by(middle, f64::total_cmp).1;
         }
         let unsaved = &mut self.unsaved;
         self.by_subject.retain(|key, own| {
-            let kept = fill(own) < least;
+            let kept = used(own) > most_forgotten;
             if !kept {
                 unsaved.insert(key.clone());
             }
             kept
         });
         self.sweep_at = self.by_subject.len() * 2;
-    }
-}
-
-impl Bucket {
-    fn refilled(self, now: Instant) -> Self {
-        Bucket { at: now, ..self.after(now.saturating_duration_since(self.at)) }
-    }
-
-    fn after(self, passed: Duration) -> Self {
-        let gained = passed.as_secs_f64() / self.per_one().as_secs_f64();
-        Bucket { left: (self.left + gained).min(f64::from(self.rate.count())), ..self }
-    }
-
-    fn over(&self, subject: &Subject) -> Option<OverQuota> {
-        let retry_after = self.per_one().mul_f64((1.0 - self.left).max(0.0));
-        (self.left < 1.0).then(|| OverQuota { subject: subject.clone(), limit: self.rate, retry_after })
-    }
-
-    fn fill(self) -> f64 {
-        self.left / f64::from(self.rate.count())
-    }
-
-    fn is_full(self) -> bool {
-        self.left >= f64::from(self.rate.count())
-    }
-
-    /// In how long there is room for one more.
-    fn per_one(self) -> Duration {
-        Duration::from(self.rate.per()) / self.rate.count()
     }
 }
 
@@ -400,48 +433,72 @@ mod tests {
         Limited { subject: Subject::SenderDomain(name.to_owned()), quotas }
     }
 
+    /// One that counts.
+    fn count(quotas: &Arc<Quotas>, what: What, whose: &[Limited<'_>], now: Instant) -> Result<(), OverQuota> {
+        let mut charge = Charge::new(quotas.clone());
+        charge.add(what, whose, now).map(|()| charge.keep())
+    }
+
     #[test]
-    fn a_quota_is_used_up_and_fills_again() {
-        let (counted, start) = (Quotas::default(), Instant::now());
+    fn a_quota_is_used_up_and_comes_back() {
+        let (counted, start) = (Arc::<Quotas>::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let limits = quotas("3/1m", "");
-        let message = |limits: &AccountQuotas, now| counted.take(What::Messages, &[ada(limits)], now);
+        let message = |limits: &AccountQuotas, now| count(&counted, What::Messages, &[ada(limits)], now);
         for _ in 0..3 {
             assert_eq!(message(&limits, start), Ok(()));
         }
         let subject = ada(&limits).subject;
-        let over = OverQuota { subject, limit: "3/1m".parse().unwrap(), retry_after: Duration::from_secs(20) };
+        // a minute, and the part of it in which it was used up
+        let over = OverQuota { subject, limit: "3/1m".parse().unwrap(), retry_after: Duration::from_millis(62_500) };
         assert_eq!(message(&limits, start), Err(over.clone()));
         assert_eq!(counted.is_used_up(&[ada(&limits)], start), Some(over));
-        assert_eq!(counted.take(What::Recipients, &[ada(&limits)], start), Ok(()), "there is no such limit");
-        assert_eq!(counted.take(What::Messages, &[domain("x", &limits)], start), Ok(()));
-        assert_eq!(message(&limits, at(20)), Ok(()));
-        assert!(message(&limits, at(20)).is_err());
+        assert_eq!(count(&counted, What::Recipients, &[ada(&limits)], start), Ok(()), "there is no such limit");
+        assert_eq!(count(&counted, What::Messages, &[domain("x", &limits)], start), Ok(()));
+        assert!(message(&limits, at(60)).is_err());
         for _ in 0..3 {
-            assert_eq!(message(&limits, at(3_600)), Ok(()), "never more than the limit");
+            assert_eq!(message(&limits, at(63)), Ok(()), "never more than the limit");
         }
-        assert!(message(&limits, at(3_600)).is_err());
-        assert_eq!(message(&quotas("4/1m", ""), at(3_600)), Ok(()), "a new limit begins anew");
+        assert!(message(&limits, at(63)).is_err());
+        assert_eq!(message(&quotas("4/1m", ""), at(63)), Ok(()), "a new limit begins anew");
         assert!(counted.reset("account", "ada") && !counted.reset("account", "ada"));
-        assert_eq!(counted.usage(at(3_600)).len(), 0, "the domain's is full again");
+        assert_eq!(counted.usage(at(63)).len(), 0, "nothing of the domain's is used up any more");
+    }
+
+    #[test]
+    fn what_is_refused_after_all_counts_for_nobody() {
+        let (counted, now) = (Arc::<Quotas>::default(), Instant::now());
+        let (own, of_domain) = (quotas("2/1h", "3/1h"), quotas("9/1d", ""));
+        let both = [ada(&own), domain("d.test", &of_domain)];
+        let left = || counted.usage(now).iter().map(|usage| usage.left).collect::<Vec<_>>();
+        let mut refused = Charge::new(counted.clone());
+        refused.add(What::Messages, &both, now).unwrap();
+        for _ in 0..3 {
+            refused.add(What::Recipients, &both, now).unwrap();
+        }
+        assert!(refused.add(What::Recipients, &both, now).is_err());
+        assert_eq!(left(), [1, 0, 8]);
+        let mut taken = Charge::new(counted.clone());
+        taken.add(What::Messages, &both, now).unwrap();
+        taken.keep();
+        drop(refused);
+        assert_eq!(left(), [1, 8], "only what was taken");
     }
 
     #[test]
     fn all_limits_of_all_concerned_hold_together() {
-        let (counted, now) = (Quotas::default(), Instant::now());
+        let (counted, now) = (Arc::<Quotas>::default(), Instant::now());
         let (own, of_domain) = (quotas("2/1m, 3/1h", ""), quotas("1000/1h", ""));
         let both = [domain("d.test", &of_domain), ada(&own)];
-        let take = |now| counted.take(What::Messages, &both, now);
+        let take = |now| count(&counted, What::Messages, &both, now);
         assert!(take(now).is_ok() && take(now).is_ok() && take(now).is_err());
         let later = now + Duration::from_secs(120);
         assert!(take(later).is_ok());
         assert_eq!(take(later).unwrap_err().limit.to_string(), "3/1h");
         let usage = counted.usage(later);
         let left: Vec<_> = usage.iter().map(|usage| (usage.limit.to_string(), usage.left)).collect();
-        let expected = [("2/1m", 1), ("3/1h", 0), ("1000/1h", 999)].map(|(limit, left)| (limit.to_owned(), left));
-        assert_eq!(left[..2], expected[..2]);
-        // 3 messages, 33 that came back in the two minutes
-        assert_eq!(left.get(2).map(|(_, left)| *left), Some(999), "a refused message counts for nobody");
+        let expected = [("2/1m", 1), ("3/1h", 0), ("1000/1h", 997)].map(|(limit, left)| (limit.to_owned(), left));
+        assert_eq!(left, expected, "a refused message counts for nobody");
     }
 
     #[tokio::test]
@@ -449,19 +506,19 @@ mod tests {
         let (store, start) = (MemoryStore::default(), Instant::now());
         let wall = |seconds: i64| Timestamp::from_millis(1_795_000_000_000 + seconds * 1_000);
         let limits = quotas("2/1h", "5/1d");
-        let counted = Quotas::default();
+        let counted = Arc::<Quotas>::default();
         counted.restore(&store, start, wall(0)).unwrap();
         for _ in 0..2 {
-            counted.take(What::Messages, &[ada(&limits)], start).unwrap();
+            count(&counted, What::Messages, &[ada(&limits)], start).unwrap();
         }
         counted.save(&store, start, wall(0)).await.unwrap();
         let again = |passed: i64| {
-            let again = Quotas::default();
+            let again = Arc::<Quotas>::default();
             again.restore(&store, start, wall(passed)).unwrap();
-            again.take(What::Messages, &[ada(&limits)], start)
+            count(&again, What::Messages, &[ada(&limits)], start)
         };
         assert!(again(1).is_err() && again(-3_600).is_err(), "also with a clock that was set back");
-        assert!(again(1_800).is_ok() && again(86_400).is_ok());
+        assert!(again(3_590).is_err() && again(3_750).is_ok() && again(86_400).is_ok());
         counted.reset("account", "ada");
         counted.save(&store, start, wall(0)).await.unwrap();
         assert!(again(1).is_ok() && store.notes("", None, 10).unwrap().is_empty());
@@ -469,19 +526,19 @@ mod tests {
 
     #[test]
     fn who_sends_no_more_is_forgotten_and_nobody_can_fill_the_memory() {
-        let (counted, start) = (Quotas::default(), Instant::now());
+        let (counted, start) = (Arc::<Quotas>::default(), Instant::now());
         let brief = quotas("10/1s", "");
         for n in 0..10_000_u64 {
             let now = start + Duration::from_secs(n);
-            counted.take(What::Messages, &[domain(&format!("d{n}.test"), &brief)], now).unwrap();
+            count(&counted, What::Messages, &[domain(&format!("d{n}.test"), &brief)], now).unwrap();
         }
         assert!(counted.lock().by_subject.len() <= SWEEP_FROM);
         let long = quotas("10/1d", "");
         for _ in 0..9 {
-            counted.take(What::Messages, &[ada(&long)], start).unwrap();
+            count(&counted, What::Messages, &[ada(&long)], start).unwrap();
         }
         for n in 0..(MOST + 10) {
-            counted.take(What::Messages, &[domain(&format!("e{n}.test"), &long)], start).unwrap();
+            count(&counted, What::Messages, &[domain(&format!("e{n}.test"), &long)], start).unwrap();
         }
         assert!(counted.lock().by_subject.len() <= MOST);
         assert_eq!(counted.usage(start)[0].left, 1, "who has used up much is remembered");

@@ -57,7 +57,7 @@ pub struct MailrootImportList {
 /// Brings in what the SMTP service of Windows or Exchange left below `Mailroot`, copied below the import directory: `Pickup` and `Queue`
 /// become mail, `Badmail` goes to the dead-letter queue, `Drop` to local mailboxes (to the dead-letter queue for all others).
 /// Nothing there is changed, and what was imported once is skipped. What cannot be read is named with its reason. With `dryRun=true` the answer is what would
-/// be done; else the import goes on in the background, and is there to follow. Scope: `queue:write`.
+/// be done, and who would be refused; else the import goes on in the background, and is there to follow. Scope: `queue:write`.
 #[utoipa::path(
     tag = "imports",
     operation_id = "importMailroot",
@@ -162,7 +162,8 @@ fn dry_example() -> Value {
     json!({
         "id": "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11", "path": "mailroot/vsi 1", "dryRun": true, "by": "bootstrap",
         "state": "done", "startedAt": "2026-11-29T10:15:02.113Z", "endedAt": "2026-11-29T10:15:03.201Z",
-        "found": 412, "imported": 408, "skipped": 1, "unreadableCount": 1,
+        "found": 412, "imported": 408, "skipped": 1, "refusedCount": 1,
+        "refused": [{"file": "Pickup/b.txt", "why": "gone@example.com: gone@example.com is not in the directory"}], "unreadableCount": 1,
         "unreadable": [{"file": "Queue/NTFS_1.EML", "why": "its envelope is not in the file"}],
         "ignoredCount": 2, "ignored": [{"file": "Queue/a.LTR", "why": "a transcript of a session, no message"}]
     })
@@ -172,7 +173,7 @@ fn begun_example() -> Value {
     json!({
         "id": "019a5b2e-8c1f-7c3a-9d54-0b6f1f4c2d11", "path": "mailroot/vsi 1", "dryRun": false, "by": "bootstrap",
         "state": "running", "startedAt": "2026-11-29T10:15:02.113Z", "found": 0, "imported": 0, "skipped": 0,
-        "unreadableCount": 0, "unreadable": [], "ignoredCount": 0, "ignored": []
+        "refusedCount": 0, "refused": [], "unreadableCount": 0, "unreadable": [], "ignoredCount": 0, "ignored": []
     })
 }
 

@@ -248,7 +248,7 @@ pub struct MessageRecipient {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     queue: Option<String>,
-    /// No attempt is made before; in the dead-letter queue, when it is removed.
+    /// No attempt is made before (what else it waits for `GET /tracking/whereabouts` says); in the dead-letter queue, when it is removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false, format = DateTime)]
     next_attempt: Option<String>,
@@ -325,7 +325,7 @@ pub struct MessageList {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     pub(super) next_cursor: Option<String>,
-    /// How many messages were looked at for this page; a call looks at no more than 20,000.
+    /// How many messages were looked at for this page; a call looks at no more than 20,000, and for no longer than some 40 ms.
     pub(super) scanned: u64,
 }
 

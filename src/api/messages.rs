@@ -21,7 +21,7 @@ use crate::model::mail::MessageId;
 use crate::model::size::Size;
 use crate::model::time::Timestamp;
 use crate::queue::operate::{ActionError, MessageFilter, MessageState, StatusFilter};
-use crate::queue::sorting::{Place, Sort};
+use crate::queue::sorting::{Place, Sort, Within};
 use crate::store::PageKey;
 use crate::store::history::Position;
 
@@ -85,8 +85,8 @@ impl IntoParams for MessageParams {
             query::parameter(
                 "sort",
                 sort,
-                "The order: the oldest, the largest, or the next to be tried first. By size and next retry each window of 20,000 \
-                 messages, in order of reception, is ordered for itself.",
+                "The order: the oldest, the largest, or the next to be tried first. By size and next retry the messages that one \
+                 call looks at (up to 20,000, in order of reception) are ordered for themselves, then the next ones.",
                 json!("size"),
             ),
         ]);
@@ -174,20 +174,27 @@ fn page_key(text: &str) -> Option<PageKey> {
 /// What a cursor of messages in another order holds: where the window begins, and where it goes on in it.
 fn cursor_place(place: &Place) -> String {
     let window = place.window.as_ref().map(cursor_key).unwrap_or_default();
-    let last = place.last.map(|(key, id)| format!("{key} {id}")).unwrap_or_default();
-    format!("{window}/{last}")
+    match &place.within {
+        Some(Within { end, last: (key, id) }) => format!("{window}/{}/{key} {id}", cursor_key(end)),
+        None => window,
+    }
 }
 
 fn place(text: &str) -> Option<Place> {
-    let (window, last) = text.split_once('/')?;
-    let last = last.split_once(' ').and_then(|(key, id)| Some((key.parse().ok()?, id.parse().ok()?)));
-    Some(Place { window: page_key(window), last })
+    let Some((window, within)) = text.split_once('/') else {
+        return Some(Place { window: Some(page_key(text)?), within: None });
+    };
+    let (end, last) = within.split_once('/')?;
+    let (key, id) = last.split_once(' ')?;
+    let within = Within { end: page_key(end)?, last: (key.parse().ok()?, id.parse().ok()?) };
+    let window = if window.is_empty() { None } else { Some(page_key(window)?) };
+    Some(Place { window, within: Some(within) })
 }
 
 /// List messages
 ///
-/// Every message in the system, in order of reception unless `sort` says otherwise. One call looks at no more than 20,000 messages and then gives a
-/// short page with `nextCursor`, so a selective filter over a long queue takes several calls. Scope: `queue:read`.
+/// Every message in the system, in order of reception unless `sort` says otherwise. One call looks at no more than 20,000 messages, and for
+/// no longer than some 40 ms, and then gives a short page with `nextCursor`: a selective filter over a long queue takes several calls. Scope: `queue:read`.
 #[utoipa::path(
     tag = "messages",
     operation_id = "listMessages",

@@ -114,15 +114,16 @@ impl Mailroot {
     fn report(&self, import: &Value) -> anyhow::Result<()> {
         let imported = if self.dry_run { "would be imported" } else { "imported" };
         print(&format!(
-            "{} files: {} {imported}, {} imported before, {} unreadable, {} no messages\n",
+            "{} files: {} {imported}, {} imported before, {} unreadable, {} no messages; {} recipients refused\n",
             number(import, "found"),
             number(import, "imported"),
             number(import, "skipped"),
             number(import, "unreadableCount"),
             number(import, "ignoredCount"),
+            number(import, "refusedCount"),
         ))?;
-        let unreadable = import.get("unreadable").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        for file in unreadable {
+        let named = |what: &str| import.get(what).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        for file in named("unreadable").iter().chain(named("refused")) {
             say(&plain(&format!("  {}: {}", cell(file, "/file"), cell(file, "/why"))));
         }
         Ok(())

@@ -15,6 +15,7 @@ use super::door::Sender;
 use super::filters::{Fate, Match};
 use super::header::HeaderScanner;
 use super::{limits, staging, trace};
+use crate::accounts::Charge;
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
 use crate::model::mail::{Idempotency, Message, MessageId, Origin, Recipient, RecipientStatus, Waits};
@@ -59,6 +60,8 @@ pub struct Incoming {
     /// Octets of our own trace field.
     traced: u64,
     header: HeaderScanner,
+    /// What it has counted of quotas.
+    charge: Charge,
     /// The session that it comes in.
     session: Option<String>,
     /// When the first recipient was named.
@@ -79,8 +82,7 @@ impl Incoming {
     ) -> Result<Self, Refusal> {
         sender.door.admit_sender(&reverse_path)?;
         sender.client.check_sender(intake, &snapshot, &reverse_path)?;
-        // last, so that what is refused for another reason uses nothing up
-        limits::count_message(intake, &snapshot, &sender, &reverse_path)?;
+        let charge = limits::count_message(intake, &snapshot, &sender, &reverse_path)?;
         let fate = sender.client.filter_sender(intake, &snapshot, &reverse_path)?;
         let began = Timestamp::from_millis(intake.clock.unix_millis());
         let asked_for = parameters.priority;
@@ -103,6 +105,7 @@ impl Incoming {
             draft,
             traced: 0,
             header: HeaderScanner::default(),
+            charge,
             session: None,
             first_recipient: None,
         })
@@ -212,18 +215,22 @@ impl Incoming {
         if archived.is_none() {
             limits::admit_unsuppressed(intake, &path, is_ours(&queue))?;
         }
-        limits::count_recipient(intake, &self.snapshot, &self.sender, &self.reverse_path, self.recipients.len())?;
-        self.known.insert(path.clone());
         // two addresses of one mailbox are one delivery
-        if name.is_some() && self.recipients.iter().any(|other| other.name == name && other.queue == queue) {
+        let is_another =
+            name.is_some() && self.recipients.iter().any(|other| other.name == name && other.queue == queue);
+        if is_another {
+            self.known.insert(path);
             return Ok(());
         }
+        let Incoming { snapshot, sender, reverse_path, recipients, charge, .. } = self;
+        limits::count_recipient(intake, snapshot, sender, reverse_path, recipients.len(), charge)?;
+        self.known.insert(path.clone());
         self.recipients.push(Taken { path, parameters, queue, name, archived, failed: None });
         Ok(())
     }
 
     /// Adds a recipient of a message that nobody is there to be refused: one who may not be written to is taken too, and its
-    /// sender gets a report.
+    /// sender gets a report. Why it may not is returned.
     ///
     /// # Errors
     /// What is refused for now only.
@@ -232,22 +239,13 @@ impl Incoming {
         intake: &Intake,
         path: ForwardPath,
         parameters: RcptParameters,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Refusal>, Refusal> {
         match self.recipient(intake, path.clone(), parameters.clone()).await {
             Err(refusal) if refusal.is_permanent() => {
-                tracing::info!(
-                    message.id = %self.draft.id(),
-                    virtualServer = %self.sender.client.server.name,
-                    sender = %self.reverse_path,
-                    recipient = %path,
-                    rule = refusal.rule,
-                    detail = %refusal.detail,
-                    "refused; the sender gets a report"
-                );
                 self.add_failed(path, parameters, QueueName::Directory, refusal.failure());
-                Ok(())
+                Ok(Some(refusal))
             }
-            other => other,
+            other => other.map(|()| None),
         }
     }
 
@@ -322,6 +320,7 @@ impl Incoming {
     ) -> Result<Option<Arc<Message>>, Refusal> {
         let received_at = Timestamp::from_millis(intake.clock.unix_millis());
         if self.recipients.is_empty() {
+            self.charge.keep();
             return Ok(None);
         }
         let sent = self.draft.size() - self.traced;
@@ -373,6 +372,7 @@ impl Incoming {
         let message = assigned_by_size(&self.snapshot, intake, message, sent)?;
         let complete = intake.clock.now();
         let leased = self.draft.commit(message).await.map_err(|error| Refusal::of_store(&error))?;
+        self.charge.keep();
         let durable = intake.clock.now();
         let message = leased.message.clone();
         let label = ByName { name: server.as_str().to_owned() };

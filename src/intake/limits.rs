@@ -1,13 +1,13 @@
 //! How much may come in, and for whom nothing: quotas and the suppression list, the same at every door.
 //!
 //! A message counts at MAIL, a recipient at RCPT, for all who are limited: the account, the API key, and the domain of the
-//! reverse-path (`settings.senderQuotas`). What is refused for another reason counts for nobody. What is brought in from
+//! reverse-path (`settings.senderQuotas`); what is not taken in the end counts for nobody. What is brought in from
 //! an old mailroot is the operator's doing and has no quota.
 
 use super::admission::RECIPIENTS_PER_MESSAGE;
 use super::door::{Door, Sender};
 use super::{Intake, Refusal};
-use crate::accounts::{Account, Limited, OverQuota, Subject, What};
+use crate::accounts::{Account, Charge, Limited, OverQuota, Subject, What};
 use crate::config::Snapshot;
 use crate::model::failure::{Failure, Scope};
 use crate::model::host::domain_key;
@@ -26,9 +26,11 @@ pub(super) fn count_message(
     snapshot: &Snapshot,
     sender: &Sender,
     reverse_path: &ReversePath,
-) -> Result<(), Refusal> {
+) -> Result<Charge, Refusal> {
     let limited = of_sender(snapshot, sender, reverse_path);
-    intake.quotas.take(What::Messages, &limited, intake.clock.now()).map_err(|over| over_quota(&over))
+    let mut charge = Charge::new(intake.quotas.clone());
+    charge.add(What::Messages, &limited, intake.clock.now()).map_err(|over| over_quota(&over))?;
+    Ok(charge)
 }
 
 /// Counts a recipient of a message that has `before` others.
@@ -41,6 +43,7 @@ pub(super) fn count_recipient(
     sender: &Sender,
     reverse_path: &ReversePath,
     before: usize,
+    charge: &mut Charge,
 ) -> Result<(), Refusal> {
     let limited = of_sender(snapshot, sender, reverse_path);
     for of in &limited {
@@ -50,7 +53,7 @@ pub(super) fn count_recipient(
             return Err(Refusal::new(RECIPIENTS_PER_MESSAGE, reply, detail));
         }
     }
-    intake.quotas.take(What::Recipients, &limited, intake.clock.now()).map_err(|over| over_quota(&over))
+    charge.add(What::Recipients, &limited, intake.clock.now()).map_err(|over| over_quota(&over))
 }
 
 /// What `explain` says of the quotas of a client, if it has any.

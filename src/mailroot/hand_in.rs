@@ -38,6 +38,31 @@ pub(super) enum Recipients {
     Dead(String),
 }
 
+/// A message whose envelope was taken.
+pub(super) struct Begun {
+    /// The message.
+    pub(super) incoming: Incoming,
+    /// Recipients who may not be written to, and why: their sender gets a report.
+    pub(super) refused: Vec<(ForwardPath, Refusal)>,
+}
+
+impl Begun {
+    /// Tells the log of the recipients who are refused.
+    pub(super) fn log_refused(&self, server: &VirtualServer) {
+        for (path, refusal) in &self.refused {
+            tracing::info!(
+                message.id = %self.incoming.id(),
+                virtualServer = %server.name,
+                sender = %self.incoming.reverse_path(),
+                recipient = %path,
+                rule = refusal.rule,
+                detail = %refusal.detail,
+                "refused; the sender gets a report"
+            );
+        }
+    }
+}
+
 /// Reads a file.
 ///
 /// # Errors
@@ -60,7 +85,7 @@ pub(super) async fn begin(
     door: Door,
     mail: &Mail,
     recipients: &Recipients,
-) -> Result<Incoming, NotTaken> {
+) -> Result<Begun, NotTaken> {
     let client = Client {
         address: IpAddr::V4(Ipv4Addr::LOCALHOST),
         name: None,
@@ -78,17 +103,18 @@ pub(super) async fn begin(
     let reverse_path = mail.head.sender.clone().unwrap_or(ReversePath::Null);
     let begun = Incoming::begin(intake, snapshot.clone(), Sender { client, door }, reverse_path, parameters);
     let mut incoming = begun.map_err(not_taken)?;
+    let mut refused = Vec::new();
     for path in &mail.head.recipients {
         match recipients {
             Recipients::Report => {
                 let taken = incoming.recipient_or_report(intake, path.clone(), RcptParameters::default()).await;
-                taken.map_err(not_taken)?;
+                refused.extend(taken.map_err(not_taken)?.map(|refusal| (path.clone(), refusal)));
             }
             Recipients::OursOrDead => ours_or_dead(intake, &snapshot, &mut incoming, path).await?,
             Recipients::Dead(why) => incoming.dead_recipient(path.clone(), dead(why)),
         }
     }
-    Ok(incoming)
+    Ok(Begun { incoming, refused })
 }
 
 async fn ours_or_dead(

@@ -12,8 +12,9 @@
 //! got the message already, nor who was a blind copy. Whoever knows that the header is right can have it taken. Nothing is skipped
 //! silently: what is no mail (transcripts, property files), and what lies beside or below these directories, is counted and named too.
 //!
-//! Nothing in the old directory is changed. What was imported is remembered by its place and content, as a note that is durable before
-//! the message is, and completed after it; so a second run, also after a crash, imports nothing twice.
+//! Nothing in the old directory is changed. What was imported is remembered by its area, name and content, wherever the mailroot lies,
+//! as a note that is durable before the message is, and completed after it; so a second run, also after a crash, imports nothing twice.
+//! A dry run asks everything that the real one does: who may be written to as well.
 
 mod files;
 mod report;
@@ -93,7 +94,8 @@ struct Imported {
 
 /// What became of a file.
 enum Outcome {
-    Imported,
+    /// It is mail now, but for these recipients, who may not be written to.
+    Imported(Vec<String>),
     Skipped,
     Unreadable(String),
     Ignored(String),
@@ -148,6 +150,8 @@ impl Imports {
             found: 0,
             imported: 0,
             skipped: 0,
+            refused_count: 0,
+            refused: Vec::new(),
             unreadable_count: 0,
             unreadable: Vec::new(),
             ignored_count: 0,
@@ -193,7 +197,7 @@ impl Imports {
     /// Only counts and the first reasons fit into a note; all of it is in memory.
     async fn write_down(&self, id: Uuid) -> Result<(), StoreError> {
         let Some(mut import) = self.known().iter().find(|import| import.id == id).cloned() else { return Ok(()) };
-        for names in [&mut import.unreadable, &mut import.ignored] {
+        for names in [&mut import.refused, &mut import.unreadable, &mut import.ignored] {
             names.truncate(2);
             names.iter_mut().for_each(|named| {
                 named.file = named.file.chars().take(100).collect();
@@ -279,7 +283,11 @@ impl Work {
                 }
             };
             self.imports.change(self.id, |import| match outcome {
-                Outcome::Imported => import.imported += 1,
+                Outcome::Imported(refused) => {
+                    import.imported += 1;
+                    import.refused_count += refused.len() as u64;
+                    refused.into_iter().for_each(|why| name(&mut import.refused, why));
+                }
                 Outcome::Skipped => import.skipped += 1,
                 Outcome::Unreadable(why) => {
                     import.unreadable_count += 1;
@@ -307,10 +315,9 @@ impl Work {
             Ok(mail) => mail,
             Err(why) => return Outcome::Unreadable(why),
         };
-        let key = remembered_as(&format!("{}/{}", self.wanted.path, found.name), &mail);
+        let key = remembered_as(found, &mail);
         match self.is_imported(&key).await {
             Ok(true) => return Outcome::Skipped,
-            Ok(false) if self.wanted.dry_run => return Outcome::Imported,
             Ok(false) => {}
             Err(error) => return Outcome::Stopped(error.to_string()),
         }
@@ -322,18 +329,24 @@ impl Work {
         let intake = &self.imports.intake;
         let snapshot = self.imports.live.current();
         let begun = hand_in::begin(intake, snapshot, self.server.clone(), Door::Import, &mail, &recipients).await;
-        let incoming = match begun {
-            Ok(incoming) => incoming,
+        let begun = match begun {
+            Ok(begun) => begun,
             Err(NotTaken::Later(why)) => return Outcome::Stopped(why),
             Err(NotTaken::Never(why)) => return Outcome::Unreadable(why),
         };
+        let refused = begun.refused.iter().map(|(path, refusal)| format!("{path}: {}", refusal.detail)).collect();
+        if self.wanted.dry_run {
+            return Outcome::Imported(refused);
+        }
+        begun.log_refused(&self.server);
+        let incoming = begun.incoming;
         let id = incoming.id();
         if let Err(error) = self.remember(&key, id, false).await {
             return Outcome::Stopped(error.to_string());
         }
         match hand_in::finish(intake, incoming, mail, self.server.fqdn.as_str()).await {
             Ok(()) => match self.remember(&key, id, true).await {
-                Ok(()) => Outcome::Imported,
+                Ok(()) => Outcome::Imported(refused),
                 Err(error) => Outcome::Stopped(error.to_string()),
             },
             Err(NotTaken::Later(why)) => Outcome::Stopped(why),
@@ -405,9 +418,10 @@ impl Work {
     }
 }
 
-/// By its place below the import directory and its content.
-fn remembered_as(place: &str, mail: &Mail) -> String {
-    let place = blake3::hash(place.to_lowercase().as_bytes());
+/// By its area, its name and its content: the mailroot may lie elsewhere the next time, or be asked for from another directory on.
+fn remembered_as(found: &Found, mail: &Mail) -> String {
+    let name = found.name.rsplit('/').next().unwrap_or_default();
+    let place = blake3::hash(format!("{:?}/{name}", found.area).to_lowercase().as_bytes());
     let mut both = blake3::Hasher::new();
     both.update(place.as_bytes()).update(mail.hash.as_bytes());
     format!("imported/{}", both.finalize().to_hex())

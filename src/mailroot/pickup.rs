@@ -149,11 +149,13 @@ impl Pickup {
         let snapshot = self.live.current();
         let begun =
             hand_in::begin(&self.intake, snapshot, server.clone(), Door::Pickup, &mail, &Recipients::Report).await;
-        let incoming = match begun {
-            Ok(incoming) => incoming,
+        let begun = match begun {
+            Ok(begun) => begun,
             Err(NotTaken::Later(why)) => return Done::Later(path, why),
             Err(NotTaken::Never(why)) => return self.bad(server, &path, &name, &why),
         };
+        begun.log_refused(server);
+        let incoming = begun.incoming;
         let id = incoming.id();
         let known = directory.join(TAKEN).join(format!("{id}~{name}"));
         if let Err(error) = rename(&path, &known).await {

@@ -61,7 +61,7 @@ pub trait Operate: Send + Sync {
     /// Everything in the queue is due now, whatever the schedule of its connector says, but what waits for its own time (`sendAt`).
     async fn retry_queue(&self, queue: &QueueName, by: &str) -> Result<(), ActionError>;
 
-    /// Messages in order of reception, behind `after`. Looks at no more than 20,000 rows, then gives a short page
+    /// Messages in order of reception, behind `after`. Looks at no more than 20,000 rows, and no longer than 40 ms, then gives a short page
     /// with `next`.
     async fn messages(
         &self,

@@ -1,8 +1,9 @@
 //! Listings of messages in another order than that in which they were received.
 //!
 //! There is no index by size or by time of the next attempt: each would cost every message that waits. So one call looks at a window of
-//! at most 20,000 messages in order of reception, and orders what it finds there; pages go on in that window, then in the next one. Where
-//! filters (a queue, a time) leave no more than one window, the order is that of all.
+//! messages in order of reception, as many as any listing looks at (20,000, or fewer where that takes too long), and orders what it finds
+//! there; pages go on in that window, then in the next one. Where filters (a queue, a time) leave no more than one window, the order is
+//! that of all.
 
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -41,8 +42,17 @@ impl Sort {
 pub struct Place {
     /// The window begins behind this row.
     pub window: Option<PageKey>,
-    /// In the window, behind this one: its place in the order, and its id.
-    pub last: Option<(i64, MessageId)>,
+    /// Where it goes on in a window that was begun.
+    pub within: Option<Within>,
+}
+
+/// Where it goes on in a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Within {
+    /// The last row of the window.
+    pub end: PageKey,
+    /// Behind this one: its place in the order, and its id.
+    pub last: (i64, MessageId),
 }
 
 /// A page of such a listing.
@@ -98,11 +108,19 @@ impl Queue {
         let mut at = from.window.max(begin_of(filter));
         let (mut heap, mut more) = (BinaryHeap::with_capacity(limit + 1), false);
         let mut page = SortedPage::default();
-        let mut ended = false;
-        'window: while page.scanned < MAX_ROWS {
+        let (mut ended, began) = (false, self.clock.now());
+        // a window that was begun ends where it ended
+        let goes_on = |at: Option<PageKey>, scanned| match from.within {
+            Some(within) => at < Some(within.end) && scanned < MAX_ROWS,
+            None => self.may_look_on(scanned, began),
+        };
+        'window: while goes_on(at, page.scanned) {
             let rows = self.store.page(filter.queue.as_ref(), at, PAGE).await?;
             let last = rows.len() < PAGE;
             for (key, message) in rows {
+                if from.within.is_some_and(|within| key > within.end) {
+                    break 'window;
+                }
                 if is_behind(filter, &key) {
                     ended = true;
                     break 'window;
@@ -110,7 +128,7 @@ impl Queue {
                 page.scanned += 1;
                 at = Some(key);
                 let candidate = Candidate(sort.key(&message), message);
-                let before = from.last.is_some_and(|last| candidate.place() <= last);
+                let before = from.within.is_some_and(|within| candidate.place() <= within.last);
                 if before || !matches(filter, &candidate.1, &snapshot, now) {
                     continue;
                 }
@@ -127,8 +145,11 @@ impl Queue {
         }
         let found = heap.into_sorted_vec();
         page.next = match found.last() {
-            Some(last) if more => Some(Place { window: from.window, last: Some(last.place()) }),
-            _ if !ended => Some(Place { window: at, last: None }),
+            Some(last) if more => {
+                let within = at.map(|end| Within { end, last: last.place() });
+                Some(Place { window: from.window, within })
+            }
+            _ if !ended => Some(Place { window: at, within: None }),
             _ => None,
         };
         page.items = found.into_iter().map(|candidate| candidate.1).collect();

@@ -259,7 +259,10 @@ fn an_old_mailroot_is_looked_at_and_brought_in() {
     fs::write(pickup.join("b\u{1b}[2J.eml"), "x-sender: a@b.example\nSubject: to nobody\n\ntext\n").unwrap();
     let looked = operator.says(&["import", "mailroot", "old", "--dry-run"]);
     assert_eq!(looked.status, 0, "{looked:?}");
-    assert_eq!(looked.out, "2 files: 1 would be imported, 0 imported before, 1 unreadable, 0 no messages\n");
+    assert_eq!(
+        looked.out,
+        "2 files: 1 would be imported, 0 imported before, 1 unreadable, 0 no messages; 0 recipients refused\n"
+    );
     assert!(looked.err.contains("Pickup/b") && !looked.err.contains('\u{1b}'), "{looked:?}");
     let report = operator.reads(&["import", "mailroot", "old", "--area", "pickup", "-o", "json"]);
     assert_eq!((&report["imported"], &report["state"]), (&json!(1), &json!("done")));

@@ -5,12 +5,13 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use bridgehead::config::{Configuration, FirstStart, OpenOptions, StoredRecipients};
 use bridgehead::model::mail::{Message, MessageId, Origin, Protocol, Recipient, RecipientStatus, Waits};
 use bridgehead::model::time::Timestamp;
-use bridgehead::net::clock::SystemClock;
+use bridgehead::net::clock::{Clock, SystemClock};
 use bridgehead::observe::metrics::Metrics;
 use bridgehead::queue::operate::{MessageFilter, Operate};
 use bridgehead::queue::sorting::{Place, Sort};
@@ -69,8 +70,32 @@ fn message(id: MessageId, size: u64, n: usize, count: usize) -> Message {
     }
 }
 
+/// A clock on which each look takes so long, and nothing else any time.
+#[derive(Debug)]
+struct Looks {
+    start: Instant,
+    step: Duration,
+    looks: AtomicU32,
+}
+
+impl Looks {
+    fn taking(step: Duration) -> Arc<Self> {
+        Arc::new(Looks { start: Instant::now(), step, looks: AtomicU32::new(0) })
+    }
+}
+
+impl Clock for Looks {
+    fn now(&self) -> Instant {
+        self.start + self.step * self.looks.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn unix_millis(&self) -> i64 {
+        START
+    }
+}
+
 /// A store with so many messages, each a millisecond behind the one before.
-async fn house(count: usize) -> House {
+async fn house(count: usize, clock: Arc<dyn Clock>) -> House {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Embedded::open(Options::new(dir.path()), Arc::new(RealDisk)).unwrap().0);
     let open = OpenOptions {
@@ -101,7 +126,7 @@ async fn house(count: usize) -> House {
         store.clone(),
         configuration.live().clone(),
         Arc::new(StoredRecipients(store.clone())),
-        Arc::new(SystemClock),
+        clock,
         Metrics::new(&mut registry),
     );
     House { _dir: dir, store, operator: Operator(queue) }
@@ -114,7 +139,7 @@ fn filter(filter: Value) -> MessageFilter {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_looks_at_a_bounded_number_of_rows_and_goes_on_behind_them() {
     const COUNT: usize = 40_500;
-    let house = house(COUNT).await;
+    let house = house(COUNT, Looks::taking(Duration::ZERO)).await;
     let look = async |wanted: &MessageFilter, after| {
         let page = house.operator.messages(wanted, after, 10).await.unwrap();
         (page.items.len(), page.scanned, page.next)
@@ -149,8 +174,38 @@ async fn a_call_looks_at_a_bounded_number_of_rows_and_goes_on_behind_them() {
         place = page.next;
     }
     let window = house.operator.messages(&rare, None, 10).await.unwrap().next;
-    let second = sorted(Place { window, last: None }).await;
+    let second = sorted(Place { window, within: None }).await;
     assert!(second.scanned == 20_000 && second.items.iter().all(|message| seen.insert(message.id)));
+    house.store.close();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_takes_long_ends_with_what_it_has_and_the_next_goes_on() {
+    const COUNT: usize = 4_500;
+    let house = house(COUNT, Looks::taking(Duration::from_millis(15))).await;
+    let (mut seen, mut after) = (std::collections::HashSet::new(), None);
+    let mut looked_at = Vec::new();
+    let last = filter(json!({"sender": "last@src.example"}));
+    loop {
+        let page = house.operator.messages(&last, after, 10).await.unwrap();
+        looked_at.push(page.scanned);
+        seen.extend(page.items.iter().map(|message| message.id));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!((looked_at, seen.len()), (vec![2_000, 2_000, 500], 1));
+    // windows that end where their first page ended, whatever the next one takes
+    let (mut seen, mut place, mut pages) = (std::collections::HashSet::new(), Some(Place::default()), 0);
+    while let Some(from) = place {
+        let page = house.operator.sorted(&MessageFilter::default(), Sort::Size, from, 700).await.unwrap();
+        assert!(page.items.is_sorted_by(|a, b| a.size >= b.size) && page.scanned <= 2_000);
+        assert!(page.items.iter().all(|message| seen.insert(message.id)));
+        pages += 1;
+        place = page.next;
+    }
+    assert_eq!((seen.len(), pages), (COUNT, 7));
     house.store.close();
 }
 
@@ -159,7 +214,7 @@ async fn a_call_looks_at_a_bounded_number_of_rows_and_goes_on_behind_them() {
 async fn a_page_of_a_million() {
     let count: usize = std::env::var("BRIDGEHEAD_SCALE").map_or(100_000, |text| text.parse().unwrap());
     let started = Instant::now();
-    let house = house(count).await;
+    let house = house(count, Arc::new(SystemClock)).await;
     println!("{count} messages in {:.1} s", started.elapsed().as_secs_f64());
     // until the database has taken all of it in
     tokio::time::sleep(Duration::from_secs(20)).await;

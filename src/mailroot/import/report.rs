@@ -79,7 +79,7 @@ pub enum ImportState {
 pub struct Named {
     /// Where it lies in the mailroot.
     pub file: String,
-    /// Why it was not imported.
+    /// Why it was not imported, or who is refused and why.
     pub why: String,
 }
 
@@ -115,8 +115,16 @@ pub struct Import {
     pub found: u64,
     /// Messages that were imported; in a dry run, that would be.
     pub imported: u64,
-    /// Messages that were imported already.
+    /// Messages that were imported already: of the same name and content, in the same of the four directories.
     pub skipped: u64,
+    /// Recipients of messages in `Pickup` and `Queue` who may not be written to: their senders get a report; in a dry run, would get.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub refused_count: u64,
+    /// Which ones, and why; the first 1,000.
+    #[serde(default)]
+    #[schema(required = true)]
+    pub refused: Vec<Named>,
     /// Messages that could not be imported.
     pub unreadable_count: u64,
     /// Which ones, and why; the first 1,000.

@@ -121,7 +121,8 @@ impl ToSchema for AccountPassword {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 #[schema(example = json!({"messages": "100/1h, 1000/1d", "recipients": "5000/1d", "recipientsPerMessage": 50}))]
 pub struct AccountQuotas {
-    /// Most messages in a time. Default: no limit.
+    /// Most messages in a time: never more than so many in any time of that length (what was sent counts up to 1/24 of it longer).
+    /// What is refused in the end counts for nobody. Default: no limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub messages: Option<Rates>,
