@@ -35,7 +35,7 @@ class Contents(unittest.TestCase):
         print(f"      {pulled / 1e6:.1f} MB to pull, {unpacked / 1e6:.1f} MB unpacked", flush=True)
         # what a registry keeps and a node pulls; the base image alone has 24 MB unpacked
         self.assertLessEqual(pulled, 30_000_000)
-        self.assertLessEqual(unpacked, 68_000_000)
+        self.assertLessEqual(unpacked, 64_000_000)
 
     def test_there_is_no_shell_and_no_tool(self):
         programs = {os.path.basename(name) for name, m in self.members.items()
