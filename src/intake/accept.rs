@@ -1,7 +1,7 @@
 //! Takes a message: envelope first, then content as it streams in, then all of it at once.
 //!
 //! [`Incoming::commit`] returns a positive reply only when the message is durable; until then nothing of it exists for
-//! anybody else, and dropping it leaves nothing behind. Content filters will attach here.
+//! anybody else, and dropping it leaves nothing behind.
 
 use std::collections::HashSet;
 use std::sync::Arc;
