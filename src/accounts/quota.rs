@@ -32,6 +32,8 @@ const SWEEP_FROM: usize = 1_024;
 const MOST_WRITTEN: usize = 5_000;
 /// Rows read back at once.
 const PAGE: usize = 10_000;
+/// What is counted for a message within so long of each other counts as of one moment, the earlier, when it is given back.
+const TOGETHER: Duration = Duration::from_secs(1);
 const PREFIX: &str = "quota/";
 
 /// What was used up of all quotas. One per process.
@@ -125,21 +127,39 @@ impl Limited<'_> {
     }
 }
 
-/// How it is written down: what was used up of each limit, the latest part of its time first.
+/// How it is written down.
 #[derive(Serialize, Deserialize)]
 struct Written {
     subject: Subject,
     what: What,
     at: Timestamp,
-    used: Vec<(Rate, Vec<u32>)>,
+    limits: Vec<WrittenWindow>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenWindow {
+    limit: Rate,
+    /// What was used up in each part of its time, the latest first.
+    used: Vec<u32>,
+    /// How long before `at` the latest part began.
+    age: Duration,
 }
 
 /// What one message has counted so far. Dropped, it gives that back, unless [`Charge::keep`] was called.
 #[derive(Debug)]
 pub struct Charge {
     quotas: Arc<Quotas>,
-    /// For whom, and how many of what. Empty for nearly everybody.
-    counted: Vec<(Subject, What, u32)>,
+    /// Empty for nearly everybody.
+    counted: Vec<ChargedFor>,
+}
+
+/// What was counted for somebody at a time.
+#[derive(Debug)]
+struct ChargedFor {
+    subject: Subject,
+    what: What,
+    at: Instant,
+    n: u32,
 }
 
 /// Somebody has sent as much as he may.
@@ -188,9 +208,10 @@ impl Charge {
         }
         self.quotas.take(what, whose.clone(), now)?;
         for limited in whose {
-            match self.counted.iter_mut().find(|(subject, of, _)| *subject == limited.subject && *of == what) {
-                Some((.., n)) => *n += 1,
-                None => self.counted.push((limited.subject.clone(), what, 1)),
+            let is_same = |before: &&mut ChargedFor| before.subject == limited.subject && before.what == what;
+            match self.counted.iter_mut().rfind(is_same) {
+                Some(before) if now.saturating_duration_since(before.at) < TOGETHER => before.n += 1,
+                _ => self.counted.push(ChargedFor { subject: limited.subject.clone(), what, at: now, n: 1 }),
             }
         }
         Ok(())
@@ -245,12 +266,12 @@ impl Quotas {
         Ok(())
     }
 
-    fn give_back(&self, of: Vec<(Subject, What, u32)>) {
+    fn give_back(&self, of: Vec<ChargedFor>) {
         let mut counted = self.lock();
-        for (subject, what, n) in of {
+        for ChargedFor { subject, what, at, n } in of {
             let key = (subject, what);
             if let Some(own) = counted.by_subject.get_mut(&key) {
-                own.iter_mut().for_each(|window| window.give_back(n));
+                own.iter_mut().for_each(|window| window.give_back(n, at));
                 counted.unsaved.insert(key);
             }
         }
@@ -324,8 +345,9 @@ impl Quotas {
                 continue;
             };
             let passed = wall.since(written.at);
-            let window = |(rate, used): (Rate, Vec<u32>)| Window::restored(rate, &used, passed, now);
-            let own: Vec<Window> = written.used.into_iter().map(window).collect();
+            let window =
+                |one: WrittenWindow| Window::restored(one.limit, &one.used, passed.saturating_add(one.age), now);
+            let own: Vec<Window> = written.limits.into_iter().map(window).collect();
             let key = (written.subject, written.what);
             if own.iter().all(|window| window.used() == 0) {
                 counted.unsaved.insert(key);
@@ -386,8 +408,12 @@ fn note_key((subject, what): &(Subject, What)) -> String {
 impl Counted {
     fn written(&self, key: &(Subject, What), now: Instant, wall: Timestamp) -> Option<Vec<u8>> {
         let own = self.by_subject.get(key)?.iter().map(|window| window.at(now));
-        let used = own.map(|window| (window.rate(), window.parts().to_vec())).collect();
-        serde_json::to_vec(&Written { subject: key.0.clone(), what: key.1, at: wall, used }).ok()
+        let limits = own.map(|window| WrittenWindow {
+            limit: window.rate(),
+            used: window.parts().to_vec(),
+            age: window.age(now),
+        });
+        serde_json::to_vec(&Written { subject: key.0.clone(), what: key.1, at: wall, limits: limits.collect() }).ok()
     }
 
     /// Forgets of whom nothing is used up, and what has used up least when there are still too many.

@@ -28,13 +28,17 @@ impl Window {
         Window { rate, since: now, used: [0; KEPT] }
     }
 
-    /// As [`parts`](Self::parts) told it, and so much time has passed since.
-    pub(super) fn restored(rate: Rate, used: &[u32], passed: Duration, now: Instant) -> Self {
+    /// As [`parts`](Self::parts) told it, when its latest part began so long ago.
+    pub(super) fn restored(rate: Rate, used: &[u32], age: Duration, now: Instant) -> Self {
         let mut restored = Window::new(rate, now);
         for (part, used) in restored.used.iter_mut().zip(used) {
             *part = *used;
         }
-        restored.shift(passed.as_nanos() / restored.part().as_nanos().max(1));
+        let part = restored.part().as_nanos().max(1);
+        restored.shift(age.as_nanos() / part);
+        let within = Duration::from_nanos(u64::try_from(age.as_nanos() % part).unwrap_or_default());
+        // on a machine that has just started there may be no such instant: then it counts that much longer
+        restored.since = now.checked_sub(within).unwrap_or(now);
         restored
     }
 
@@ -46,7 +50,7 @@ impl Window {
     /// As it is now.
     pub(super) fn at(self, now: Instant) -> Self {
         let part = self.part();
-        let parts = now.saturating_duration_since(self.since).as_nanos() / part.as_nanos().max(1);
+        let parts = self.age(now).as_nanos() / part.as_nanos().max(1);
         let mut window = self;
         window.shift(parts);
         window.since = match u32::try_from(parts).ok().and_then(|parts| part.checked_mul(parts)) {
@@ -61,13 +65,18 @@ impl Window {
         self.used[0] = self.used[0].saturating_add(1);
     }
 
-    /// Uses up so many less, the latest first.
-    pub(super) fn give_back(&mut self, mut n: u32) {
-        for used in &mut self.used {
-            let given = n.min(*used);
-            *used -= given;
-            n -= given;
+    /// Uses up so many less of what was used up then. What counts no more cannot be given back.
+    pub(super) fn give_back(&mut self, n: u32, then: Instant) {
+        let before = self.since.saturating_duration_since(then).as_nanos();
+        let age = usize::try_from(before.div_ceil(self.part().as_nanos().max(1))).unwrap_or(KEPT);
+        if let Some(used) = self.used.get_mut(age) {
+            *used = used.saturating_sub(n);
         }
+    }
+
+    /// How long ago the latest part began.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since)
     }
 
     /// How many were used up, in each part of the time, the latest first.
@@ -102,14 +111,14 @@ impl Window {
             parts += 1;
             used = used.saturating_sub(*part);
         }
-        (parts > 0).then(|| (self.part() * parts).saturating_sub(now.saturating_duration_since(self.since)))
+        (parts > 0).then(|| (self.part() * parts).saturating_sub(self.age(now)))
     }
 
     /// In how long nothing is used up any more, if nothing more is sent.
     pub(super) fn empty_after(&self, now: Instant) -> Duration {
         let newest = self.used.iter().position(|used| *used > 0).unwrap_or(KEPT);
         let whole = self.part() * u32::try_from(KEPT - newest).unwrap_or(PARTS);
-        whole.saturating_sub(now.saturating_duration_since(self.since))
+        whole.saturating_sub(self.age(now))
     }
 
     fn part(&self) -> Duration {
@@ -183,9 +192,37 @@ mod tests {
         let restored = |passed| Window::restored(window.rate(), window.parts(), Duration::from_secs(passed), now);
         assert_eq!((restored(0).left(), restored(3_599).left(), restored(3_750).left()), (0, 0, 5));
         assert_eq!(Window::restored(window.rate(), &[9; 100], Duration::ZERO, now).left(), 0);
-        window.give_back(2);
+        // who starts again and again, and sends in between, waits no longer
+        let (mut again, mut clock) = (window, now);
+        for _ in 0..25 {
+            clock += Duration::from_secs(140);
+            let at = again.at(clock);
+            let age = at.age(clock) + Duration::from_secs(10);
+            clock += Duration::from_secs(10);
+            again = Window::restored(at.rate(), at.parts(), age, clock);
+        }
+        assert_eq!(again.at(clock).left(), 5, "{again:?}");
+        window.give_back(2, now);
         assert_eq!(window.left(), 2);
-        window.give_back(9);
+        window.give_back(9, now);
         assert_eq!((window.left(), window.share()), (5, 0.0));
+    }
+
+    #[test]
+    fn only_what_still_counts_can_be_given_back() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let mut window = window("3/1s", start);
+        window.take();
+        window = window.at(at(500));
+        window.take();
+        window.take();
+        window.give_back(1, at(0));
+        assert_eq!((window.left(), window.at(at(1_100)).left()), (1, 1), "the one of the beginning");
+        // it counts no more: whoever keeps a transaction open gains nothing by it
+        let mut later = window.at(at(1_600));
+        (0..3).for_each(|_| later.take());
+        later.give_back(2, at(500));
+        assert_eq!(later.left(), 0);
     }
 }

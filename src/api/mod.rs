@@ -5,7 +5,8 @@
 //! [`messages`], [`alerts`], [`submit`], [`bulk`], [`explain`], [`sessions`], [`running`], [`drain`], [`backup`], [`tls_reports`], [`tracking`],
 //! [`events`], [`event_sinks`], [`health`] and [`docs`] the
 //! rest.
-//! [`document`] makes OpenAPI out of the same routes; the binary carries what is checked in of it (`described`). A request is read strictly ([`query`], [`body`], [`etag`]) by a
+//! [`document`] makes OpenAPI out of the same routes; what the checked-in document ([`crate::config::openapi`]) says of an operation is
+//! known in `described`. A request is read strictly ([`query`], [`body`], [`etag`]) by a
 //! caller with a key ([`auth`], [`keys`]) that gives what the operation needs (`access`); whatever is refused is a [`problem`].
 //!
 //! Nothing is decided here. Changes of configuration are judged by `config`, actions on mail are done by `queue`, mail is taken by `intake`; the API

@@ -1,7 +1,7 @@
 //! Configuration: from what somebody wrote to what is in force.
 //!
 //! The way of a change, of one object ([`change`]) or of many: the body is held against the collection's schema
-//! ([`schema`]) → merged with the object that is there → planned ([`plan`]): compiled with everything else ([`compile`]; all
+//! ([`schema`], of the document in [`openapi`]) → merged with the object that is there → planned ([`plan`]): compiled with everything else ([`compile`]; all
 //! violations at once), shown to the preflights (can this port be bound?), drafted → committed to the store with its audit
 //! entry and what it takes to go back ([`history`]), compare-and-set on the revision → published ([`live`]). What fails
 //! before the commit leaves everything as it was.

@@ -12,7 +12,7 @@
 //! got the message already, nor who was a blind copy. Whoever knows that the header is right can have it taken. Nothing is skipped
 //! silently: what is no mail (transcripts, property files), and what lies beside or below these directories, is counted and named too.
 //!
-//! Nothing in the old directory is changed. What was imported is remembered by its area, name and content, wherever the mailroot lies,
+//! Nothing in the old directory is changed. What was imported is remembered by its place in it and its content, wherever the mailroot lies,
 //! as a note that is durable before the message is, and completed after it; so a second run, also after a crash, imports nothing twice.
 //! A dry run asks everything that the real one does: who may be written to as well.
 
@@ -29,7 +29,7 @@ use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use self::files::{Found, Kind, kind, list};
+use self::files::{Found, Kind, VIRTUAL_SERVER, kind, list};
 pub use self::report::{AREAS, Area, Import, ImportError, ImportState, Named, QueueEnvelope, Wanted};
 use super::file::{EnvelopeFrom, Mail, open_plain};
 use super::hand_in::{self, NotTaken, Recipients};
@@ -418,10 +418,13 @@ impl Work {
     }
 }
 
-/// By its area, its name and its content: the mailroot may lie elsewhere the next time, or be asked for from another directory on.
+/// By its place from the virtual server's directory on (`vsi 1`, where there is one) and its content: the mailroot may lie elsewhere the
+/// next time, or be asked for from another directory on.
 fn remembered_as(found: &Found, mail: &Mail) -> String {
-    let name = found.name.rsplit('/').next().unwrap_or_default();
-    let place = blake3::hash(format!("{:?}/{name}", found.area).to_lowercase().as_bytes());
+    let mut above = found.path.iter().rev().map(|part| part.to_string_lossy().to_lowercase());
+    let name = above.next().unwrap_or_default();
+    let server = above.nth(1).filter(|part| part.starts_with(VIRTUAL_SERVER)).unwrap_or_default();
+    let place = blake3::hash(format!("{server}/{:?}/{name}", found.area).as_bytes());
     let mut both = blake3::Hasher::new();
     both.update(place.as_bytes()).update(mail.hash.as_bytes());
     format!("imported/{}", both.finalize().to_hex())

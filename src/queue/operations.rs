@@ -188,9 +188,11 @@ impl Operate for Queue {
 }
 
 impl Queue {
-    /// Whether a listing that began then, and has looked at so many rows, looks at more. To be asked each [`PAGE`] rows.
+    /// Whether a listing that began then, and has looked at so many rows, looks at more. To be asked each [`PAGE`] rows. One that has
+    /// looked at none does, however long that took: it would not know where to go on.
     pub(super) fn may_look_on(&self, scanned: u64, began: Instant) -> bool {
-        scanned < MAX_ROWS && self.clock.now().saturating_duration_since(began) < MAX_TIME
+        let in_time = || self.clock.now().saturating_duration_since(began) < MAX_TIME;
+        scanned == 0 || scanned < MAX_ROWS && in_time()
     }
 
     /// A queue that holds something, or that mail could come to: its connector or mailbox store exists.

@@ -201,3 +201,27 @@ fn what_a_domain_has_sent_is_remembered_over_a_kill() {
     assert_eq!((answer.status, answer.headers.get("retry-after")), (422, None), "{answer:?}");
     assert_eq!(answer.json()["errors"][0]["pointer"], "/to/2", "{answer:?}");
 }
+
+#[test]
+fn two_addresses_of_one_mailbox_count_once_and_what_a_filter_takes_silently_counts() {
+    let appliance = appliance(&Sink::down());
+    let addresses = json!([{"template": "%m@local.example", "primary": true}, {"template": "%m@also.example"}]);
+    appliance.patch("recipient-policies/default", json!({ "addresses": addresses }));
+    let quiet = json!({"kind": "sender", "deny": ["quiet@news.example"], "action": "acceptSilently"});
+    appliance.put("filters/quiet", quiet);
+    let bindings = json!([{"address": "127.0.0.1", "port": 0, "filters": ["quiet"]}]);
+    appliance.patch("virtual-servers/default", json!({ "bindings": bindings }));
+    appliance.patch(
+        "settings",
+        json!({"senderQuotas": [
+            {"domain": "one.example", "quotas": {"recipients": "1/1d"}}, {"domain": "news.example", "quotas": {"messages": "1/1d"}}
+        ]}),
+    );
+    let mut smtp = Smtp::open(appliance.smtp());
+    smtp.mail("a@one.example", &["ada@local.example", "ada@also.example"], MESSAGE);
+    smtp.expect("MAIL FROM:<a@one.example>", "250");
+    smtp.expect("RCPT TO:<ada@local.example>", "452 4.7.1");
+    smtp.expect("RSET", "250");
+    smtp.mail("quiet@news.example", &["ada@local.example"], MESSAGE);
+    smtp.expect("MAIL FROM:<quiet@news.example>", "452 4.7.1");
+}

@@ -229,10 +229,12 @@ fn an_old_mailroot_is_brought_in_once() {
     let imports = appliance.data().join("imports");
     std::fs::rename(imports.join("old"), imports.join("moved")).unwrap();
     put(&imports.join("moved/vsi 1/Pickup"), "gone.eml", &mail("nobody@local.example", "g"));
+    // another virtual server's is another one, though it be the same
+    put(&imports.join("moved/vsi 2/Pickup"), "p.eml", &bare("p@far.example", "p"));
     let moved = import(&appliance, "?dryRun=true", &json!({"path": "moved"}));
     assert_eq!(
         (&moved["imported"], &moved["skipped"], &moved["refusedCount"]),
-        (&json!(1), &json!(6), &json!(1)),
+        (&json!(2), &json!(6), &json!(1)),
         "{moved}"
     );
     assert_eq!(moved["refused"][0]["file"], "vsi 1/Pickup/gone.eml");

@@ -8,6 +8,8 @@ use super::report::{AREAS, Area, Named};
 
 /// Most files in one mailroot.
 const MOST_FILES: usize = 500_000;
+/// How the directories of virtual servers begin.
+pub(super) const VIRTUAL_SERVER: &str = "vsi ";
 
 /// A file of an area.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,7 +65,7 @@ pub(super) fn list(root: &Path, areas: &[Area]) -> io::Result<(Vec<Found>, Vec<N
                     listing.area(area, &path, &place)?;
                 }
                 Some(_) => listing.name(place, "a directory that was not asked for".to_owned())?,
-                None if prefix.is_empty() && name.to_ascii_lowercase().starts_with("vsi ") => {
+                None if prefix.is_empty() && name.to_ascii_lowercase().starts_with(VIRTUAL_SERVER) => {
                     roots.push((path, format!("{place}/")));
                 }
                 None => listing.beside(&path, &place, "in a directory of which no mail is imported")?,

@@ -115,7 +115,7 @@ pub struct Import {
     pub found: u64,
     /// Messages that were imported; in a dry run, that would be.
     pub imported: u64,
-    /// Messages that were imported already: of the same name and content, in the same of the four directories.
+    /// Messages that were imported already: of the same content, at the same place in a mailroot.
     pub skipped: u64,
     /// Recipients of messages in `Pickup` and `Queue` who may not be written to: their senders get a report; in a dry run, would get.
     #[serde(default)]
