@@ -194,8 +194,8 @@ mod tests {
         assert_eq!(Window::restored(window.rate(), &[9; 100], Duration::ZERO, now).left(), 0);
         // who starts again and again, and sends in between, waits no longer
         let (mut again, mut clock) = (window, now);
-        for _ in 0..25 {
-            clock += Duration::from_secs(140);
+        for _ in 0..35 {
+            clock += Duration::from_secs(100);
             let at = again.at(clock);
             let age = at.age(clock) + Duration::from_secs(10);
             clock += Duration::from_secs(10);
