@@ -44,6 +44,7 @@ RUN cargo tree --locked --edges normal --prefix depth --format '|{p}|{l}' >/tmp/
 
 # --- the image without the binary
 FROM ${RUNTIME_IMAGE} AS bare
+ARG RUNTIME_IMAGE
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
@@ -53,7 +54,7 @@ LABEL org.opencontainers.image.title="Bridgehead" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
-      org.opencontainers.image.base.name="gcr.io/distroless/cc-debian12:nonroot"
+      org.opencontainers.image.base.name="${RUNTIME_IMAGE}"
 COPY --from=layout /out/root/ /
 COPY --from=layout --chown=65532:65532 /out/data/ /var/lib/
 ENV BRIDGEHEAD_DATA_DIR=/var/lib/bridgehead \
