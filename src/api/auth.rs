@@ -6,7 +6,8 @@
 //! has submitted itself.
 //!
 //! A client that shows wrong keys is slowed: after [`FREE_FAILURES`] within [`WINDOW`] it is answered 429 for the rest of the
-//! window, whatever it shows. A missing key is no guess and does not count. The table of clients is bounded; IPv6 clients
+//! window. A key of [`UNGUESSABLE`] characters is looked at all the same, so that nobody locks out those who come by the same
+//! proxy or load balancer. A missing key is no guess and does not count. The table of clients is bounded; IPv6 clients
 //! count by /64, and all who come by the socket of this machine are one.
 //!
 //! Who comes by that socket (`admin.sock`) and shows no key is the owner `admin.sock`: the mode of the file says who can.
@@ -32,6 +33,8 @@ use crate::model::name::Name;
 
 /// Wrong keys that a client may show within [`WINDOW`].
 pub const FREE_FAILURES: u32 = 10;
+/// From this length on keys cannot be guessed: ours have 46 characters, of which 43 are random.
+const UNGUESSABLE: usize = 32;
 /// How long they are remembered.
 pub const WINDOW: Duration = Duration::from_secs(60);
 /// Clients that are remembered at a time.
@@ -117,8 +120,10 @@ pub(super) async fn principal(request: &HttpRequest) -> Result<Option<Principal>
         return Ok(request.conn_data::<LocalOwner>().map(|_| Principal::owner("admin.sock")));
     };
     let client = client(request);
-    state.failures.check(client)?;
     let key = value.to_str().ok().filter(|_| given.next().is_none()).and_then(bearer);
+    if key.is_none_or(|key| key.len() < UNGUESSABLE) {
+        state.failures.check(client)?;
+    }
     let verified = match key {
         Some(key) => state.handles.keys.verify(key, client).await,
         None => Ok(None),
@@ -129,6 +134,7 @@ pub(super) async fn principal(request: &HttpRequest) -> Result<Option<Principal>
         Err(KeyFault::Refused(why)) => why,
         Err(KeyFault::Unavailable(why)) => return Err(Problem::new(ProblemKind::Unavailable, why)),
     };
+    state.failures.check(client)?;
     state.failures.count(client);
     Err(unauthorized(&why))
 }

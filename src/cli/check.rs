@@ -7,8 +7,9 @@
 //! Secrets that are not where the document says (a variable, a file) are warnings: they may be there where the appliance
 //! runs. `--strict` makes them errors.
 
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -32,6 +33,10 @@ pub struct Check {
     /// A secret that cannot be read here is an error, not a warning.
     #[arg(long)]
     pub strict: bool,
+    /// Where the appliance runs these directories are one, so a file name that is in two of them is an error: there one of the
+    /// two files would hide the other.
+    #[arg(long)]
+    pub one_directory: bool,
     /// Where `{"file": …}` in the document may point.
     #[arg(long, env = "BRIDGEHEAD_SECRETS_DIR", default_value = "/etc/bridgehead/secrets", value_name = "DIR")]
     pub secrets_dir: PathBuf,
@@ -49,6 +54,12 @@ pub fn check(check: &Check) -> anyhow::Result<ExitCode> {
         Ok(texts) => texts,
         Err(error) => return say(&[error.to_string()]),
     };
+    if check.one_directory {
+        let hidden = hidden(&texts);
+        if !hidden.is_empty() {
+            return say(&hidden);
+        }
+    }
     let document = match Document::read(texts) {
         Ok(document) => document,
         Err(DocumentError::Invalid(found)) => return say(&found),
@@ -97,6 +108,17 @@ fn texts(paths: &[PathBuf]) -> Result<Vec<Text>, directory::DirectoryError> {
         }
     }
     Ok(texts)
+}
+
+/// What to say of files that have the name of one before them.
+fn hidden(texts: &[Text]) -> Vec<String> {
+    let mut names = BTreeMap::new();
+    let files = texts.iter().filter_map(|text| text.file.as_deref());
+    let twice = files.filter_map(|file| {
+        let other = names.insert(Path::new(file).file_name()?, file)?;
+        Some(format!("{file}: {other} has the same name, and one would hide the other: give it another"))
+    });
+    twice.collect()
 }
 
 /// What becomes of it on an empty appliance.

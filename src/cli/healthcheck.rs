@@ -2,8 +2,8 @@
 //! the image, where there is no shell and no curl, and for whoever wants to know whether SMTP answers at an address.
 //!
 //! Without an address it asks the health listener that the environment names, or else the API. It waits for
-//! [`PATIENCE`] in all for each address and reads [`MAX_ANSWER`] octets at most. What is not a clear yes (no connection,
-//! silence, another protocol, any other status) is a no: exit status 1, with the reason on stderr.
+//! [`PATIENCE`] in all for each address and reads [`MAX_ANSWER`] octets at most ([`MAX_METRICS`] of metrics). What is not a
+//! clear yes (no connection, silence, another protocol, any other status) is a no: exit status 1, with the reason on stderr.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs};
@@ -17,6 +17,12 @@ const PATIENCE: Duration = Duration::from_secs(4);
 
 /// Most that is read of an answer; only its first line counts.
 const MAX_ANSWER: u64 = 4096;
+
+/// Most that is read of metrics.
+const MAX_METRICS: u64 = 16 << 20;
+
+/// What metrics say of the watched directory.
+const ACCEPTED: &str = "bridgehead_config_accepted ";
 
 /// What is asked, and of whom.
 #[derive(Debug, clap::Args)]
@@ -47,6 +53,8 @@ pub enum Probe {
     Live,
     /// Has it started?
     Startup,
+    /// Is what the files of its watched directory say in force? It may be ready with what they said before.
+    Configured,
 }
 
 impl Healthcheck {
@@ -82,21 +90,32 @@ fn http(address: &str, probe: Probe) -> anyhow::Result<()> {
         Probe::Ready => "/readyz",
         Probe::Live => "/livez",
         Probe::Startup => "/startupz",
+        Probe::Configured => "/metrics",
     };
     let mut asked = Asked::connect(address)?;
-    asked.say(&format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"))?;
-    let line = asked.first_line()?;
+    // of HTTP/1.0, as its answers come in one piece
+    asked.say(&format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n"))?;
+    let (line, rest) = asked.first_line()?;
     let mut words = line.split(' ');
     ensure!(words.next().is_some_and(|version| version.starts_with("HTTP/1.")), "this is not HTTP: {line:?}");
     match words.next() {
+        Some("200") if probe == Probe::Configured => configured(&asked.all(rest)?),
         Some("200") => Ok(()),
         _ => bail!("{path} says {line:?}"),
     }
 }
 
+fn configured(metrics: &str) -> anyhow::Result<()> {
+    match metrics.lines().find_map(|line| line.strip_prefix(ACCEPTED)) {
+        Some("1") => Ok(()),
+        Some(_) => bail!("what the watched directory says is not in force; its log says why, and so does /api/v1/settings"),
+        None => bail!("it watches no directory, or has not looked at it yet"),
+    }
+}
+
 fn smtp(address: &str) -> anyhow::Result<()> {
     let mut asked = Asked::connect(address)?;
-    let line = asked.first_line()?;
+    let (line, _) = asked.first_line()?;
     ensure!(line.starts_with("220 ") || line.starts_with("220-"), "SMTP greets with {line:?}");
     // the answer does not matter: it serves
     let _ = asked.say("QUIT\r\n");
@@ -127,8 +146,8 @@ impl Asked {
         self.stream.write_all(text.as_bytes()).context("the question could not be sent")
     }
 
-    /// The first line of what comes, without its end.
-    fn first_line(&mut self) -> anyhow::Result<String> {
+    /// The first line of what comes, without its end, and what came behind it.
+    fn first_line(&mut self) -> anyhow::Result<(String, Vec<u8>)> {
         let mut heard = Vec::new();
         let mut piece = [0; 512];
         while !heard.contains(&b'\n') && (heard.len() as u64) < MAX_ANSWER {
@@ -139,7 +158,21 @@ impl Asked {
             }
         }
         let end = heard.iter().position(|octet| *octet == b'\n').context("it ended before a whole line came")?;
-        Ok(String::from_utf8_lossy(&heard[..end]).trim_end_matches('\r').to_owned())
+        let rest = heard.split_off(end + 1);
+        Ok((String::from_utf8_lossy(&heard[..end]).trim_end_matches('\r').to_owned(), rest))
+    }
+
+    /// All that comes until the end.
+    fn all(&mut self, mut heard: Vec<u8>) -> anyhow::Result<String> {
+        let mut piece = [0; 16 << 10];
+        loop {
+            self.stream.set_read_timeout(Some(remaining(self.until)?))?;
+            match self.stream.read(&mut piece).context("the answer does not end")? {
+                0 => return Ok(String::from_utf8_lossy(&heard).into_owned()),
+                length => heard.extend_from_slice(&piece[..length]),
+            }
+            ensure!((heard.len() as u64) < MAX_METRICS, "the answer has more than {MAX_METRICS} octets");
+        }
     }
 }
 
@@ -185,13 +218,29 @@ mod tests {
     fn only_200_is_a_yes() {
         let (address, served) = answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
         asking(Some(address), Vec::new(), None).run().unwrap();
-        assert!(served.join().unwrap().starts_with("GET /readyz HTTP/1.1\r\n"));
+        assert!(served.join().unwrap().starts_with("GET /readyz HTTP/1.0\r\n"));
         for answer in
             ["HTTP/1.1 503 Service Unavailable\r\n\r\n", "220 mail ESMTP\r\n", "HTTP/1.1 2000\r\n", "HTTP/1.1 200", ""]
         {
             let (address, served) = answering(answer);
             assert!(asking(Some(address), Vec::new(), None).run().is_err(), "{answer:?}");
             served.join().unwrap();
+        }
+    }
+
+    #[test]
+    fn files_that_are_not_in_force_are_a_no() {
+        for (answer, said) in [
+            ("HTTP/1.1 200 OK\r\n\r\nup 1\nbridgehead_config_accepted 1\n", ""),
+            ("HTTP/1.1 200 OK\r\n\r\nup 1\nbridgehead_config_accepted 0\n", "not in force"),
+            ("HTTP/1.1 200 OK\r\n\r\nup 1\n", "watches no directory"),
+            ("HTTP/1.1 503 Unavailable\r\n\r\nbridgehead_config_accepted 1\n", "/metrics says"),
+        ] {
+            let (address, served) = answering(answer);
+            let told = Healthcheck { probe: Probe::Configured, ..asking(Some(address), Vec::new(), None) }.run();
+            let told = told.err().map(|error| format!("{error:#}")).unwrap_or_default();
+            assert!(if said.is_empty() { told.is_empty() } else { told.contains(said) }, "{answer:?}: {told:?}");
+            assert!(served.join().unwrap().starts_with("GET /metrics "));
         }
     }
 

@@ -17,6 +17,7 @@ use super::change::MOST_TRIES;
 use super::configuration::{Configuration, State, blocking};
 use super::difference::{Difference, between};
 use super::document::{Document, Placed};
+use super::first_start::superseded;
 use super::history::RevisionKind;
 use super::object::Record;
 use super::plan::{How, Plan, Refused, Step, Want, Wish, is_protected};
@@ -47,6 +48,8 @@ pub struct ApplyOptions {
     pub take_over: bool,
     /// Only when this revision is in force.
     pub if_revision: Option<u64>,
+    /// Delete what the first start made and the document puts something else in the place of.
+    pub replace_first: bool,
     /// Let secrets pass that are not where they are said to be: to check a document elsewhere.
     pub lenient: bool,
     /// What the revision is made by.
@@ -62,6 +65,7 @@ impl ApplyOptions {
             prune: false,
             take_over: false,
             if_revision: None,
+            replace_first: false,
             lenient: false,
             kind: RevisionKind::Apply,
         }
@@ -209,6 +213,9 @@ impl Configuration {
             let mut wishes = document.wishes.clone();
             if options.prune {
                 wishes.extend(self.left_out(document, &options.owner).await?);
+            }
+            if options.replace_first {
+                wishes.extend(superseded(&*self.store, document)?);
             }
             let how = How {
                 authority: &actor.authority,

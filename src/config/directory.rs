@@ -1,7 +1,7 @@
 //! The watched directory: a set of files that says what its objects are, applied whenever it changes.
 //!
 //! `*.yaml`, `*.yml` and `*.json`, not below it, hidden names left out; the files are one document. It is applied with prune
-//! for the owner `file`, and takes over what it names. **A bad set leaves the last good one in force**: a directory that is
+//! for the owner `file`, takes over what it names, and replaces what the first start made ([`super::first_start`]). **A bad set leaves the last good one in force**: a directory that is
 //! empty or cannot be read, a file that is broken, a port that cannot be bound. It is told ([`Configuration::files`]), logged
 //! once, and tried again when the files change, and every now and then, as it may be the surroundings that were wrong.
 //!
@@ -122,7 +122,13 @@ impl Watcher {
 
     async fn apply(&self, document: &Document) -> Result<(), String> {
         let options =
-            ApplyOptions { prune: true, take_over: true, kind: RevisionKind::Directory, ..ApplyOptions::new(FILE) };
+            ApplyOptions {
+                prune: true,
+                take_over: true,
+                replace_first: true,
+                kind: RevisionKind::Directory,
+                ..ApplyOptions::new(FILE)
+            };
         let actor = Actor { key: "config-dir".to_owned(), ..Actor::default() };
         match self.configuration.apply(document, &options, &actor).await {
             Ok(applied) => {

@@ -1,4 +1,5 @@
-//! What an empty store begins with: objects that let mail in and out, and the first owner key.
+//! What an empty store begins with: objects that let mail in and out, and the first owner key. The objects give way to files
+//! that come later and say the same thing.
 
 use std::net::SocketAddr;
 
@@ -7,18 +8,19 @@ use serde_json::{Value, json};
 use super::answer::{Actor, ChangeError, ChangeKind};
 use super::compile::{Objects, compile};
 use super::configuration::Configuration;
+use super::document::Document;
 use super::history::{Recorded, RevisionKind};
 use super::keys::{ApiKey, KeyHash};
 use super::object::{Record, Spec};
-use super::plan::SYSTEM;
-use super::records::{encode, object_key};
+use super::plan::{SYSTEM, Want, Wish};
+use super::records::{encode, object_key, read_record};
 use super::secrets::Kept;
 use super::violation::object_id;
 use crate::model::host::HostName;
 use crate::model::labels::Labels;
 use crate::model::name::Name;
 use crate::model::spec::{Collection, DEFAULT, SETTINGS};
-use crate::store::StoreError;
+use crate::store::{ConfigStore, StoreError};
 
 /// Where the hash of the first owner key is stored.
 const FIRST_KEY: &str = "secret/first-key";
@@ -103,6 +105,54 @@ impl Configuration {
     pub fn verify_first_key(&self, presented: &str) -> Result<bool, StoreError> {
         let stored = self.store.get(FIRST_KEY)?;
         Ok(stored.and_then(|bytes| KeyHash::from_bytes(&bytes)).is_some_and(|hash| hash.matches(presented)))
+    }
+}
+
+/// What the files of a document put in the place of objects that the first start made and nobody has changed since, as wishes
+/// that those be gone: a virtual server at the same port, a connector for every domain, a default mailbox store. An object
+/// that the document names is taken over, and does not go.
+///
+/// # Errors
+/// When the store cannot be read.
+pub(super) fn superseded(store: &dyn ConfigStore, document: &Document) -> Result<Vec<Wish>, StoreError> {
+    let untouched = |collection, name: &'static str| -> Result<Option<(Name, Record)>, StoreError> {
+        let name: Name = name.parse().map_err(|_| StoreError::Io(format!("{name} is no name")))?;
+        if document.wishes.iter().any(|wish| wish.collection == collection && wish.name == name) {
+            return Ok(None);
+        }
+        let record = read_record(store, collection, &name)?;
+        Ok(record.filter(|record| record.owner == SYSTEM && record.generation == 1).map(|record| (name, record)))
+    };
+    let mut wishes = Vec::new();
+    for collection in [Collection::VirtualServers, Collection::Connectors, Collection::MailboxStores] {
+        let Some((name, record)) = untouched(collection, DEFAULT)? else { continue };
+        let Ok(made) = Spec::parse(collection, &record.spec) else { continue };
+        if !document.wishes.iter().any(|wish| matches!(&wish.want, Want::Be { spec, .. } if replaces(spec, &made))) {
+            continue;
+        }
+        wishes.push(Wish { collection, name, want: Want::Gone });
+        if collection == Collection::VirtualServers
+            && let Some((name, record)) = untouched(Collection::Settings, SETTINGS)?
+        {
+            // they name it
+            let bare = Box::new(Record { spec: json!({}), ..record });
+            wishes.push(Wish { collection: Collection::Settings, name, want: Want::BeAgain(bare) });
+        }
+    }
+    Ok(wishes)
+}
+
+fn replaces(new: &Spec, made: &Spec) -> bool {
+    match (new, made) {
+        (Spec::VirtualServer(new), Spec::VirtualServer(made)) => {
+            new.bindings.iter().any(|new| new.port != 0 && made.bindings.iter().any(|made| new.port == made.port))
+        }
+        (Spec::Connector(new), Spec::Connector(made)) => {
+            let has = |pattern| new.address_spaces.iter().any(|space| &space.pattern == pattern);
+            made.address_spaces.iter().all(|space| has(&space.pattern))
+        }
+        (Spec::MailboxStore(new), Spec::MailboxStore(_)) => new.is_default(),
+        _ => false,
     }
 }
 

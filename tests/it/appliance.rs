@@ -84,6 +84,11 @@ impl Appliance {
         appliance
     }
 
+    /// From the next start on with the configuration that these files say.
+    pub fn watch(&mut self, files: &Path) {
+        self.files = Some(files.to_owned());
+    }
+
     /// Runs the binary on the directory and waits until it listens.
     pub fn start_again(&mut self) {
         assert!(self.process.is_none(), "it runs");

@@ -201,6 +201,40 @@ fn a_watched_directory_is_the_configuration() {
     assert_eq!(condition(&appliance)["status"], "true");
 }
 
+/// A release that was installed without a document gets one.
+#[test]
+fn files_replace_what_the_first_start_made() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut appliance = Appliance::start_with(&[("BRIDGEHEAD_SMTP_LISTEN", &format!("127.0.0.1:{port}"))]);
+    let names = |appliance: &Appliance, collection: &str| -> Vec<String> {
+        let items = appliance.get(&format!("/api/v1/{collection}"))["items"].as_array().unwrap().clone();
+        items.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+    };
+    appliance.stop();
+    let files = tempfile::tempdir().unwrap();
+    let file = |text: &str| fs::write(files.path().join("all.yaml"), text).unwrap();
+    // what says something else leaves it alone
+    file("connectors:\n  partner:\n    addressSpaces: [{pattern: partner.example}]\n    route: {dns: {}}\n");
+    appliance.watch(files.path());
+    appliance.start_again();
+    eventually("the files are in force", || (names(&appliance, "connectors") == ["default", "partner"]).then_some(()));
+    assert_eq!(names(&appliance, "virtual-servers"), ["default"]);
+
+    // what an operator has changed is his
+    let labels = json!({"labels": {"of": "ada"}});
+    assert_eq!(appliance.rest("PATCH", "/api/v1/mailbox-stores/default", Some(&labels)).status, 200);
+    let server = format!("virtualServers:\n  internal:\n    bindings: [{{address: 127.0.0.1, port: {port}}}]\n");
+    let connector = "connectors:\n  all:\n    addressSpaces: [{pattern: '*'}]\n    route: {smartHosts: [{host: 192.0.2.1}]}\n";
+    file(&format!("{server}{connector}mailboxStores:\n  boxes: {{type: maildir}}\n"));
+    eventually("the new server listens", || (names(&appliance, "virtual-servers") == ["internal"]).then_some(()));
+    assert_eq!(names(&appliance, "connectors"), ["all"]);
+    assert_eq!(names(&appliance, "mailbox-stores"), ["boxes", "default"]);
+    let settings = appliance.get("/api/v1/settings");
+    assert_eq!((&settings["owner"], &settings["spec"]["defaultVirtualServer"]), (&json!("system"), &json!(null)));
+    assert_eq!(appliance.smtp_of("internal").port(), port);
+    Smtp::open(appliance.smtp_of("internal"));
+}
+
 /// As Kubernetes mounts a ConfigMap: links through `..data`, which is swapped.
 #[test]
 fn a_config_map_is_swapped_as_a_whole() {
@@ -247,6 +281,12 @@ fn check_needs_no_appliance() {
     let (code, out, err) = check(&["set"]);
     assert_eq!((code, out.as_str()), (0, "2 objects are good\n"), "{err}");
     assert!(err.contains("set/b.yaml:3:16: /accounts/ada/password/env: "), "{err}");
+    fs::create_dir(files.path().join("more")).unwrap();
+    write("more/b.yaml", "accounts:\n  bob:\n    password: {env: BRIDGEHEAD_SECRET_NOWHERE}\n");
+    assert_eq!(check(&["set", "more"]).1, "3 objects are good\n");
+    let (code, out, _) = check(&["--one-directory", "set", "more"]);
+    assert_eq!(code, 1);
+    assert!(out.starts_with("more/b.yaml: set/b.yaml has the same name"), "{out}");
     let (code, out, _) = check(&["--strict", "set"]);
     assert_eq!(code, 1);
     assert!(out.starts_with("set/b.yaml:3:"), "{out}");
