@@ -24,10 +24,10 @@ use actix_web::http::{StatusCode, header};
 use actix_web::middleware::Next;
 use actix_web::{Error, HttpMessage, HttpRequest, ResponseError, web};
 
-use super::access;
 use super::keys::KeyFault;
 use super::problem::{Problem, ProblemKind};
 use super::server::{State, nothing_fits};
+use super::{access, client};
 use crate::model::access::{Grant, Scope};
 use crate::model::name::Name;
 
@@ -119,7 +119,7 @@ pub(super) async fn principal(request: &HttpRequest) -> Result<Option<Principal>
     let Some(value) = given.next() else {
         return Ok(request.conn_data::<LocalOwner>().map(|_| Principal::owner("admin.sock")));
     };
-    let client = client(request);
+    let client = client::of(request);
     let key = value.to_str().ok().filter(|_| given.next().is_none()).and_then(bearer);
     if key.is_none_or(|key| key.len() < UNGUESSABLE) {
         state.failures.check(client)?;
@@ -157,10 +157,6 @@ pub(super) fn caller(request: &HttpRequest) -> Option<Principal> {
 fn state(request: &HttpRequest) -> Result<&web::Data<State>, Problem> {
     let state = request.app_data::<web::Data<State>>();
     state.ok_or_else(|| Problem::internal(&"the server was put together without its state"))
-}
-
-fn client(request: &HttpRequest) -> Option<IpAddr> {
-    request.peer_addr().map(|address| address.ip())
 }
 
 fn bearer(value: &str) -> Option<&str> {

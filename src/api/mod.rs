@@ -21,6 +21,7 @@ pub mod auth;
 mod backup;
 mod body;
 mod bulk;
+mod client;
 mod codes;
 mod config;
 mod connector_test;

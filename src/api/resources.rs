@@ -13,6 +13,7 @@ use utoipa::openapi::path::{Parameter, ParameterIn};
 
 use super::auth;
 use super::body;
+use super::client;
 use super::etag;
 use super::problem::{FieldError, Problem, ProblemKind};
 use super::query::{self, FromQuery, Paging, Query};
@@ -287,7 +288,7 @@ pub(super) fn actor(request: &HttpRequest) -> Actor {
     Actor {
         key,
         identity_provider,
-        client: request.peer_addr().map(|address| address.ip()),
+        client: client::of(request),
         request_id: request.extensions().get::<RequestId>().map(|id| id.0.clone()),
         // whom the layer has not let in may nothing
         authority: Authority::Granted(grant.unwrap_or_else(|| Grant::default().into())),

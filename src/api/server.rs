@@ -38,6 +38,7 @@ use crate::intake::explain::Explain;
 use crate::intake::submit::Submit;
 use crate::mailroot::import::Importing;
 use crate::model::name::Name;
+use crate::model::pattern::Network;
 use crate::queue::Steer;
 use crate::queue::bulk::Bulk;
 use crate::queue::history::History;
@@ -147,6 +148,8 @@ pub struct Listen {
     pub health: Vec<SocketAddr>,
     /// With TLS on the API's addresses; HTTP/2 and HTTP/1.1 are agreed there.
     pub tls: Option<rustls::ServerConfig>,
+    /// Proxies in front of REST that are believed who the client is (`X-Forwarded-For`).
+    pub proxies: Vec<Network>,
     /// A socket of this machine that only its owner can open: who comes by it is owner.
     pub socket: Option<Arc<UnixListener>>,
 }
@@ -193,7 +196,7 @@ impl Api {
     /// # Errors
     /// When an address cannot be bound; then nothing is served.
     pub fn start(handles: Handles, listen: &Listen) -> Result<Server, StartError> {
-        let state = web::Data::new(State::new(handles));
+        let state = web::Data::new(State::new(handles, listen.proxies.clone()));
         let rest = state.clone();
         let rest = limited!(HttpServer::new(move || app(rest.clone())));
         let rest = listen.api.iter().try_fold(rest, |server, address| {
@@ -268,6 +271,8 @@ impl Server {
 /// What every request can reach.
 pub(super) struct State {
     pub(super) handles: Handles,
+    /// Who is believed who the client is.
+    pub(super) proxies: Vec<Network>,
     pub(super) failures: Failures,
     /// The memory of large bodies.
     pub(super) bodies: Bodies,
@@ -277,9 +282,9 @@ pub(super) struct State {
 }
 
 impl State {
-    fn new(handles: Handles) -> Self {
+    fn new(handles: Handles, proxies: Vec<Network>) -> Self {
         let Described { operations, methods } = Described::read();
-        State { handles, failures: Failures::default(), bodies: Bodies::default(), operations, methods }
+        State { handles, proxies, failures: Failures::default(), bodies: Bodies::default(), operations, methods }
     }
 
     /// The methods of the route that a path belongs to.

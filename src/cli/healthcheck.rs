@@ -108,7 +108,9 @@ fn http(address: &str, probe: Probe) -> anyhow::Result<()> {
 fn configured(metrics: &str) -> anyhow::Result<()> {
     match metrics.lines().find_map(|line| line.strip_prefix(ACCEPTED)) {
         Some("1") => Ok(()),
-        Some(_) => bail!("what the watched directory says is not in force; its log says why, and so does /api/v1/settings"),
+        Some(_) => {
+            bail!("what the watched directory says is not in force; its log says why, and so does /api/v1/settings")
+        }
         None => bail!("it watches no directory, or has not looked at it yet"),
     }
 }

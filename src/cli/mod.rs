@@ -30,6 +30,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use futures_util::FutureExt;
 
+use crate::model::pattern::Network;
+
 pub use check::{Check, check, print_schema};
 
 /// The SMTP relay that you configure by API, that tells you where your mail is, and that never loses it after 250.
@@ -177,6 +179,9 @@ pub struct Serve {
     /// Its private key (PEM).
     #[arg(long, env = "BRIDGEHEAD_API_TLS_KEY", requires = "api_tls_cert", value_name = "FILE")]
     pub api_tls_key: Option<PathBuf>,
+    /// Networks of proxies in front of REST, with commas between them: what their X-Forwarded-For says is the client.
+    #[arg(long, env = "BRIDGEHEAD_API_PROXIES", value_delimiter = ',', value_name = "NETWORKS")]
+    pub api_proxies: Vec<Network>,
     /// Where plain /livez, /readyz, /startupz and /metrics listen, without keys.
     #[arg(long, env = "BRIDGEHEAD_HEALTH_LISTEN", value_name = "ADDRESS")]
     pub health_listen: Option<SocketAddr>,

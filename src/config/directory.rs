@@ -121,14 +121,13 @@ impl Watcher {
     }
 
     async fn apply(&self, document: &Document) -> Result<(), String> {
-        let options =
-            ApplyOptions {
-                prune: true,
-                take_over: true,
-                replace_first: true,
-                kind: RevisionKind::Directory,
-                ..ApplyOptions::new(FILE)
-            };
+        let options = ApplyOptions {
+            prune: true,
+            take_over: true,
+            replace_first: true,
+            kind: RevisionKind::Directory,
+            ..ApplyOptions::new(FILE)
+        };
         let actor = Actor { key: "config-dir".to_owned(), ..Actor::default() };
         match self.configuration.apply(document, &options, &actor).await {
             Ok(applied) => {

@@ -19,6 +19,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, Stream};
 use serde_json::{Value, json};
 
+use bridgehead::model::key_digest::KeyDigest;
+
 use super::api_house::pair;
 use super::appliance::{Appliance, PATIENCE, eventually};
 
@@ -296,5 +298,31 @@ fn a_key_that_was_used_is_known_after_a_restart_and_an_old_one_ends() {
         let bytes = fs::read(entry.path()).unwrap_or_default();
         let holds = |key: &str| memchr::memmem::find(&bytes, key.as_bytes()).is_some();
         assert!(!holds(&first) && !holds(&second), "{:?} holds a key", entry.path());
+    }
+}
+
+#[test]
+fn a_proxy_that_is_trusted_says_who_the_client_is() {
+    let key = "a key of a test, long enough for a key";
+    let trusting = Appliance::start_with(&[("BRIDGEHEAD_API_PROXIES", "198.51.100.0/24,127.0.0.1")]);
+    for (appliance, trusted) in [(trusting, true), (Appliance::start(), false)] {
+        let far = json!({"role": "owner", "allowFrom": ["192.0.2.0/24"], "key": {"hash": KeyDigest::of(key)}});
+        appliance.put("api-keys/far", far);
+        let status = |request: &str, forwarded: &str| {
+            let stream = TcpStream::connect(appliance.api()).unwrap();
+            let head = format!("{request} HTTP/1.1\r\nAuthorization: Bearer {key}\r\nX-Forwarded-For: {forwarded}");
+            ask(stream, &head).unwrap().0
+        };
+        let known = if trusted { 200 } else { 401 };
+        assert_eq!(status("GET /api/v1/whoami", "192.0.2.7"), known);
+        assert_eq!(
+            status("GET /api/v1/whoami", "203.0.113.9, 192.0.2.7"),
+            known,
+            "what stands before is the client's own word"
+        );
+        assert_eq!(status("GET /api/v1/whoami", "192.0.2.7, 203.0.113.9"), 401);
+        status("POST /api/v1/virtual-servers/default/pause", "192.0.2.7");
+        let log = appliance.get("/api/v1/audit-log?actor=far");
+        assert_eq!(log["items"][0]["actor"]["client"].as_str(), trusted.then_some("192.0.2.7"), "{log}");
     }
 }

@@ -224,7 +224,8 @@ fn files_replace_what_the_first_start_made() {
     let labels = json!({"labels": {"of": "ada"}});
     assert_eq!(appliance.rest("PATCH", "/api/v1/mailbox-stores/default", Some(&labels)).status, 200);
     let server = format!("virtualServers:\n  internal:\n    bindings: [{{address: 127.0.0.1, port: {port}}}]\n");
-    let connector = "connectors:\n  all:\n    addressSpaces: [{pattern: '*'}]\n    route: {smartHosts: [{host: 192.0.2.1}]}\n";
+    let connector =
+        "connectors:\n  all:\n    addressSpaces: [{pattern: '*'}]\n    route: {smartHosts: [{host: 192.0.2.1}]}\n";
     file(&format!("{server}{connector}mailboxStores:\n  boxes: {{type: maildir}}\n"));
     eventually("the new server listens", || (names(&appliance, "virtual-servers") == ["internal"]).then_some(()));
     assert_eq!(names(&appliance, "connectors"), ["all"]);

@@ -13,6 +13,7 @@ use super::shapes::{BatchItem, RefusedRecipient, SubmitParams, SubmittedMessage}
 use super::{BESIDE, CHUNK, HEAVY, JSON, KEY, MAX_KEY, RFC822, TRACEPARENT};
 use crate::api::auth::{self, Principal};
 use crate::api::body;
+use crate::api::client;
 use crate::api::codes::{ErrorCode, RequestCode};
 use crate::api::large_body::{Chunks, announced, too_large};
 use crate::api::letter::{self, Envelope, Judged, MessageSubmission, Wrong};
@@ -50,7 +51,7 @@ impl Caller {
                 quotas: AccountQuotas::default(),
             })),
             // by the socket on this machine there is no address
-            client: request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |peer| peer.ip().to_canonical()),
+            client: client::of(request).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             encrypted: request.app_config().secure(),
             requested: Requested {
                 id: request.extensions().get::<RequestId>().map(|id| id.0.clone()),
