@@ -6,6 +6,7 @@ import tempfile
 import unittest
 
 import charts
+import test_readme
 
 BINDING = {"address": "0.0.0.0", "port": 2525}
 
@@ -38,6 +39,12 @@ class Notes(unittest.TestCase):
                 self.assertIn(word, found, name)
             self.assertEqual("WARNING" in found, "WARNING" in words, name)
         self.assertIn("No Service leads here", notes({"services": {"smtp": None}}))
+
+    def test_examples_of_the_readme_are_warned_of_nothing(self):
+        examples = [values for values in test_readme.documents()[0] if "config" in values]
+        self.assertGreaterEqual(len(examples), 2)
+        for values in examples:
+            self.assertNotIn("WARNING", notes(values))
 
     def test_they_warn_where_clients_are_hidden(self):
         route = {"tcpRoutes": {"edge": {"parentRefs": [{"name": "g"}], "service": "smtp", "port": 25}}}
