@@ -142,25 +142,27 @@ class Rendering(unittest.TestCase):
         def binding(*ports):
             return [{"address": "0.0.0.0", "port": port} for port in ports]
         rest = {
-            "services": {"smtp": {"type": "NodePort", "ports": {"25": 2525}, "nodePorts": {"25": 30025}, "labels": {"a": "b"}}},
+            "services": {"smtp": {"type": "NodePort", "ports": {"25": 2525}, "nodePorts": {"25": 30025}, "labels": {"a": "b"}}, "own": {"ports": {"27": 2525}}},
             "config": {"virtualServers": {"a": {"labels": {"a": "b"}, "bindings": binding(2525, 2526)}}, "recipients": {"a": {"type": "mailbox"}}},
             "secretMounts": {"a": {"secretName": "a"}}, "env": {"A": "a"}, "podLabels": {"a": "b"},
         }
         more = {
-            "services": {"other": {"ports": {"26": 2526}}, "smtp": {"ports": {"26": 2526}, "nodePorts": {"26": 30026}, "labels": {"c": "d"}, "annotations": {"c": "d"}}},
+            "services": {"other": {"ports": {"26": 2526}}, "own": {"clusterIP": "None", "ipFamilies": ["IPv4"], "labels": {"c": "d"}, "pool": "p"}, "smtp": {"ports": {"26": 2526}, "nodePorts": {"26": 30026}, "labels": {"c": "d"}, "annotations": {"c": "d"}}},
             "config": {"virtualServers": {"b": {"bindings": binding(2527)}, "a": {"labels": {"c": "d"}}}, "recipients": {"a": {"attributes": {"c": "d"}}},
                        "filters": {"a": {"kind": "sender"}}, "connectors": {"a": {"addressSpaces": [{"pattern": "*"}], "route": {"dns": {}}}},
                        "settings": {"labels": {"c": "d"}}},
             "secretMounts": {"b": {"secretName": "b"}}, "certificates": {"c": {"dnsNames": ["c.example"], "issuerRef": {"name": "c"}}},
             "env": {"B": "b", "C": {"value": "c"}}, "podLabels": {"c": "d"}, "podAnnotations": {"c": "d"}, "nodeSelector": {"c": "d"}, "commonLabels": {"c": "d"},
             "tcpRoutes": {"t": {"parentRefs": [{"name": "g"}], "service": "smtp", "port": 25}}, "resources": {"limits": {"cpu": "2"}},
+            "affinity": {"nodeAffinity": {}},
         }
         away = {
-            "services": {"other": None, "smtp": {"ports": {"26": None}, "nodePorts": {"26": None}, "labels": {"c": None}, "annotations": {"c": None}}},
+            "services": {"other": None, "own": {"clusterIP": None, "ipFamilies": None, "labels": None, "pool": None}, "smtp": {"ports": {"26": None}, "nodePorts": {"26": None}, "labels": {"c": None}, "annotations": {"c": None}}},
             "config": {"virtualServers": {"b": None, "a": {"labels": {"c": None}}}, "recipients": {"a": {"attributes": {"c": None}}},
                        "filters": None, "connectors": {"a": None}, "settings": None},
             "secretMounts": {"b": None}, "certificates": {"c": None}, "env": {"B": None, "C": None}, "podLabels": {"c": None}, "podAnnotations": {"c": None},
             "nodeSelector": {"c": None}, "commonLabels": {"c": None}, "tcpRoutes": {"t": None}, "resources": {"limits": {"cpu": None}},
+            "affinity": {"nodeAffinity": None},
         }
 
         def tidy(found):
@@ -603,11 +605,14 @@ class Refusals(unittest.TestCase):
         (['config={"accounts": {"a": {"password": {"value": "secret", "set": true}}}}', 'services.smtp=null'], "config.accounts.a.password.value"),
         (['config={"virtualServers": {"a": {"bindings": [{"address": "0.0.0.0", "port": 0}]}}}', 'services.smtp=null'], "port 0"),
         (['services.smtp.type="NodePort"', 'services.smtp.ports={"25": 2525, "26": 2525}', 'services.smtp.nodePorts={"25": 30025, "26": 30025}'],
-         "services.smtp, port 26: the port 30025 of the nodes is taken by services.smtp, port 25"),
+         "services.smtp.nodePorts.26: 30025 is taken by services.smtp.nodePorts.25"),
         (['services.smtp.type="NodePort"', 'services.smtp.nodePorts={"25": 30025}', 'services.b={"type": "NodePort", "ports": {"26": 2525}, "nodePorts": {"26": 30025}}'],
-         "the port 30025 of the nodes is taken by"),
+         "services.smtp.nodePorts.25: 30025 is taken by services.b.nodePorts.26"),
         (['services.smtp.type="NodePort"', 'services.smtp.nodePorts={"25": 30025}', 'api.service.type="NodePort"', 'api.service.nodePort=30025'],
-         "the port 30025 of the nodes is taken by api.service"),
+         "services.smtp.nodePorts.25: 30025 is taken by api.service.nodePort"),
+        (['services.smtp.type="NodePort"', 'services.smtp.nodePorts={"25": 25}'], "services.smtp.nodePorts.25: 25 is not among the ports of the nodes, 30000-32767"),
+        (['api.service.type="NodePort"', 'api.service.nodePort=30025', 'nodePortRange="1-29999"'], "api.service.nodePort: 30025 is not among"),
+        (['services.smtp.type="LoadBalancer"', 'services.smtp.healthCheckNodePort=80'], "services.smtp.healthCheckNodePort: 80 is not among"),
         (['services.smtp.type="LoadBalancer"', 'services.smtp.clusterIP="None"'], "without clusterIP: None"),
         (['api.service.type="NodePort"', 'api.service.clusterIP="None"'], "without clusterIP: None"),
         (['services.smtp.healthCheckNodePort=30999'], "healthCheckNodePort needs the type LoadBalancer"),
@@ -659,6 +664,7 @@ class Refusals(unittest.TestCase):
             {**account(env="BRIDGEHEAD_SECRET_A"), "env": {"BRIDGEHEAD_SECRET_A": {"valueFrom": {"secretKeyRef": {"name": "a", "key": "a"}}}}},
             {**account(env="BRIDGEHEAD_SECRET_A"), "envFrom": [{"secretRef": {"name": "a"}}]},
             {"restore": {"fromClaim": "mail-bridgehead-data"}, "persistence": {"claimName": "other"}},
+            {"services": {"smtp": {"type": "NodePort", "nodePorts": {"25": 25}}}, "nodePortRange": "1-32767"},
             {"env": {"BRIDGEHEAD_LOG": "debug", "BRIDGEHEAD_IMPORT_DIR": "/imports"}},
         ):
             for helm in charts.HELMS:

@@ -18,10 +18,6 @@
 {{- $bound = append $bound (int .port) -}}
 {{- end -}}
 {{- include "bridgehead.validateService" (dict "where" "api.service" "service" .Values.api.service) -}}
-{{- $nodePorts := dict -}}
-{{- with .Values.api.service.nodePort -}}
-{{- $_ := set $nodePorts (toString (int .)) "api.service" -}}
-{{- end -}}
 {{- range $name, $service := .Values.services -}}
 {{- if has $name (list "api" "pods") -}}
 {{- fail (printf "services.%s: the chart has a Service of that name" $name) -}}
@@ -39,17 +35,13 @@
 {{- fail (printf "services.%s: port %s leads to %d, but no binding of an enabled virtual server has that port (there are: %s). Bindings that are made by REST belong into apiBindings" $name $port $number (join ", " $bound | default "none")) -}}
 {{- end -}}
 {{- end -}}
-{{- range $port, $nodePort := $service.nodePorts -}}
+{{- range $port, $_ := $service.nodePorts -}}
 {{- if not (hasKey $service.ports $port) -}}
 {{- fail (printf "services.%s.nodePorts: the service has no port %s" $name $port) -}}
 {{- end -}}
-{{- $where := printf "services.%s, port %s" $name $port -}}
-{{- with get $nodePorts (toString (int $nodePort)) -}}
-{{- fail (printf "%s: the port %d of the nodes is taken by %s" $where (int $nodePort) .) -}}
-{{- end -}}
-{{- $_ := set $nodePorts (toString (int $nodePort)) $where -}}
 {{- end -}}
 {{- end -}}
+{{- include "bridgehead.validateNodePorts" . -}}
 {{- range $name, $route := .Values.tcpRoutes -}}
 {{- $service := get ($.Values.services | default dict) $route.service -}}
 {{- if not $service -}}
@@ -110,6 +102,32 @@
 {{- end -}}
 {{- if and (eq ($service.clusterIP | default "") "None") (ne $type "ClusterIP") -}}
 {{- fail (printf "%s: a %s needs an address in the cluster: without clusterIP: None" $where $type) -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Ports of the nodes: such as they give, and each once. A Service that Kubernetes refuses would end an upgrade in its middle. */}}
+{{- define "bridgehead.validateNodePorts" -}}
+{{- $asked := list (list "api.service.nodePort" .Values.api.service.nodePort) (list "api.service.healthCheckNodePort" .Values.api.service.healthCheckNodePort) -}}
+{{- range $name, $service := .Values.services -}}
+{{- range $port, $nodePort := $service.nodePorts -}}
+{{- $asked = append $asked (list (printf "services.%s.nodePorts.%s" $name $port) $nodePort) -}}
+{{- end -}}
+{{- $asked = append $asked (list (printf "services.%s.healthCheckNodePort" $name) $service.healthCheckNodePort) -}}
+{{- end -}}
+{{- $range := splitList "-" .Values.nodePortRange -}}
+{{- $taken := dict -}}
+{{- range $asked -}}
+{{- $where := first . -}}
+{{- with last . -}}
+{{- $port := int . -}}
+{{- if or (lt $port (int (first $range))) (gt $port (int (last $range))) -}}
+{{- fail (printf "%s: %d is not among the ports of the nodes, %s (nodePortRange)" $where $port $.Values.nodePortRange) -}}
+{{- end -}}
+{{- with get $taken (toString $port) -}}
+{{- fail (printf "%s: %d is taken by %s" $where $port .) -}}
+{{- end -}}
+{{- $_ := set $taken (toString $port) $where -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
