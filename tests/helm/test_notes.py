@@ -38,6 +38,8 @@ class Notes(unittest.TestCase):
             for word in words:
                 self.assertIn(word, found, name)
             self.assertEqual("WARNING" in found, "WARNING" in words, name)
+        copy = {"restore": {"fromSnapshot": "a"}, "api": {"ingress": {"enabled": True, "hosts": ["a.example"], "path": "/mail/"}}}
+        self.assertIn("curl -s -X POST http://a.example/mail/api/v1/bulk-actions", notes(copy))
         self.assertIn("No Service leads here", notes({"services": {"smtp": None}}))
 
     def test_examples_of_the_readme_are_warned_of_nothing(self):

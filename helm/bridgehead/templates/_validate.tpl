@@ -155,8 +155,8 @@
 {{- end -}}
 
 {{/*
-Where secrets and texts of the document come from. {"value": …} fails, as a ConfigMap is no place for a secret; certificates of
-others (`chain`, `clientCa`, `ca`) are none. {"file": …} and {"env": …} must be in the pod. Labels, attributes and roles may look
+Where secrets and texts of the document come from. {"value": …} fails, as a ConfigMap is no place for a secret; certificates
+(`chain`, `clientCa`, `ca`) are none. {"file": …} and {"env": …} must be in the pod. Labels, attributes and roles may look
 like that, and are not; headers have any name.
 */}}
 {{- define "bridgehead.validateSources" -}}
