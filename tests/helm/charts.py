@@ -2,8 +2,10 @@
 
 import functools
 import glob
+import json
 import os
 import subprocess
+import tempfile
 
 import yaml
 
@@ -43,11 +45,31 @@ def objects(name, helm="helm4"):
     return [one for one in yaml.safe_load_all(rendered(helm, name)) if one]
 
 
+def made(*layers, release="mail", namespace="mail", helm="helm4", more=()):
+    """The objects of values that are given as such, later ones over earlier ones, and of `more` arguments."""
+    with tempfile.TemporaryDirectory() as directory:
+        arguments = ["template", release, CHART, "--namespace", namespace, "--kube-version", KUBERNETES]
+        for number, values in enumerate(layers):
+            path = os.path.join(directory, f"{number}.json")
+            with open(path, "w") as f:
+                json.dump(values, f)
+            arguments += ["--values", path]
+        done = run(helm, *arguments, *more)
+    if done.returncode != 0 or done.stderr.strip():
+        raise AssertionError(f"{helm} template: {done.stderr}")
+    return [one for one in yaml.safe_load_all(done.stdout) if one]
+
+
+def of(found, kind, ending=""):
+    """The one object of this kind among these whose name ends so."""
+    fit = [o for o in found if o["kind"] == kind and o["metadata"]["name"].endswith(ending)]
+    assert len(fit) == 1, f"{len(fit)} × {kind} …{ending}"
+    return fit[0]
+
+
 def one(name, kind, ending=""):
-    """The object of this kind whose name ends so."""
-    found = [o for o in objects(name) if o["kind"] == kind and o["metadata"]["name"].endswith(ending)]
-    assert len(found) == 1, f"{name}: {len(found)} × {kind} …{ending}"
-    return found[0]
+    """The object of this kind whose name ends so, of a set of values."""
+    return of(objects(name), kind, ending)
 
 
 def refusal(*settings, values=None, helm="helm4"):
@@ -62,10 +84,17 @@ def refusal(*settings, values=None, helm="helm4"):
     return done.stderr
 
 
+def pods_of(found):
+    """The pod specs of these objects."""
+    for o in found:
+        if o["kind"] == "Pod":
+            yield o["spec"]
+        elif "template" in (o.get("spec") or {}):
+            yield o["spec"]["template"]["spec"]
+
+
 def pod_specs(name):
     """(object, pod spec) of everything that makes pods."""
     for o in objects(name):
-        if o["kind"] == "Pod":
-            yield o, o["spec"]
-        elif "template" in (o.get("spec") or {}):
-            yield o, o["spec"]["template"]["spec"]
+        for spec in pods_of([o]):
+            yield o, spec

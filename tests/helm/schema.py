@@ -3,6 +3,7 @@
 
 What else stands there is written by hand. The document's schema is JSON Schema 2020-12; what Helm reads is draft-07: `$defs`
 becomes `definitions`, a reference with neighbours becomes `allOf`, `prefixItems` becomes `items`, examples and what only OpenAPI knows goes.
+Where names lead to values, null is one more: it takes away what an earlier file of values has.
 A keyword that neither knows is an error, so that nothing is lost unseen.
 """
 
@@ -44,6 +45,8 @@ def draft07(schema, where=""):
                 made["additionalItems"] = draft07(schema["items"], at)
         elif key == "items" and "prefixItems" in schema:
             continue
+        elif key == "additionalProperties" and isinstance(value, dict):
+            made[key] = or_null(draft07(value, at))
         elif key in ONE:
             made[key] = draft07(value, at)
         elif key in MANY:
@@ -62,6 +65,11 @@ def draft07(schema, where=""):
     return made
 
 
+def or_null(schema):
+    """Not by `anyOf`: what is wrong inside would be told twice, and once as not being null."""
+    return {"if": {"type": "null"}, "else": schema}
+
+
 def reference(value, where):
     for start in ("#/$defs/", "#/definitions/", "#/components/schemas/"):
         if value.startswith(start):
@@ -78,6 +86,8 @@ def document():
     parts = whole.get("$defs") or whole.get("definitions") or {}
     rest = {key: value for key, value in whole.items() if key not in ("$defs", "definitions")}
     made = {"document": draft07(rest)}
+    # collections may be null as they are
+    made["document"]["properties"]["settings"] = or_null(made["document"]["properties"]["settings"])
     for name in sorted(parts):
         made[PREFIX + name] = draft07(parts[name], f"/$defs/{name}")
     return made

@@ -73,27 +73,20 @@ class Rendering(unittest.TestCase):
         self.assertIn("1.30", done.stderr)
 
     def test_names_stay_short_enough_and_differ(self):
-        long = "a-release-whose-name-is-as-long-as-helm-lets-it-be-x"
+        """Also those of two releases that begin alike."""
+        long = "a-release-whose-name-is-as-long-as-helm-lets-it-be"
+        values = {"services": {"a-service-of-20-char": {"ports": {"25": 2525}}},
+                  "config": {"virtualServers": {"a": {"bindings": [{"address": "0.0.0.0", "port": 2525}]}}}}
         for helm in charts.HELMS:
-            done = charts.run(helm, "template", long, charts.CHART, "--set-json",
-                              'services={"a-service-of-20-char": {"ports": {"25": 2525}}}', "--set-json", 'config={"virtualServers": '
-                              '{"a": {"bindings": [{"address": "0.0.0.0", "port": 2525}]}}}')
-            self.assertEqual(done.returncode, 0, done.stderr)
-            found = [(o["kind"], o["metadata"]["name"]) for o in yaml.safe_load_all(done.stdout) if o]
+            found = [(o["kind"], o["metadata"]["name"]) for end in "xy" for o in charts.made(values, release=f"{long}-{end}", helm=helm)]
+            self.assertGreater(len(found), 10)
             self.assertEqual(len(found), len(set(found)))
             for kind, name in found:
                 self.assertLessEqual(len(name), 63, kind)
 
-    def valid(self, values, release="mail", helm="helm4", namespace="mail"):
+    def valid(self, *layers, **how):
         """The objects of values that are given as such, which Kubernetes takes."""
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as f:
-            json.dump(values, f)
-            f.flush()
-            done = charts.run(helm, "template", release, charts.CHART, "--namespace", namespace, "--kube-version", charts.KUBERNETES,
-                              "--values", f.name)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertEqual(done.stderr, "")
-        found = [o for o in yaml.safe_load_all(done.stdout) if o]
+        found = charts.made(*layers, **how)
         for o in found:
             if o["kind"] not in FOREIGN:
                 kubernetes_validate.validate(o, VERSIONS[-1], strict=True)
@@ -144,6 +137,50 @@ class Rendering(unittest.TestCase):
             for key in ("api", "livenessProbe", "preStopSleepSeconds"):
                 self.assertIn(key, charts.refusal(f"{key}=null", helm=helm))
 
+    def test_null_takes_away_what_an_earlier_file_has(self):
+        """Wherever names lead to something: nothing of it is left, in the document neither."""
+        def binding(*ports):
+            return [{"address": "0.0.0.0", "port": port} for port in ports]
+        rest = {
+            "services": {"smtp": {"type": "NodePort", "ports": {"25": 2525}, "nodePorts": {"25": 30025}, "labels": {"a": "b"}}, "own": {"ports": {"27": 2525}}},
+            "config": {"virtualServers": {"a": {"labels": {"a": "b"}, "bindings": binding(2525, 2526)}}, "recipients": {"a": {"type": "mailbox"}}},
+            "secretMounts": {"a": {"secretName": "a"}}, "env": {"A": "a"}, "podLabels": {"a": "b"},
+        }
+        more = {
+            "services": {"other": {"ports": {"26": 2526}}, "own": {"clusterIP": "None", "ipFamilies": ["IPv4"], "labels": {"c": "d"}, "pool": "p"}, "smtp": {"ports": {"26": 2526}, "nodePorts": {"26": 30026}, "labels": {"c": "d"}, "annotations": {"c": "d"}}},
+            "config": {"virtualServers": {"b": {"bindings": binding(2527)}, "a": {"labels": {"c": "d"}}}, "recipients": {"a": {"attributes": {"c": "d"}}},
+                       "filters": {"a": {"kind": "sender"}}, "connectors": {"a": {"addressSpaces": [{"pattern": "*"}], "route": {"dns": {}}}},
+                       "settings": {"labels": {"c": "d"}}},
+            "secretMounts": {"b": {"secretName": "b"}}, "certificates": {"c": {"dnsNames": ["c.example"], "issuerRef": {"name": "c"}}},
+            "env": {"B": "b", "C": {"value": "c"}}, "podLabels": {"c": "d"}, "podAnnotations": {"c": "d"}, "nodeSelector": {"c": "d"}, "commonLabels": {"c": "d"},
+            "tcpRoutes": {"t": {"parentRefs": [{"name": "g"}], "service": "smtp", "port": 25}}, "resources": {"limits": {"cpu": "2"}},
+            "affinity": {"nodeAffinity": {}},
+        }
+        away = {
+            "services": {"other": None, "own": {"clusterIP": None, "ipFamilies": None, "labels": None, "pool": None}, "smtp": {"ports": {"26": None}, "nodePorts": {"26": None}, "labels": {"c": None}, "annotations": {"c": None}}},
+            "config": {"virtualServers": {"b": None, "a": {"labels": {"c": None}}}, "recipients": {"a": {"attributes": {"c": None}}},
+                       "filters": None, "connectors": {"a": None}, "settings": None},
+            "secretMounts": {"b": None}, "certificates": {"c": None}, "env": {"B": None, "C": None}, "podLabels": {"c": None}, "podAnnotations": {"c": None},
+            "nodeSelector": {"c": None}, "commonLabels": {"c": None}, "tcpRoutes": {"t": None}, "resources": {"limits": {"cpu": None}},
+            "affinity": {"nodeAffinity": None},
+        }
+
+        def tidy(found):
+            """What is empty in the document now, and was not there before, is the same to the appliance."""
+            for o in found:
+                if "values.json" in o.get("data", {}):
+                    document = json.loads(o["data"]["values.json"])
+                    document["recipients"]["a"].pop("attributes", None)
+                    o["data"] = {key: value for key, value in document.items() if value}
+            return found
+        for helm in charts.HELMS:
+            with self.subTest(helm=helm):
+                alone = tidy(self.valid(rest, helm=helm))
+                self.assertNotEqual(alone, tidy(self.valid(rest, more, helm=helm)))
+                self.assertEqual(alone, tidy(self.valid(rest, more, away, helm=helm)))
+                flag = self.valid(rest, {"services": {"other": {"ports": {"26": 2526}}}}, helm=helm, more=["--set", "services.other=null"])
+                self.assertEqual(alone, tidy(flag))
+
     def test_strings_stay_strings(self):
         """Names that YAML would take for numbers, dates or truth, and texts with everything in them."""
         text = 'multi\nline: "x" \\ $(A) {{ x }} #é☃'
@@ -180,9 +217,20 @@ class Rendering(unittest.TestCase):
                     names = [(o["kind"], o["metadata"]["name"]) for o in found]
                     self.assertEqual(len(names), len(set(names)))
                     self.assertEqual([n for k, n in names if k == "StatefulSet"], ["mail-mxa", "mail-mxb"])
+                    images = {c["image"] for o in found if o["kind"] == "StatefulSet" for c in o["spec"]["template"]["spec"]["containers"]}
+                    self.assertEqual(images, {"registry.example.com/bridgehead:0.1.0"})
                     self.assertNotIn(("Service", "mail-mxa-smtp"), names)
                     selectors = [o["spec"]["selector"] for o in found if o["kind"] == "Service" and o["metadata"]["name"].endswith("-api")]
                     self.assertNotEqual(*selectors)
+
+    def test_the_registry_of_all_charts_takes_the_place_of_the_images_own(self):
+        for repository, image in (("bridgehead", "mirror.example:5000/bridgehead"), ("mail/bridgehead", "mirror.example:5000/mail/bridgehead"),
+                                  ("ghcr.io/mail/bridgehead", "mirror.example:5000/mail/bridgehead"), ("localhost/bridgehead", "mirror.example:5000/bridgehead"),
+                                  ("kind:5001/bridgehead", "mirror.example:5000/bridgehead")):
+            found = charts.made({"global": {"imageRegistry": "mirror.example:5000", "other": 1}, "image": {"repository": repository, "tag": "1"},
+                                 "existingConfigMap": "a"})
+            images = [c["image"] for o in found for spec in charts.pods_of([o]) for c in spec["containers"]]
+            self.assertEqual(images, [f"{image}:1"] * 4)
 
 
 class Promises(unittest.TestCase):
@@ -201,14 +249,15 @@ class Promises(unittest.TestCase):
                     for field in ("hostNetwork", "hostPID", "hostIPC"):
                         self.assertNotIn(field, spec)
                     ours = [c for c in spec["containers"] if "bridgehead" in c["image"]]
-                    self.assertEqual(len(ours), 1)
-                    context = ours[0]["securityContext"]
-                    self.assertIs(context["allowPrivilegeEscalation"], False)
-                    self.assertIs(context["readOnlyRootFilesystem"], True)
-                    self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+                    self.assertGreaterEqual(len(ours), 1)
+                    for container in ours:
+                        context = container["securityContext"]
+                        self.assertIs(context["allowPrivilegeEscalation"], False)
+                        self.assertIs(context["readOnlyRootFilesystem"], True)
+                        self.assertEqual(context["capabilities"], {"drop": ["ALL"]})
+                        # a quota may ask for it
+                        self.assertIn("limits", container["resources"])
                     self.assertFalse([v for v in spec.get("volumes", []) if "hostPath" in v])
-                    # a quota may ask for it
-                    self.assertIn("limits", ours[0]["resources"])
         self.assertGreater(count, len(charts.value_sets()))
 
     def test_uid_and_groups_can_be_left_to_the_cluster(self):
@@ -234,20 +283,22 @@ class Promises(unittest.TestCase):
             if os.path.isfile(path):
                 with open(path) as f:
                     text = f.read()
-                for word in ("randAlphaNum", "randAscii", "uuidv4", "genCA", "genSelfSignedCert", "lookup", "now", "subPath", "sha256sum"):
+                for word in ("randAlphaNum", "randAscii", "uuidv4", "genCA", "genSelfSignedCert", "lookup", "now", "subPath"):
                     self.assertIsNone(re.search(rf"\b{word}\b[^.]*}}}}", text), f"{path}: {word}")
 
     def test_a_change_of_the_document_does_not_touch_the_pod(self):
-        def pod(connectors):
-            done = charts.run("helm4", "template", *charts.NAMES, "--set-json", 'config={"virtualServers": {"a": {"bindings": '
-                              f'[{{"address": "0.0.0.0", "port": 2525}}]}}}}, "connectors": {json.dumps(connectors)}}}')
-            self.assertEqual(done.returncode, 0, done.stderr)
-            found = {o["kind"] + o["metadata"]["name"]: o for o in yaml.safe_load_all(done.stdout) if o}
-            return found["StatefulSetmail-bridgehead"], found["ConfigMapmail-bridgehead-config"]
-        before, document = pod({"a": {"addressSpaces": [{"pattern": "a.example"}], "route": {"dns": {}}}})
-        after, changed = pod({"b": {"addressSpaces": [{"pattern": "b.example"}], "route": {"dns": {}}}})
+        def pod(connectors, *ports):
+            bindings = [{"address": "0.0.0.0", "port": port} for port in ports]
+            found = charts.made({"config": {"virtualServers": {"a": {"bindings": bindings}}, "connectors": connectors},
+                                 "services": {"smtp": {"ports": {str(port - 2000): port for port in ports}}}})
+            return charts.of(found, "StatefulSet"), charts.of(found, "ConfigMap", "-config")
+        before, document = pod({"a": {"addressSpaces": [{"pattern": "a.example"}], "route": {"dns": {}}}}, 2525)
+        after, changed = pod({"b": {"addressSpaces": [{"pattern": "b.example"}], "route": {"dns": {}}}}, 2525)
+        bound, too = pod({}, 2525, 2526)
         self.assertEqual(before, after)
+        self.assertEqual(before, bound)
         self.assertNotEqual(document, changed)
+        self.assertNotEqual(document, too)
         mounts = before["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
         self.assertIn({"name": "config", "mountPath": "/etc/bridgehead/config", "readOnly": True}, mounts)
 
@@ -263,12 +314,18 @@ class Promises(unittest.TestCase):
             self.assertEqual(job[0]["spec"]["backoffLimit"], 0)
             self.assertEqual(job[0]["metadata"]["annotations"]["helm.sh/hook"], "pre-install,pre-upgrade")
             self.assertEqual(spec["containers"][0]["image"], pod["containers"][0]["image"])
-            self.assertEqual(spec["containers"][0]["args"], ["check", "/etc/bridgehead/config"])
 
             def sources(volumes):
-                config = next(v for v in volumes if v["name"] == "config")["projected"]["sources"]
+                config = [s for v in volumes if v["name"].startswith("config") for s in v["projected"]["sources"]]
                 return json.loads(json.dumps(config).replace("mail-bridgehead-check", "mail-bridgehead-config"))
             self.assertEqual(sources(spec["volumes"]), sources(pod["volumes"]))
+            # each in a directory of its own, so that a name that two have is seen
+            volumes = [v for v in spec["volumes"] if v["name"].startswith("config")]
+            self.assertTrue(all(len(v["projected"]["sources"]) == 1 for v in volumes))
+            mounts = {m["name"]: m["mountPath"] for m in spec["containers"][0]["volumeMounts"]}
+            directories = [mounts[v["name"]] for v in volumes]
+            self.assertEqual(len(set(directories)), len(sources(pod["volumes"])))
+            self.assertEqual(spec["containers"][0]["args"], ["check", "--one-directory", *directories])
             secrets = {v["name"] for v in pod["volumes"] if v["name"].startswith("secret-")}
             there = {v["name"]: v for v in spec["volumes"] if v["name"].startswith("secret-")}
             self.assertEqual(set(there), secrets)
@@ -329,6 +386,28 @@ class Promises(unittest.TestCase):
         self.assertEqual(by_name["BRIDGEHEAD_RESERVE"]["value"], "1073741824")
         self.assertIn("valueFrom", by_name["BRIDGEHEAD_SECRET_MICROSOFT365"])
 
+    def test_a_variable_from_elsewhere_can_be_in_another(self):
+        """Kubernetes puts in only what stands before."""
+        found = charts.made({"env": {"A_B": "$(POD_IP)", "POD_IP": {"valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}}, "existingConfigMap": "a"})
+        for kind in ("StatefulSet", "Job"):
+            names = [v["name"] for v in charts.of(found, kind)["spec"]["template"]["spec"]["containers"][0]["env"]]
+            self.assertLess(names.index("POD_IP"), names.index("A_B"), kind)
+
+    def test_each_copy_of_a_store_is_held_once(self):
+        """By a name that says what it is a copy of and where it lies, as the same snapshot may be restored twice."""
+        def held(source, name, claim, **restore):
+            found = charts.made({"restore": {source: name, **restore}, "persistence": {"claimName": claim}})
+            env = charts.of(found, "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+            return next((v["value"] for v in env if v["name"] == "BRIDGEHEAD_RESTORED_FROM"), None)
+        self.assertEqual(held("fromSnapshot", "a", "b"), "snapshot/a claim/b")
+        self.assertIsNone(held("fromSnapshot", "a", "b", held=False))
+        copies = [(source, name, claim) for source in ("fromSnapshot", "fromClaim") for name in ("a", "a" * 253)
+                  for claim in ("b", "b" * 250 + "x", "b" * 250 + "y")]
+        names = [held(*copy) for copy in copies]
+        self.assertEqual(len(set(names)), len(names))
+        # src/queue/restored.rs keeps so much
+        self.assertLessEqual(max(map(len, names)), 253)
+
     def test_large_numbers_reach_the_document_as_they_are(self):
         text = charts.one("two-gateways", "ConfigMap", "-config")["data"]["values.json"]
         self.assertIn('"maxSize": 26214400', text)
@@ -342,12 +421,34 @@ class Promises(unittest.TestCase):
     def test_helm_test_asks_where_a_client_is_greeted(self):
         def asked(name):
             return [a for a in charts.one(name, "Pod")["spec"]["containers"][0]["args"] if a.startswith("--smtp=")]
+
+        def of(server):
+            server = {"bindings": [{"address": "0.0.0.0", "port": 2525}], **server}
+            pod = charts.of(charts.made({"config": {"virtualServers": {"a": server}}}), "Pod")
+            return [a for a in pod["spec"]["containers"][0]["args"] if a.startswith("--smtp=")]
         self.assertEqual(asked("defaults"), ["--smtp=mail-bridgehead-smtp:25"])
         # not where TLS comes first, nor where the PROXY protocol does, nor where nothing is known, nor by a Service for its own node
         self.assertEqual(asked("two-gateways"), ["--smtp=mail-bridgehead-internal:25", "--smtp=mail-bridgehead-internal:587", "--smtp=mail-bridgehead-internet:25"])
         self.assertEqual(asked("watched"), [])
         self.assertEqual(asked("gateway-api"), [])
         self.assertEqual(asked("documents-from-elsewhere"), [])
+        # nor where the greeting is held back, nor where this pod may be turned away
+        self.assertEqual(of({}), asked("defaults"))
+        self.assertEqual(of({"connections": {"greetingDelay": "0s"}}), asked("defaults"))
+        self.assertEqual(of({"connections": {"greetingDelay": "10s"}}), [])
+        self.assertEqual(of({"connectionControl": {"allow": ["10.1.0.0/16"]}}), [])
+
+    def test_helm_test_asks_whether_the_document_is_in_force(self):
+        count = 0
+        for name in charts.value_sets():
+            pod = charts.one(name, "StatefulSet")["spec"]["template"]["spec"]
+            has = any(v["name"] == "config" for v in pod["volumes"])
+            asked = [c["args"] for c in charts.one(name, "Pod")["spec"]["containers"]]
+            fullname = "mx" if name == "placed" else "mail-bridgehead"
+            question = ["healthcheck", f"{fullname}-pods:8026", "--probe=configured"]
+            self.assertEqual(asked[1:], [question] if has else [], name)
+            count += has
+        self.assertGreater(count, 3)
 
     def test_the_network_policy_has_a_rule_for_each(self):
         rules = charts.one("watched", "NetworkPolicy")["spec"]["ingress"]
@@ -365,12 +466,57 @@ class Promises(unittest.TestCase):
         self.assertEqual([[p["port"] for p in rule["ports"]] for rule in rules], [[8025], [8026], [8026]])
         self.assertTrue(all(rule["from"] for rule in rules))
 
+    def test_common_labels_are_on_every_object_and_pod_and_in_no_selector(self):
+        for o in charts.objects("placed"):
+            self.assertIn("team", o["metadata"]["labels"], o["kind"])
+            template = o.get("spec", {}).get("template")
+            if template:
+                self.assertIn("team", template["metadata"]["labels"], o["kind"])
+
+        def selectors(node):
+            if isinstance(node, dict):
+                for key, value in node.items():
+                    if key in ("selector", "matchLabels"):
+                        yield value
+                    yield from selectors(value)
+            elif isinstance(node, list):
+                for value in node:
+                    yield from selectors(value)
+        for labels in selectors([o for o in charts.objects("placed") if o["kind"] != "TCPRoute"]):
+            self.assertNotIn("team", labels)
+
+    def test_helper_pods_run_where_the_appliance_may_and_are_let_in(self):
+        """By quotas of a priority class, by policies that ask for labels, by nodes with a runtime class."""
+        appliance = charts.one("placed", "StatefulSet")["spec"]["template"]["spec"]
+        job = charts.one("placed", "Job")["spec"]["template"]
+        test = charts.one("placed", "Pod")
+        for pod in (job, test):
+            for field in ("priorityClassName", "runtimeClassName", "nodeSelector", "tolerations", "imagePullSecrets", "serviceAccountName"):
+                self.assertEqual(pod["spec"][field], appliance[field], field)
+            self.assertEqual(pod["spec"]["affinity"], {"nodeAffinity": appliance["affinity"]["nodeAffinity"]})
+            # the name server of the appliance need not know the cluster's Services
+            self.assertNotIn("dnsConfig", pod["spec"])
+            self.assertEqual((pod["metadata"]["labels"]["sidecar"], pod["metadata"]["labels"]["team"]), ("none", "checks"))
+            self.assertEqual(pod["metadata"]["annotations"]["sidecar.istio.io/inject"], "false")
+        self.assertEqual(test["metadata"]["annotations"]["helm.sh/hook"], "test")
+        # away from others of its kind is for the appliance: a check that waits for such a node would wait for ever
+        apart = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "kubernetes.io/hostname", "labelSelector": {}}]}}
+        found = charts.made({"affinity": apart, "existingConfigMap": "a"})
+        self.assertEqual(charts.of(found, "StatefulSet")["spec"]["template"]["spec"]["affinity"], apart)
+        self.assertNotIn("affinity", charts.of(found, "Job")["spec"]["template"]["spec"])
+
+    def test_what_comes_from_outside_keeps_its_address(self):
+        """`Local`, unless the values say otherwise; for REST too, and by externalIPs."""
+        def policy(name, ending):
+            return charts.one(name, "Service", ending)["spec"].get("externalTrafficPolicy")
+        self.assertEqual([policy("rest-outside", "-api"), policy("pool", "-smtp"), policy("two-gateways", "-internal")], ["Local"] * 3)
+        self.assertEqual([policy("node-ports", "-api"), policy("node-ports", "-smtp")], ["Cluster"] * 2)
+        self.assertEqual([policy("defaults", "-api"), policy("defaults", "-smtp")], [None] * 2)
+
     def test_labels_of_an_object_go_before_the_common_ones(self):
         labels = charts.one("placed", "Service", "-smtp")["metadata"]["labels"]
         self.assertEqual((labels["team"], labels["floor"]), ("gateway", "2"))
         self.assertEqual(charts.rendered("helm4", "placed").count("team: gateway"), 1)
-        for o in charts.objects("placed"):
-            self.assertIn("team", o["metadata"]["labels"], o["kind"])
 
     def test_the_first_binding_is_of_the_family_of_the_others(self):
         def first(name):
@@ -383,38 +529,22 @@ class Promises(unittest.TestCase):
             rules = yaml.safe_load(f)["groups"][0]["rules"]
         groups = charts.one("watched", "PrometheusRule")["spec"]["groups"]
         self.assertEqual(groups[0]["rules"], [r for r in rules if r["alert"] != "BridgeheadDraining"])
-        self.assertEqual([r["alert"] for r in groups[1]["rules"]], ["BridgeheadManyDeadLetters"])
+        self.assertEqual([r["alert"] for r in groups[2]["rules"]], ["BridgeheadManyDeadLetters"])
         board = charts.one("watched", "ConfigMap", "-dashboard")
         self.assertEqual(board["metadata"]["labels"]["grafana_dashboard"], "1")
         with open(os.path.join(charts.CHART, "files/dashboard.json")) as f:
             self.assertEqual(json.loads(board["data"]["bridgehead.json"]), json.load(f))
 
-    def test_the_notes_say_what_to_do_next(self):
-        # Helm 3 shows notes with a cluster only; `template` has rendered them too
-        for name, words in {"defaults": ["bridgehead token", "relays for nobody", "port-forward", "mail-bridgehead-smtp.mail.svc:25"],
-                            "two-gateways": ["get secret mail-owner", "mail-bridgehead-internal.mail.svc:587"],
-                            "node-ports": ["WARNING", "whole Internet", "8025:80"],
-                            "restored": ["frozen", '"action": "thaw"'],
-                            "gateway-api": [],
-                            "rest-outside": ["https://mail-api.example.com/docs/"]}.items():
-            notes = self.notes(name)
-            for word in words:
-                self.assertIn(word, notes, name)
-            self.assertEqual("WARNING" in notes, "WARNING" in words, name)
-
-    def test_the_notes_warn_where_clients_are_hidden(self):
-        route = 'tcpRoutes={"edge": {"parentRefs": [{"name": "g"}], "service": "smtp", "port": 25}}'
-        self.assertIn("services.smtp, port 25: tcpRoutes.edge hides", self.notes("defaults", "--set-json", route))
-        cluster = ("--set", "services.smtp.type=LoadBalancer,services.smtp.externalTrafficPolicy=Cluster")
-        self.assertIn("services.smtp, port 25: externalTrafficPolicy: Cluster hides", self.notes("defaults", *cluster))
-        # the PROXY protocol says who they are
-        self.assertNotIn("WARNING", self.notes("gateway-api", *cluster))
-
-    def notes(self, name, *arguments):
-        done = charts.run("helm4", "install", "mail", charts.CHART, "--namespace", "mail", "--dry-run=client",
-                          "--values", charts.value_sets()[name], *arguments)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        return done.stdout[done.stdout.index("NOTES:"):]
+    def test_a_release_without_a_pod_raises_an_alert(self):
+        """`up` is not 0 then but nowhere. `service` and `namespace` are what the operator calls a target of the ServiceMonitor."""
+        rule = charts.one("watched", "PrometheusRule")["spec"]["groups"][1]["rules"]
+        self.assertEqual([(r["alert"], r["expr"]) for r in rule], [("BridgeheadDown", 'absent(up{namespace="mail", service="mail-bridgehead-pods"})')])
+        self.assertIn("mail-bridgehead-pods", [o["metadata"]["name"] for o in charts.objects("watched") if o["kind"] == "Service"])
+        watched = {"serviceMonitor": {"enabled": True}, "metrics": {"prometheusRule": {"enabled": True}}}
+        for less in ({"serviceMonitor": {"enabled": False}}, {"replicas": 0}, {"metrics": {"prometheusRule": {"without": ["BridgeheadDown"]}}}):
+            rule = charts.of(charts.made(watched, less), "PrometheusRule")
+            self.assertEqual([g["name"] for g in rule["spec"]["groups"]], ["bridgehead"], less)
+        self.assertEqual(len(charts.of(charts.made(watched), "PrometheusRule")["spec"]["groups"]), 2)
 
 
 class Refusals(unittest.TestCase):
@@ -460,6 +590,45 @@ class Refusals(unittest.TestCase):
         (['image.digest="latest"'], "digest"),
         (['adminKey.existingSecrt="x"'], "existingSecrt"),
         (['store="postgres"'], "store"),
+        (['config={"accounts": {"a": {"username": "a@a.example", "password": {"file": "accounts/a"}}}}', 'services.smtp=null'],
+         'config.accounts.a.password.file: nothing brings "accounts/a" into the pod: add secretMounts.accounts'),
+        (['config={"accounts": {"a": {"username": "a@a.example", "password": {"file": "/etc/passwd"}}}}', 'services.smtp=null'], "config.accounts.a.password.file"),
+        (['config={"accounts": {"a": {"username": "a@a.example", "password": {"file": "b/a"}}}}', 'services.smtp=null',
+          'extraVolumeMounts=[{"name": "a", "mountPath": "/etc/bridgehead/secrets/a"}]'], 'nothing brings "b/a"'),
+        (['config={"accounts": {"a": {"username": "a@a.example", "password": {"env": "BRIDGEHEAD_SECRET_A"}}}}', 'services.smtp=null'],
+         "config.accounts.a.password.env: the pod has no variable BRIDGEHEAD_SECRET_A: add env.BRIDGEHEAD_SECRET_A"),
+        # names that look like places where there is no secret
+        (['config={"accounts": {"labels": {"password": {"value": "secret"}}}}', 'services.smtp=null'], "config.accounts.labels.password.value"),
+        (['config={"certificates": {"chain": {"chain": {"value": "PEM"}, "privateKey": {"value": "secret"}}}}', 'services.smtp=null'],
+         "config.certificates.chain.privateKey.value"),
+        (['config={"settings": {"tracing": {"headers": {"labels": {"value": "secret"}}}}}', 'services.smtp=null'], "config.settings.tracing.headers.labels.value"),
+        (['config={"accounts": {"a": {"password": {"value": "secret", "set": true}}}}', 'services.smtp=null'], "config.accounts.a.password.value"),
+        (['config={"virtualServers": {"a": {"bindings": [{"address": "0.0.0.0", "port": 0}]}}}', 'services.smtp=null'], "port 0"),
+        (['services.smtp.type="NodePort"', 'services.smtp.ports={"25": 2525, "26": 2525}', 'services.smtp.nodePorts={"25": 30025, "26": 30025}'],
+         "services.smtp.nodePorts.26: 30025 is taken by services.smtp.nodePorts.25"),
+        (['services.smtp.type="NodePort"', 'services.smtp.nodePorts={"25": 30025}', 'services.b={"type": "NodePort", "ports": {"26": 2525}, "nodePorts": {"26": 30025}}'],
+         "services.smtp.nodePorts.25: 30025 is taken by services.b.nodePorts.26"),
+        (['services.smtp.type="NodePort"', 'services.smtp.nodePorts={"25": 30025}', 'api.service.type="NodePort"', 'api.service.nodePort=30025'],
+         "services.smtp.nodePorts.25: 30025 is taken by api.service.nodePort"),
+        (['services.smtp.type="NodePort"', 'services.smtp.nodePorts={"25": 25}'], "services.smtp.nodePorts.25: 25 is not among the ports of the nodes, 30000-32767"),
+        (['api.service.type="NodePort"', 'api.service.nodePort=30025', 'nodePortRange="1-29999"'], "api.service.nodePort: 30025 is not among"),
+        (['services.smtp.type="LoadBalancer"', 'services.smtp.healthCheckNodePort=80'], "services.smtp.healthCheckNodePort: 80 is not among"),
+        (['services.smtp.type="LoadBalancer"', 'services.smtp.clusterIP="None"'], "without clusterIP: None"),
+        (['api.service.type="NodePort"', 'api.service.clusterIP="None"'], "without clusterIP: None"),
+        (['services.smtp.healthCheckNodePort=30999'], "healthCheckNodePort needs the type LoadBalancer"),
+        (['api.service.externalTrafficPolicy="Local"'], "api.service: externalTrafficPolicy needs the type"),
+        (['services.smtp.ports={"25": null}'], "services.smtp has no ports"),
+        (['restore={"fromClaim": "mail-bridgehead-data"}'], "is the claim of this release itself"),
+        (['restore={"fromClaim": "a"}', 'persistence.claimName="a"'], "is the claim of this release itself"),
+        (['existingConfigMap="mail-bridgehead-config"', 'config={"remoteDomains": {}}'], "is the name of the ConfigMap that is made of config"),
+        (['configSecrets=["a", "a"]'], "configSecrets"),
+        *(([f'env.{name}="x"'], f"env.{name}: the chart sets it; use {instead}") for name, instead in {
+            "BRIDGEHEAD_DATA_DIR": "persistence", "BRIDGEHEAD_CONFIG_DIR": "config", "BRIDGEHEAD_API_LISTEN": "listenAddress",
+            "BRIDGEHEAD_HEALTH_LISTEN": "listenAddress", "BRIDGEHEAD_SMTP_LISTEN": "listenAddress", "BRIDGEHEAD_API_TLS_CERT": "api.tls.secretName",
+            "BRIDGEHEAD_API_TLS_KEY": "api.tls.secretName", "BRIDGEHEAD_ADMIN_KEY_FILE": "adminKey.existingSecret", "BRIDGEHEAD_STORE": "store"}.items()),
+        (['env.BRIDGEHEAD_SECRETS_DIR="/vault/secrets"', 'secretMounts={"a": {"secretName": "a"}}'], "env.BRIDGEHEAD_SECRETS_DIR"),
+        (['serviceMonitor.interval="90"'], "interval"),
+        (['certificates={"a": {"issuerRef": {"name": "i"}}}'], "dnsNames"),
         (['metrics.prometheusRule.enabled=true', 'metrics.prometheusRule.without=["BridgeheadDrain"]'], "there is no alert"),
     ]
 
@@ -468,6 +637,40 @@ class Refusals(unittest.TestCase):
             for settings, words in self.CASES:
                 with self.subTest(helm=helm, settings=settings):
                     self.assertIn(words, charts.refusal(*settings, helm=helm))
+
+    def test_what_looks_wrong_and_is_not_is_taken(self):
+        def account(**password):
+            return {"config": {"accounts": {"a": {"username": "a@a.example", "password": password}}}}
+
+        def mount(path):
+            return {"extraVolumes": [{"name": "a", "emptyDir": {}}], "extraVolumeMounts": [{"name": "a", "mountPath": path}]}
+        certificate = {"certificates": {"a": {"chain": {"value": "PEM"}, "privateKey": {"file": "a/tls.key"}}},
+                       "virtualServers": {"a": {"bindings": [], "tls": {"clientCa": {"value": "PEM"}}}},
+                       "connectors": {"a": {"addressSpaces": [{"pattern": "*"}], "route": {"dns": {}}, "security": {"ca": {"value": "PEM"}}}},
+                       "settings": {"alerts": {"smartHost": {"host": "a.example", "ca": {"value": "PEM"}}}}}
+        shapes = {"recipients": {"a": {"type": "mailbox", "labels": {"value": "x"}, "attributes": {"file": "a/b"}}},
+                  "remoteDomains": {"a": {"pattern": "a.example", "labels": {"env": "NONE"}}},
+                  "identityProviders": {"a": {"issuer": "https://a.example", "audience": "a", "use": ["api"], "roleClaim": "r", "roles": {"value": "operator"}}}}
+        for values in (
+            {"config": certificate, "secretMounts": {"a": {"secretName": "a"}}},
+            {"config": shapes},
+            {**account(file="a/b"), "certificates": {"a": {"uris": ["spiffe://a"], "issuerRef": {"name": "i"}}}},
+            {**account(file="/etc/bridgehead/secrets/a/b"), "secretMounts": {"a": {"secretName": "a"}}},
+            {**account(file="a/b"), **mount("/etc/bridgehead/secrets/a")},
+            {**account(file="a/b"), **mount("/etc/bridgehead/secrets/")},
+            {**account(file="a/b"), **mount("/etc/bridgehead/secrets/a/b")},
+            # put there by somebody else, such as Vault's agent
+            {**account(file="a/b"), "env": {"BRIDGEHEAD_SECRETS_DIR": "/vault/secrets"}},
+            {**account(env="BRIDGEHEAD_SECRET_A"), "env": {"BRIDGEHEAD_SECRET_A": {"valueFrom": {"secretKeyRef": {"name": "a", "key": "a"}}}}},
+            {**account(env="BRIDGEHEAD_SECRET_A"), "envFrom": [{"secretRef": {"name": "a"}}]},
+            {"restore": {"fromClaim": "mail-bridgehead-data"}, "persistence": {"claimName": "other"}},
+            {"services": {"smtp": {"type": "NodePort", "nodePorts": {"25": 25}}}, "nodePortRange": "1-32767"},
+            {"env": {"BRIDGEHEAD_LOG": "debug", "BRIDGEHEAD_IMPORT_DIR": "/imports"}},
+        ):
+            for helm in charts.HELMS:
+                with self.subTest(helm=helm, values=values):
+                    values.setdefault("services", {"smtp": None} if "config" in values else {})
+                    self.assertEqual(len([o for o in charts.made(values, helm=helm) if o["kind"] == "StatefulSet"]), 1)
 
     def test_every_misspelt_value_is_refused(self):
         """Each key of values.yaml, one at a time, by the schema; Helm itself is asked by the cases above."""
@@ -509,9 +712,6 @@ class Refusals(unittest.TestCase):
             with open(path) as f:
                 values = yaml.safe_load(f) or {}
             values = merged(defaults, values)
-            values["services"] = {k: v for k, v in values.get("services", {}).items() if v is not None}
-            for service in values["services"].values():
-                service["ports"] = {k: v for k, v in service["ports"].items() if v is not None}
             self.assertEqual([f"{list(e.absolute_path)}: {e.message}" for e in judge.iter_errors(values)], [], name)
 
 

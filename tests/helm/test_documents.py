@@ -7,6 +7,7 @@ import subprocess
 import unittest
 
 import charts
+import test_readme
 from authority import Authority
 from harness import Appliance, Rest, binary, free_port, wait_for, workdir
 
@@ -16,8 +17,8 @@ KEBAB = {"virtualServers": "virtual-servers", "recipientPolicies": "recipient-po
 
 
 def documents():
-    """Name → the document of each set of values that has one."""
-    found = {}
+    """Name → the document of each set of values that has one, and of those in the README."""
+    found = {f"readme-{number}": json.dumps(values["config"]) for number, values in enumerate(test_readme.documents()[0]) if "config" in values}
     for name in charts.value_sets():
         for o in charts.objects(name):
             if o["kind"] == "ConfigMap" and o["metadata"]["name"].endswith("-config"):

@@ -1,17 +1,47 @@
+{{/*
+What every template begins with. An entry that is null is taken away, wherever a map has it: so a later file of values removes
+what an earlier one has. Helm itself does that with entries of values.yaml only.
+*/}}
+{{- define "bridgehead.begin" -}}
+{{- if not (hasKey .Values "begun") -}}
+{{- include "bridgehead.dropNulls" .Values -}}
+{{- $_ := set .Values "begun" true -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "bridgehead.dropNulls" -}}
+{{- range $key, $value := . -}}
+{{- if kindIs "invalid" $value -}}
+{{- $_ := unset $ $key -}}
+{{- else if kindIs "map" $value -}}
+{{- include "bridgehead.dropNulls" $value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* Names and labels */}}
 {{- define "bridgehead.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
+{{- include "bridgehead.cut" (dict "text" (default .Chart.Name .Values.nameOverride) "size" 40) -}}
 {{- end -}}
 
 {{/* At most 40 characters: names of Services are this and up to 22 more. */}}
 {{- define "bridgehead.fullname" -}}
 {{- $name := include "bridgehead.name" . -}}
+{{- $fullname := printf "%s-%s" .Release.Name $name -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" -}}
+{{- $fullname = .Values.fullnameOverride -}}
 {{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- $fullname = .Release.Name -}}
+{{- end -}}
+{{- include "bridgehead.cut" (dict "text" $fullname "size" 40) -}}
+{{- end -}}
+
+{{/* A text of at most `size` characters. One that is cut ends with a hash of the whole, so that two that begin alike differ. */}}
+{{- define "bridgehead.cut" -}}
+{{- if gt (len .text) .size -}}
+{{- printf "%s-%s" (.text | trunc (sub .size 7 | int) | trimSuffix "-") (.text | sha256sum | trunc 6) -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" -}}
+{{- .text | trimSuffix "-" -}}
 {{- end -}}
 {{- end -}}
 
@@ -24,10 +54,59 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 bridgehead/pool: {{ . | quote }}
 {{- end -}}
 
-{{/* Of helm test's pod and of the check's: no Service leads to them. `role` follows the name. */}}
-{{- define "bridgehead.helperLabels" -}}
+{{/* What helm test's pod and the check's are called: no Service leads to them. `role` follows the name. */}}
+{{- define "bridgehead.helperSelector" -}}
 app.kubernetes.io/name: {{ include "bridgehead.name" .context }}-{{ .role }}
 app.kubernetes.io/instance: {{ .context.Release.Name | quote }}
+{{- end -}}
+
+{{/* The metadata of those pods: (dict "context" "role" "annotations"). */}}
+{{- define "bridgehead.helperLabels" -}}
+{{ include "bridgehead.chartLabels" .context }}
+{{ include "bridgehead.helperSelector" . }}
+{{- with merge (dict) (.context.Values.check.podLabels | default dict) (.context.Values.commonLabels | default dict) }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The spec of those pods: like the appliance's, but for what is about its place among others, its network and its volumes. */}}
+{{- define "bridgehead.helperSpec" -}}
+restartPolicy: Never
+{{ include "bridgehead.podSpec" . }}
+{{- with (.Values.affinity | default dict).nodeAffinity }}
+affinity:
+  nodeAffinity:
+    {{- toYaml . | nindent 4 }}
+{{- end }}
+{{- end -}}
+
+{{/* What all pods of the release have in common. */}}
+{{- define "bridgehead.podSpec" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+securityContext:
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.serviceAccountName }}
+serviceAccountName: {{ . | quote }}
+{{- end }}
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.runtimeClassName }}
+runtimeClassName: {{ . | quote }}
+{{- end }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 
 {{- define "bridgehead.chartLabels" -}}
@@ -55,11 +134,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- .Values.persistence.existingClaim | default .Values.persistence.claimName | default (printf "%s-data" (include "bridgehead.fullname" .)) -}}
 {{- end -}}
 
+{{/* The registry of all charts, where there is one, takes the place of the repository's own. */}}
 {{- define "bridgehead.image" -}}
+{{- $repository := .Values.image.repository -}}
+{{- with (.Values.global | default dict).imageRegistry -}}
+{{- $repository = printf "%s/%s" (trimSuffix "/" .) (regexReplaceAll "^([^/]*[.:][^/]*|localhost)/" $repository "") -}}
+{{- end -}}
 {{- if .Values.image.digest -}}
-{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{ $repository }}@{{ .Values.image.digest }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{ $repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end -}}
 {{- end -}}
 
@@ -68,27 +152,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if or .Values.config .Values.existingConfigMap .Values.configSecrets -}}true{{- end -}}
 {{- end -}}
 
-{{/*
-The directory of documents: one volume of all sources, so that a change of any swaps the whole. The name is that of the
-ConfigMap with the values' document.
-*/}}
-{{- define "bridgehead.documentVolume" -}}
-- name: config
-  projected:
-    defaultMode: 0444
-    sources:
-      {{- if .context.Values.config }}
-      - configMap:
-          name: {{ .name }}
-      {{- end }}
-      {{- with .context.Values.existingConfigMap }}
-      - configMap:
-          name: {{ . | quote }}
-      {{- end }}
-      {{- range .context.Values.configSecrets }}
-      - secret:
-          name: {{ . | quote }}
-      {{- end }}
+{{/* Where the document comes from, as JSON; `name` is that of the ConfigMap with the values' document. */}}
+{{- define "bridgehead.documentSources" -}}
+{{- $sources := list -}}
+{{- if .context.Values.config -}}
+{{- $sources = append $sources (dict "configMap" (dict "name" .name)) -}}
+{{- end -}}
+{{- with .context.Values.existingConfigMap -}}
+{{- $sources = append $sources (dict "configMap" (dict "name" .)) -}}
+{{- end -}}
+{{- range .context.Values.configSecrets -}}
+{{- $sources = append $sources (dict "secret" (dict "name" .)) -}}
+{{- end -}}
+{{- $sources | toJson -}}
 {{- end -}}
 
 {{/* Volumes of secrets for the document. Those of certificates may come later; a check must not wait for any (`all`). */}}
@@ -150,10 +226,23 @@ ConfigMap with the values' document.
 {{- $_ := set $env "BRIDGEHEAD_API_TLS_CERT" "/etc/bridgehead/api-tls/tls.crt" -}}
 {{- $_ := set $env "BRIDGEHEAD_API_TLS_KEY" "/etc/bridgehead/api-tls/tls.key" -}}
 {{- end -}}
-{{- if and .Values.restore.held (or .Values.restore.fromClaim .Values.restore.fromSnapshot) -}}
-{{- $_ := set $env "BRIDGEHEAD_RESTORED_FROM" (.Values.restore.fromClaim | default .Values.restore.fromSnapshot) -}}
+{{- if and .Values.restore.held (include "bridgehead.copy" .) -}}
+{{- $_ := set $env "BRIDGEHEAD_RESTORED_FROM" (include "bridgehead.copy" .) -}}
 {{- end -}}
 {{- include "bridgehead.variables" (merge (deepCopy .Values.env) $env) -}}
+{{- end -}}
+
+{{/* What the store is a copy of, and where it lies: each copy is held once. The appliance keeps 253 characters of it. */}}
+{{- define "bridgehead.copy" -}}
+{{- $from := "" -}}
+{{- if .Values.restore.fromClaim -}}
+{{- $from = printf "claim/%s" .Values.restore.fromClaim -}}
+{{- else if .Values.restore.fromSnapshot -}}
+{{- $from = printf "snapshot/%s" .Values.restore.fromSnapshot -}}
+{{- end -}}
+{{- if $from -}}
+{{- include "bridgehead.cut" (dict "text" (printf "%s claim/%s" $from (include "bridgehead.claim" .)) "size" 253) -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The environment of the check: what the values set. It must not wait for a secret, and goes on without. */}}
@@ -183,35 +272,48 @@ ConfigMap with the values' document.
 {{- toYaml $sources -}}
 {{- end -}}
 
-{{/* Variables by name. JSON writes large numbers as they are. */}}
+{{/* Variables by name, those from elsewhere first: a value may have them in it, as $(NAME). JSON writes large numbers as they are. */}}
 {{- define "bridgehead.variables" -}}
 {{- range $name, $value := . }}
+{{- if and (kindIs "map" $value) (hasKey $value "valueFrom") }}
 - name: {{ $name | quote }}
-  {{- if kindIs "map" $value }}
   {{- toYaml $value | nindent 2 }}
-  {{- else if kindIs "string" $value }}
-  value: {{ $value | quote }}
-  {{- else }}
-  value: {{ $value | toJson | quote }}
-  {{- end }}
+{{- end }}
+{{- end }}
+{{- range $name, $value := . }}
+{{- if kindIs "map" $value }}
+{{- if not (hasKey $value "valueFrom") }}
+- name: {{ $name | quote }}
+  {{- toYaml $value | nindent 2 }}
+{{- end }}
+{{- else }}
+- name: {{ $name | quote }}
+  value: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
 {{/*
-The bindings that are known when this is rendered, as JSON: {"known": true, "list": [{"port": 2525, "greets": true, "proxied": false}]}.
-Without a document there is the one of the first start; with documents from elsewhere nothing is known. `greets`: a client
-that says nothing gets 220 in clear. `proxied`: it is told who the client is by the PROXY protocol.
+The bindings that are known when this is rendered, as JSON: {"known": true, "list": [{"port": 2525, "greets": true, "proxied": false}],
+"nameless": ["a"]}. Without a document there is the one of the first start; with documents from elsewhere not all is known.
+`greets`: a client from the cluster that says nothing gets 220 in clear, and soon. `proxied`: it is told who the client is by the PROXY protocol.
+`nameless`: virtual servers without `fqdn`.
 */}}
 {{- define "bridgehead.bindings" -}}
 {{- $list := list -}}
+{{- $nameless := list -}}
 {{- $known := not (or .Values.existingConfigMap .Values.configSecrets) -}}
 {{- if .Values.config -}}
-{{- range $name, $server := .Values.config.virtualServers | default dict -}}
-{{- if and (kindIs "map" $server) (ne (toString $server.enabled) "false") -}}
-{{- range $server.bindings | default list -}}
+{{- range $name, $server := .Values.config.virtualServers -}}
+{{- if ne (toString $server.enabled) "false" -}}
+{{- if not $server.fqdn -}}
+{{- $nameless = append $nameless $name -}}
+{{- end -}}
+{{- $delay := regexMatch "[1-9]" (($server.connections | default dict).greetingDelay | toString) -}}
+{{- range $server.bindings -}}
 {{- $address := .address | default "0.0.0.0" -}}
 {{- if not (or (hasPrefix "127." $address) (eq $address "::1")) -}}
-{{- $greets := and (ne (.tls | default "") "implicit") (not .proxyProtocol) -}}
+{{- $greets := not (or (eq (.tls | default "") "implicit") .proxyProtocol $delay $server.connectionControl) -}}
 {{- $list = append $list (dict "port" (.port | toString | int) "greets" $greets "proxied" (not (not .proxyProtocol))) -}}
 {{- end -}}
 {{- end -}}
@@ -223,7 +325,7 @@ that says nothing gets 220 in clear. `proxied`: it is told who the client is by 
 {{- range .Values.apiBindings -}}
 {{- $list = append $list (dict "port" (. | toString | int) "greets" false "proxied" false) -}}
 {{- end -}}
-{{- dict "known" $known "list" $list | toJson -}}
+{{- dict "known" $known "list" $list "nameless" $nameless | toJson -}}
 {{- end -}}
 
 {{/* Ports of mail, sorted, as JSON: those of the bindings, and those that Services lead to. */}}
@@ -244,97 +346,22 @@ that says nothing gets 220 in clear. `proxied`: it is told who the client is by 
 {{- $numbers | toJson -}}
 {{- end -}}
 
-{{/* What the schema cannot say. Fails with words. */}}
-{{- define "bridgehead.validate" -}}
-{{- $fullname := include "bridgehead.fullname" . -}}
-{{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $fullname) -}}
-{{- fail (printf "%q cannot be in the name of a Service, which begins with a letter and has no dots: choose fullnameOverride" $fullname) -}}
-{{- end -}}
-{{- range include "bridgehead.smtpPorts" . | fromJsonArray -}}
-{{- if has (int .) (list 8025 8026) -}}
-{{- fail (printf "port %d is not for mail: REST is at 8025, health and metrics at 8026" (int .)) -}}
-{{- end -}}
-{{- end -}}
-{{- $bindings := include "bridgehead.bindings" . | fromJson -}}
-{{- $bound := list -}}
-{{- range $bindings.list -}}
-{{- $bound = append $bound (int .port) -}}
-{{- end -}}
-{{- range $field := list "nodePort" "loadBalancerClass" "loadBalancerSourceRanges" -}}
-{{- include "bridgehead.validateField" (dict "where" "api.service" "service" $.Values.api.service "field" $field) -}}
-{{- end -}}
-{{- range $name, $service := .Values.services -}}
-{{- if has $name (list "api" "pods") -}}
-{{- fail (printf "services.%s: the chart has a Service of that name" $name) -}}
-{{- end -}}
-{{- range $field := list "externalTrafficPolicy" "nodePorts" "loadBalancerClass" "loadBalancerSourceRanges" "allocateLoadBalancerNodePorts" -}}
-{{- include "bridgehead.validateField" (dict "where" (printf "services.%s" $name) "service" $service "field" $field) -}}
-{{- end -}}
-{{- range $port, $target := $service.ports -}}
-{{- if gt (int $port) 65535 -}}
-{{- fail (printf "services.%s: there is no port %s" $name $port) -}}
-{{- end -}}
-{{- $number := int $target -}}
-{{- if and $bindings.known (not (has $number $bound)) -}}
-{{- fail (printf "services.%s: port %s leads to %d, but no binding of an enabled virtual server has that port (there are: %s). Bindings that are made by REST belong into apiBindings" $name $port $number (join ", " $bound | default "none")) -}}
-{{- end -}}
-{{- end -}}
-{{- range $port, $_ := $service.nodePorts -}}
-{{- if not (hasKey $service.ports $port) -}}
-{{- fail (printf "services.%s.nodePorts: the service has no port %s" $name $port) -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- range $name, $route := .Values.tcpRoutes -}}
-{{- $service := get $.Values.services $route.service -}}
-{{- if not $service -}}
-{{- fail (printf "tcpRoutes.%s: there is no service %q" $name $route.service) -}}
-{{- end -}}
-{{- if not (hasKey $service.ports (toString $route.port)) -}}
-{{- fail (printf "tcpRoutes.%s: the service %q has no port %v" $name $route.service $route.port) -}}
-{{- end -}}
-{{- end -}}
-{{- range $name, $_ := .Values.certificates -}}
-{{- if hasKey $.Values.secretMounts $name -}}
-{{- fail (printf "certificates.%s and secretMounts.%s are the same directory" $name $name) -}}
-{{- end -}}
-{{- end -}}
-{{- if lt (int .Values.terminationGracePeriodSeconds) (add 15 (int .Values.preStopSleepSeconds) | int) -}}
-{{- fail "terminationGracePeriodSeconds must be at least 15 more than preStopSleepSeconds, so that a drain ends before the pod is killed" -}}
-{{- end -}}
-{{- if and .Values.restore.fromClaim .Values.restore.fromSnapshot -}}
-{{- fail "restore: either fromClaim or fromSnapshot" -}}
-{{- end -}}
-{{- if and .Values.persistence.existingClaim (or .Values.restore.fromClaim .Values.restore.fromSnapshot) -}}
-{{- fail "restore makes a new claim: without persistence.existingClaim" -}}
-{{- end -}}
-{{- include "bridgehead.refusePlainSecrets" (dict "path" "config" "node" .Values.config) -}}
+{{/* Can this Service be reached from outside of the cluster? */}}
+{{- define "bridgehead.outside" -}}
+{{- if or (ne (.type | default "ClusterIP") "ClusterIP") .externalIPs -}}true{{- end -}}
 {{- end -}}
 
-{{/* Fields that Kubernetes takes with some types of Services only. */}}
-{{- define "bridgehead.validateField" -}}
-{{- $types := ternary (list "LoadBalancer" "NodePort") (list "LoadBalancer") (has .field (list "externalTrafficPolicy" "nodePort" "nodePorts")) -}}
-{{- $given := or (get .service .field) (kindIs "bool" (get .service .field)) -}}
-{{- if and $given (not (has (.service.type | default "ClusterIP") $types)) -}}
-{{- fail (printf "%s: %s needs the type %s" .where .field (join " or " $types)) -}}
-{{- end -}}
-{{- end -}}
-
-{{/* A ConfigMap is no place for a secret: {"value": …} in the document fails. */}}
-{{- define "bridgehead.refusePlainSecrets" -}}
-{{- $path := .path -}}
-{{- if kindIs "map" .node -}}
-{{- if and (eq (len .node) 1) (kindIs "string" .node.value) -}}
-{{- fail (printf "%s.value: the document of the values ends in a ConfigMap, which is no place for a secret; give it by {file: …} and secretMounts, by {env: …}, or put this part of the document into a Secret named in configSecrets" $path) -}}
-{{- end -}}
-{{- range $key, $child := .node -}}
-{{- if not (has $key (list "labels" "attributes")) -}}
-{{- include "bridgehead.refusePlainSecrets" (dict "path" (printf "%s.%s" $path $key) "node" $child) -}}
-{{- end -}}
-{{- end -}}
-{{- else if kindIs "slice" .node -}}
-{{- range $index, $child := .node -}}
-{{- include "bridgehead.refusePlainSecrets" (dict "path" (printf "%s[%d]" $path $index) "node" $child) -}}
-{{- end -}}
-{{- end -}}
+{{/* What Services for mail and the one for REST have in common. */}}
+{{- define "bridgehead.serviceSpec" -}}
+type: {{ .type | default "ClusterIP" }}
+{{- if include "bridgehead.outside" . }}
+# Local keeps the clients' addresses
+externalTrafficPolicy: {{ .externalTrafficPolicy | default "Local" }}
+{{- end }}
+{{- range $field := list "internalTrafficPolicy" "trafficDistribution" "loadBalancerClass" "loadBalancerIP" "loadBalancerSourceRanges" "allocateLoadBalancerNodePorts" "healthCheckNodePort" "clusterIP" "externalIPs" "ipFamilyPolicy" "ipFamilies" "sessionAffinity" "sessionAffinityConfig" }}
+{{- $value := get $ $field }}
+{{- if or $value (kindIs "bool" $value) }}
+{{ toYaml (dict $field $value) }}
+{{- end }}
+{{- end }}
 {{- end -}}
