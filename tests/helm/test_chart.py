@@ -625,6 +625,7 @@ class Refusals(unittest.TestCase):
         *(([f'env.{name}="x"'], f"env.{name}: the chart sets it; use {instead}") for name, instead in {
             "BRIDGEHEAD_DATA_DIR": "persistence", "BRIDGEHEAD_CONFIG_DIR": "config", "BRIDGEHEAD_API_LISTEN": "listenAddress",
             "BRIDGEHEAD_HEALTH_LISTEN": "listenAddress", "BRIDGEHEAD_SMTP_LISTEN": "listenAddress", "BRIDGEHEAD_API_TLS_CERT": "api.tls.secretName",
+            "BRIDGEHEAD_API_PROXIES": "api.trustedProxies",
             "BRIDGEHEAD_API_TLS_KEY": "api.tls.secretName", "BRIDGEHEAD_ADMIN_KEY_FILE": "adminKey.existingSecret", "BRIDGEHEAD_STORE": "store"}.items()),
         (['env.BRIDGEHEAD_SECRETS_DIR="/vault/secrets"', 'secretMounts={"a": {"secretName": "a"}}'], "env.BRIDGEHEAD_SECRETS_DIR"),
         (['serviceMonitor.interval="90"'], "interval"),

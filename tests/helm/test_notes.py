@@ -61,6 +61,7 @@ class Notes(unittest.TestCase):
         # of REST too
         for values, words in (({"ingress": {"enabled": True, "hosts": ["a.example"]}}, "the Ingress seem to have one address"),
                               ({"service": {"type": "NodePort", "externalTrafficPolicy": "Cluster"}}, "Cluster seem to have one address"),
+                              ({"ingress": {"enabled": True, "hosts": ["a.example"]}, "trustedProxies": ["10.244.0.0/16"]}, None),
                               ({"service": {"type": "NodePort"}}, None)):
             found = notes({"api": values})
             self.assertEqual("one address" in found, bool(words), values)

@@ -222,6 +222,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if .Values.adminKey.existingSecret -}}
 {{- $_ := set $env "BRIDGEHEAD_ADMIN_KEY_FILE" "/etc/bridgehead/admin-key/key" -}}
 {{- end -}}
+{{- with .Values.api.trustedProxies -}}
+{{- $_ := set $env "BRIDGEHEAD_API_PROXIES" (join "," .) -}}
+{{- end -}}
 {{- if .Values.api.tls.secretName -}}
 {{- $_ := set $env "BRIDGEHEAD_API_TLS_CERT" "/etc/bridgehead/api-tls/tls.crt" -}}
 {{- $_ := set $env "BRIDGEHEAD_API_TLS_KEY" "/etc/bridgehead/api-tls/tls.key" -}}

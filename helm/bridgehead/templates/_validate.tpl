@@ -139,6 +139,7 @@
   "BRIDGEHEAD_API_LISTEN" "listenAddress"
   "BRIDGEHEAD_HEALTH_LISTEN" "listenAddress"
   "BRIDGEHEAD_SMTP_LISTEN" "listenAddress, or the bindings of config"
+  "BRIDGEHEAD_API_PROXIES" "api.trustedProxies"
   "BRIDGEHEAD_API_TLS_CERT" "api.tls.secretName"
   "BRIDGEHEAD_API_TLS_KEY" "api.tls.secretName"
   "BRIDGEHEAD_ADMIN_KEY_FILE" "adminKey.existingSecret"
