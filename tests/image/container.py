@@ -39,12 +39,21 @@ def version():
 
 
 def build(tag, *arguments):
-    """Builds the Dockerfile as it is with the binary that is there; gives the id of the image."""
+    """Builds the Dockerfile as it is, with the binary that is there or, with IMAGE_COMPILED, with one that is compiled in it from
+    nothing; gives the id of the image."""
     environment = dict(os.environ, SOURCE_DATE_EPOCH=EPOCH)
+    target = ["--target", "prebuilt"]
+    if os.environ.get("IMAGE_COMPILED"):
+        target = ["--no-cache"]
+        if is_docker():
+            engine("builder", "prune", "--force", "--filter", "type=exec.cachemount", timeout=600)
+        else:
+            # where Podman keeps what it has compiled
+            environment["TMPDIR"] = workdir("image-cache")
     same = ["--build-arg", f"SOURCE_DATE_EPOCH={EPOCH}"] + ([] if is_docker() else ["--timestamp", EPOCH])
-    done = subprocess.run([SCRIPT, "build", *same, "--target", "prebuilt", "--build-arg", f"VERSION={version()}",
+    done = subprocess.run([SCRIPT, "build", *same, *target, "--build-arg", f"VERSION={version()}",
                            *arguments, "-t", tag, os.environ["IMAGE_CONTEXT"]],
-                          capture_output=True, text=True, timeout=600, env=environment, stdin=subprocess.DEVNULL)
+                          capture_output=True, text=True, timeout=7200, env=environment, stdin=subprocess.DEVNULL)
     if done.returncode != 0:
         raise AssertionError(f"the image cannot be built:\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}")
     return engine("image", "inspect", "--format", "{{.Id}}", tag).stdout.strip()

@@ -125,8 +125,7 @@ class Again(unittest.TestCase):
                     for m in archive.getmembers()}
 
     def test_built_again_it_is_the_same(self):
-        first = container.build("localhost/bridgehead:first", "--no-cache")
-        second = container.build("localhost/bridgehead:second", "--no-cache")
+        first, second = container.image(), container.build("localhost/bridgehead:second", "--no-cache")
         try:
             made = [json.loads(container.engine("image", "inspect", name).stdout)[0] for name in (first, second)]
             self.assertEqual(made[0]["Config"], made[1]["Config"])
@@ -137,4 +136,4 @@ class Again(unittest.TestCase):
                 self.assertEqual(made[0]["RootFS"], made[1]["RootFS"])
                 self.assertEqual(made[0]["Created"], made[1]["Created"])
         finally:
-            container.engine("rmi", "-f", "localhost/bridgehead:first", "localhost/bridgehead:second", check=False)
+            container.engine("rmi", "-f", "localhost/bridgehead:second", check=False)
