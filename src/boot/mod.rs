@@ -322,7 +322,7 @@ async fn run(options: Serve) -> anyhow::Result<()> {
         api: vec![options.api_listen],
         health: options.health_listen.into_iter().collect(),
         tls,
-        proxies: options.api_proxies.clone(),
+        proxies: options.api_proxies.0.clone(),
         socket: admin_socket(&options),
     };
     let api = Api::start(handles, &listen)?;

@@ -17,7 +17,7 @@ use anyhow::Context;
 use futures_util::FutureExt;
 
 use crate::config::apply::{Applied, ApplyError, ApplyOptions};
-use crate::config::directory;
+use crate::config::directory::{self, DirectoryError, MOST_FILES};
 use crate::config::document::{Document, DocumentError, MAX_TEXT, Text};
 use crate::config::{Actor, ChangeError, Configuration, OpenOptions, document_schema};
 use crate::model::host::HostName;
@@ -50,14 +50,17 @@ pub struct Check {
 /// # Errors
 /// When the check cannot be made.
 pub fn check(check: &Check) -> anyhow::Result<ExitCode> {
-    let texts = match texts(&check.paths) {
+    let texts = match texts(&check.paths, check.one_directory) {
         Ok(texts) => texts,
         Err(error) => return say(&[error.to_string()]),
     };
     if check.one_directory {
-        let hidden = hidden(&texts);
-        if !hidden.is_empty() {
-            return say(&hidden);
+        let mut wrong = hidden(&texts);
+        if texts.len() > MOST_FILES {
+            wrong.push(format!("there are more than {MOST_FILES} files in all"));
+        }
+        if !wrong.is_empty() {
+            return say(&wrong);
         }
     }
     let document = match Document::read(texts) {
@@ -92,13 +95,21 @@ pub fn print_schema() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn texts(paths: &[PathBuf]) -> Result<Vec<Text>, directory::DirectoryError> {
+fn texts(paths: &[PathBuf], one_directory: bool) -> Result<Vec<Text>, DirectoryError> {
     let (mut texts, mut room) = (Vec::new(), MAX_TEXT);
+    let mut empty = None;
     for path in paths {
         if path.is_dir() {
-            for text in directory::texts(path)? {
+            let found = match directory::texts(path, room) {
+                Err(error @ DirectoryError::Empty(_)) if one_directory => {
+                    empty = Some(error);
+                    continue;
+                }
+                found => found?,
+            };
+            for text in found {
                 let file = text.file.map(|name| path.join(name).display().to_string());
-                room = room.saturating_sub(text.text.len());
+                room -= text.text.len();
                 texts.push(Text { file, ..text });
             }
         } else {
@@ -107,7 +118,10 @@ fn texts(paths: &[PathBuf]) -> Result<Vec<Text>, directory::DirectoryError> {
             texts.push(text);
         }
     }
-    Ok(texts)
+    match empty {
+        Some(error) if texts.is_empty() => Err(error),
+        _ => Ok(texts),
+    }
 }
 
 /// What to say of files that have the name of one before them.

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use futures_util::FutureExt;
 
-use crate::model::pattern::Network;
+use crate::model::pattern::Networks;
 
 pub use check::{Check, check, print_schema};
 
@@ -179,9 +179,16 @@ pub struct Serve {
     /// Its private key (PEM).
     #[arg(long, env = "BRIDGEHEAD_API_TLS_KEY", requires = "api_tls_cert", value_name = "FILE")]
     pub api_tls_key: Option<PathBuf>,
-    /// Networks of proxies in front of REST, with commas between them: what their X-Forwarded-For says is the client.
-    #[arg(long, env = "BRIDGEHEAD_API_PROXIES", value_delimiter = ',', value_name = "NETWORKS")]
-    pub api_proxies: Vec<Network>,
+    /// Networks of proxies in front of REST, with commas between them: what their X-Forwarded-For says is the client. Whoever is
+    /// in them can claim to be anybody, so nobody else may be.
+    #[arg(
+        long,
+        env = "BRIDGEHEAD_API_PROXIES",
+        default_value = "",
+        hide_default_value = true,
+        value_name = "NETWORKS"
+    )]
+    pub api_proxies: Networks,
     /// Where plain /livez, /readyz, /startupz and /metrics listen, without keys.
     #[arg(long, env = "BRIDGEHEAD_HEALTH_LISTEN", value_name = "ADDRESS")]
     pub health_listen: Option<SocketAddr>,

@@ -48,7 +48,7 @@ pub struct ApplyOptions {
     pub take_over: bool,
     /// Only when this revision is in force.
     pub if_revision: Option<u64>,
-    /// Delete what the first start made and the document puts something else in the place of.
+    /// Delete what the first start made and the document puts something else in the place of, where nothing else needs it.
     pub replace_first: bool,
     /// Let secrets pass that are not where they are said to be: to check a document elsewhere.
     pub lenient: bool,
@@ -214,9 +214,7 @@ impl Configuration {
             if options.prune {
                 wishes.extend(self.left_out(document, &options.owner).await?);
             }
-            if options.replace_first {
-                wishes.extend(superseded(&*self.store, document)?);
-            }
+            let replaced = if options.replace_first { superseded(&*self.store, document)? } else { Vec::new() };
             let how = How {
                 authority: &actor.authority,
                 owner: &options.owner,
@@ -225,7 +223,7 @@ impl Configuration {
                 lenient: options.lenient,
                 kind: options.kind,
             };
-            let plan = self.plan(&state, wishes, how).await;
+            let plan = self.plan_without(&state, wishes, &replaced, how).await;
             let plan = plan.map_err(|refused| match refused.of_many() {
                 ChangeError::Invalid(violations) => ApplyError::Invalid(document.placed(violations)),
                 error => error.into(),
@@ -241,6 +239,29 @@ impl Configuration {
             tries += 1;
             self.reload(&mut state).await?;
         }
+    }
+
+    /// Plans wishes, and that what they replace be gone; or them alone, where something else needs it.
+    async fn plan_without(
+        &self,
+        state: &State,
+        wishes: Vec<Wish>,
+        replaced: &[Wish],
+        how: How<'_>,
+    ) -> Result<Plan, Refused> {
+        if !replaced.is_empty() {
+            let all = wishes.iter().chain(replaced).cloned().collect();
+            match self.plan(state, all, how).await {
+                Err(Refused::Invalid(_)) => {}
+                plan => {
+                    let names: Vec<String> =
+                        replaced.iter().map(|wish| object_id(wish.collection, &wish.name)).collect();
+                    tracing::info!(objects = names.join(", "), "the files replace what the first start made");
+                    return plan;
+                }
+            }
+        }
+        self.plan(state, wishes, how).await
     }
 
     /// What the owner has and the document leaves out, as wishes that it be gone.

@@ -382,7 +382,7 @@ fn everybody(allow: &[ClientPattern]) -> Option<usize> {
 }
 
 /// Whether two bindings of one port cannot both be had.
-fn clashes(a: IpAddr, b: IpAddr) -> bool {
+pub(super) fn clashes(a: IpAddr, b: IpAddr) -> bool {
     a == b || a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified())
 }
 

@@ -23,7 +23,7 @@ use super::recipient_set::FILE;
 use crate::model::time::Timestamp;
 
 /// Most files of a set, and most names in the directory that are looked at.
-const MOST_FILES: usize = 1_000;
+pub const MOST_FILES: usize = 1_000;
 const MOST_NAMES: usize = 10_000;
 /// Violations that are logged and told of one bad set.
 const MOST_TOLD: usize = 20;
@@ -185,7 +185,7 @@ fn list(found: &[Placed]) -> String {
 fn read(directory: &Path) -> Result<(Document, Vec<(String, u64, u64, u64, i64, i64, i64)>), DirectoryError> {
     let unreadable = |detail: String| DirectoryError::Unreadable(directory.to_owned(), detail);
     let before = look(directory).map_err(unreadable)?;
-    let texts = texts(directory)?;
+    let texts = texts(directory, MAX_TEXT)?;
     let after = look(directory).map_err(unreadable)?;
     if before != after {
         return Err(DirectoryError::Restless(directory.to_owned()));
@@ -193,17 +193,17 @@ fn read(directory: &Path) -> Result<(Document, Vec<(String, u64, u64, u64, i64, 
     Ok((Document::read(texts)?, after))
 }
 
-/// The texts of a directory's files, by name.
+/// The texts of a directory's files, by name; of at most `room` bytes in all.
 ///
 /// # Errors
 /// See [`DirectoryError`].
-pub fn texts(directory: &Path) -> Result<Vec<Text>, DirectoryError> {
+pub fn texts(directory: &Path, mut room: usize) -> Result<Vec<Text>, DirectoryError> {
     let unreadable = |detail: String| DirectoryError::Unreadable(directory.to_owned(), detail);
     let names = names(directory).map_err(unreadable)?;
     if names.is_empty() {
         return Err(DirectoryError::Empty(directory.to_owned()));
     }
-    let (mut texts, mut room) = (Vec::new(), MAX_TEXT);
+    let mut texts = Vec::new();
     for name in names {
         let text = text(&directory.join(&name), &name, room)?;
         room -= text.text.len();

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde_json::{Value, json};
 
 use super::answer::{Actor, ChangeError, ChangeKind};
-use super::compile::{Objects, compile};
+use super::compile::{Objects, clashes, compile};
 use super::configuration::Configuration;
 use super::document::Document;
 use super::history::{Recorded, RevisionKind};
@@ -19,6 +19,8 @@ use super::violation::object_id;
 use crate::model::host::HostName;
 use crate::model::labels::Labels;
 use crate::model::name::Name;
+use crate::model::spec::connector::{AddressSpace, Restrictions};
+use crate::model::spec::virtual_server::Binding;
 use crate::model::spec::{Collection, DEFAULT, SETTINGS};
 use crate::store::{ConfigStore, StoreError};
 
@@ -108,9 +110,8 @@ impl Configuration {
     }
 }
 
-/// What the files of a document put in the place of objects that the first start made and nobody has changed since, as wishes
-/// that those be gone: a virtual server at the same port, a connector for every domain, a default mailbox store. An object
-/// that the document names is taken over, and does not go.
+/// What the files of a document put something in the place of, among objects that the first start made and nobody has changed
+/// since, as wishes that those be gone. An object that the document names is taken over, and does not go.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -142,14 +143,25 @@ pub(super) fn superseded(store: &dyn ConfigStore, document: &Document) -> Result
     Ok(wishes)
 }
 
+/// Whether one serves all that the other did: a virtual server that needs its port, a connector that carries its mail at all
+/// times for everybody, a mailbox store that is the default.
 fn replaces(new: &Spec, made: &Spec) -> bool {
     match (new, made) {
         (Spec::VirtualServer(new), Spec::VirtualServer(made)) => {
-            new.bindings.iter().any(|new| new.port != 0 && made.bindings.iter().any(|made| new.port == made.port))
+            let takes = |new: &Binding, made: &Binding| {
+                new.port != 0 && new.port == made.port && clashes(new.address.0, made.address.0)
+            };
+            new.enabled && new.bindings.iter().any(|new| made.bindings.iter().any(|made| takes(new, made)))
         }
         (Spec::Connector(new), Spec::Connector(made)) => {
-            let has = |pattern| new.address_spaces.iter().any(|space| &space.pattern == pattern);
-            made.address_spaces.iter().all(|space| has(&space.pattern))
+            let always = new.schedule.is_none() && new.oversize.is_none() && new.remote_triggered.is_none();
+            let serves = |made: &AddressSpace| {
+                new.address_spaces.iter().any(|new| new.pattern == made.pattern && new.cost <= made.cost)
+            };
+            new.enabled
+                && always
+                && new.restrictions == Restrictions::default()
+                && made.address_spaces.iter().all(serves)
         }
         (Spec::MailboxStore(new), Spec::MailboxStore(_)) => new.is_default(),
         _ => false,

@@ -182,6 +182,19 @@ text_value!(
     ["192.0.2.1", "10.0.0.0/8", "2001:db8::/32"]
 );
 
+/// Networks in one text, with commas between them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Networks(pub Vec<Network>);
+
+impl FromStr for Networks {
+    type Err = NotANetwork;
+
+    fn from_str(text: &str) -> Result<Self, NotANetwork> {
+        let each = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+        each.map(str::parse).collect::<Result<_, _>>().map(Networks)
+    }
+}
+
 /// Which recipients: one mailbox, or all of a domain.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum RecipientPattern {

@@ -304,7 +304,7 @@ fn a_key_that_was_used_is_known_after_a_restart_and_an_old_one_ends() {
 #[test]
 fn a_proxy_that_is_trusted_says_who_the_client_is() {
     let key = "a key of a test, long enough for a key";
-    let trusting = Appliance::start_with(&[("BRIDGEHEAD_API_PROXIES", "198.51.100.0/24,127.0.0.1")]);
+    let trusting = Appliance::start_with(&[("BRIDGEHEAD_API_PROXIES", "198.51.100.0/24, 127.0.0.1,")]);
     for (appliance, trusted) in [(trusting, true), (Appliance::start(), false)] {
         let far = json!({"role": "owner", "allowFrom": ["192.0.2.0/24"], "key": {"hash": KeyDigest::of(key)}});
         appliance.put("api-keys/far", far);

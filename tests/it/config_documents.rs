@@ -201,11 +201,13 @@ fn a_watched_directory_is_the_configuration() {
     assert_eq!(condition(&appliance)["status"], "true");
 }
 
-/// A release that was installed without a document gets one.
+/// An appliance that ran without files gets some.
 #[test]
 fn files_replace_what_the_first_start_made() {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let mut appliance = Appliance::start_with(&[("BRIDGEHEAD_SMTP_LISTEN", &format!("127.0.0.1:{port}"))]);
+    // an address that no other test listens at
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let address = format!("127.77.{high}.{low}");
+    let mut appliance = Appliance::start_with(&[("BRIDGEHEAD_SMTP_LISTEN", &format!("{address}:2599"))]);
     let names = |appliance: &Appliance, collection: &str| -> Vec<String> {
         let items = appliance.get(&format!("/api/v1/{collection}"))["items"].as_array().unwrap().clone();
         items.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
@@ -213,27 +215,72 @@ fn files_replace_what_the_first_start_made() {
     appliance.stop();
     let files = tempfile::tempdir().unwrap();
     let file = |text: &str| fs::write(files.path().join("all.yaml"), text).unwrap();
-    // what says something else leaves it alone
-    file("connectors:\n  partner:\n    addressSpaces: [{pattern: partner.example}]\n    route: {dns: {}}\n");
+    let server = |name: &str, address: &str, more: &str| {
+        format!("virtualServers:\n  {name}: {{bindings: [{{address: {address}, port: 2599}}]{more}}}\n")
+    };
+    let connectors = |text: &str| format!("connectors:\n{text}");
+    let all = |name: &str, more: &str| {
+        format!("  {name}: {{addressSpaces: [{{pattern: '*'}}], route: {{smartHosts: [{{host: 192.0.2.1}}]}}{more}}}\n")
+    };
+    // what does not serve all that they do leaves them alone
+    let some = [
+        all("night", ", schedule: {windows: [{from: '22:00', to: '23:00'}]}"),
+        all("small", ", restrictions: {maxSize: 1MiB}"),
+        all("off", ", enabled: false"),
+        "  spare: {addressSpaces: [{pattern: '*', cost: 9}], route: {dns: {}}}\n".to_owned(),
+        "  partner: {addressSpaces: [{pattern: partner.example}], route: {dns: {}}}\n".to_owned(),
+    ];
+    let boxes = |default: bool| format!("mailboxStores:\n  boxes: {{type: maildir, default: {default}}}\n");
+    file(&(server("other", "127.0.0.1", "") + &connectors(&some.concat()) + &boxes(false)));
     appliance.watch(files.path());
     appliance.start_again();
-    eventually("the files are in force", || (names(&appliance, "connectors") == ["default", "partner"]).then_some(()));
-    assert_eq!(names(&appliance, "virtual-servers"), ["default"]);
-
-    // what an operator has changed is his
-    let labels = json!({"labels": {"of": "ada"}});
-    assert_eq!(appliance.rest("PATCH", "/api/v1/mailbox-stores/default", Some(&labels)).status, 200);
-    let server = format!("virtualServers:\n  internal:\n    bindings: [{{address: 127.0.0.1, port: {port}}}]\n");
-    let connector =
-        "connectors:\n  all:\n    addressSpaces: [{pattern: '*'}]\n    route: {smartHosts: [{host: 192.0.2.1}]}\n";
-    file(&format!("{server}{connector}mailboxStores:\n  boxes: {{type: maildir}}\n"));
-    eventually("the new server listens", || (names(&appliance, "virtual-servers") == ["internal"]).then_some(()));
-    assert_eq!(names(&appliance, "connectors"), ["all"]);
+    Smtp::open(appliance.smtp_of("other"));
+    assert_eq!(names(&appliance, "connectors"), ["default", "night", "off", "partner", "small", "spare"]);
+    assert_eq!(names(&appliance, "virtual-servers"), ["default", "other"]);
     assert_eq!(names(&appliance, "mailbox-stores"), ["boxes", "default"]);
+
+    // what an operator has changed is his, and what something of his names stays too
+    let labels = json!({"labels": {"of": "ada"}});
+    assert_eq!(appliance.rest("PATCH", "/api/v1/connectors/default", Some(&labels)).status, 200);
+    appliance.put(
+        "connectors/mine",
+        json!({"addressSpaces": [{"pattern": "mine.example"}], "route": {"dns": {}}, "bridgeheads": ["default"]}),
+    );
+    let taken = server("internal", &address, "") + &connectors(&all("every", "")) + &boxes(true);
+    file(&taken);
+    let condition = |appliance: &Appliance| appliance.get("/api/v1/settings")["status"]["conditions"][0].clone();
+    eventually("it is told that the port is taken", || {
+        condition(&appliance)["message"].as_str().unwrap().contains("listens on 127.77").then_some(())
+    });
+    assert_eq!(names(&appliance, "virtual-servers"), ["default", "other"]);
+    assert_eq!(appliance.rest("DELETE", "/api/v1/connectors/mine", None).status, 204);
+
+    // the rest goes
+    file(&format!("{taken}# again\n"));
+    eventually("the new server listens", || (names(&appliance, "virtual-servers") == ["internal"]).then_some(()));
+    assert_eq!(names(&appliance, "connectors"), ["default", "every"]);
+    assert_eq!(names(&appliance, "mailbox-stores"), ["boxes"]);
     let settings = appliance.get("/api/v1/settings");
     assert_eq!((&settings["owner"], &settings["spec"]["defaultVirtualServer"]), (&json!("system"), &json!(null)));
-    assert_eq!(appliance.smtp_of("internal").port(), port);
+    assert_eq!(appliance.smtp_of("internal").to_string(), format!("{address}:2599"));
     Smtp::open(appliance.smtp_of("internal"));
+}
+
+/// The connector of the first start goes where another carries all mail.
+#[test]
+fn a_connector_for_everything_replaces_the_one_of_the_first_start() {
+    let files = tempfile::tempdir().unwrap();
+    let mut appliance = Appliance::start();
+    appliance.stop();
+    let text = "connectors:\n  every: {addressSpaces: [{pattern: '*'}], route: {dns: {}}}\n";
+    fs::write(files.path().join("all.yaml"), text).unwrap();
+    appliance.watch(files.path());
+    appliance.start_again();
+    eventually("the connector is there", || {
+        (appliance.rest("GET", "/api/v1/connectors/every", None).status == 200).then_some(())
+    });
+    assert_eq!(appliance.rest("GET", "/api/v1/connectors/default", None).status, 404);
+    assert_eq!(appliance.rest("GET", "/api/v1/virtual-servers/default", None).status, 200);
 }
 
 /// As Kubernetes mounts a ConfigMap: links through `..data`, which is swapped.
@@ -288,6 +335,10 @@ fn check_needs_no_appliance() {
     let (code, out, _) = check(&["--one-directory", "set", "more"]);
     assert_eq!(code, 1);
     assert!(out.starts_with("more/b.yaml: set/b.yaml has the same name"), "{out}");
+    // of several that are one, some may be empty
+    fs::create_dir(files.path().join("none")).unwrap();
+    assert_eq!(check(&["--one-directory", "set", "none"]).1, "2 objects are good\n");
+    assert_eq!((check(&["set", "none"]).0, check(&["--one-directory", "none"]).0), (1, 1));
     let (code, out, _) = check(&["--strict", "set"]);
     assert_eq!(code, 1);
     assert!(out.starts_with("set/b.yaml:3:"), "{out}");
