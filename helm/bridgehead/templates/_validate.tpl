@@ -52,7 +52,7 @@
 {{- end -}}
 {{- end -}}
 {{- range $name, $_ := .Values.certificates -}}
-{{- if hasKey $.Values.secretMounts $name -}}
+{{- if hasKey ($.Values.secretMounts | default dict) $name -}}
 {{- fail (printf "certificates.%s and secretMounts.%s are the same directory" $name $name) -}}
 {{- end -}}
 {{- end -}}
