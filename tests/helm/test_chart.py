@@ -2,6 +2,7 @@
 
 import copy
 import glob
+import ipaddress
 import json
 import os
 import re
@@ -685,6 +686,27 @@ class Refusals(unittest.TestCase):
             for settings, words in self.CASES:
                 with self.subTest(helm=helm, settings=settings):
                     self.assertIn(words, charts.refusal(*settings, helm=helm))
+
+    def test_networks_of_proxies_are_such_as_the_appliance_takes(self):
+        """By the judgement of Python's own parser, which is as strict: no bits behind the prefix, no zeros before a number."""
+        good = ["10.0.0.5", "10.0.0.0/8", "0.0.0.0/0", "255.255.255.254/31", "10.244.128.0/17", "192.0.2.1/32", "fd00::/8", "::/0", "::", "::1", "::1/128",
+                "1::", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8", "1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7:8000/113", "2001:DB8:0:1::/64", "fe80::/10", "1::0008/125"]
+        bad = ["10.0.0.5/8", "10.244.128.0/16", "0.0.0.1/31", "10.0.0.0/33", "10.0.0.0/99", "256.0.0.0", "10.0.0", "10.0.0.0.0", "010.0.0.0/8", "10.0.0.0/",
+               "10.0.0.0/08", "::::", ":::", ":", "1:2", "1::2::3", "fd00::1/8", "fe80::/8", "::1/127", "::/129", "1:2:3:4:5:6:7:8:9", "1:2:3:4::5:6:7:8",
+               "12345::", "1:2:3:4:5:6:7:8001/113", "g::", "proxy.example", "10.0.0.1,10.0.0.2", "10.0.0.1-10.0.0.9", ""]
+
+        def known(network):
+            try:
+                return not re.search(r"/(0\d|$)", network) and bool(ipaddress.ip_network(network))
+            except ValueError:
+                return False
+        self.assertEqual([n for n in good + bad if known(n) != (n in good)], [])
+        for helm in charts.HELMS:
+            env = charts.of(charts.made({"api": {"trustedProxies": good}}, helm=helm), "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+            self.assertIn({"name": "BRIDGEHEAD_API_PROXIES", "value": ",".join(good)}, env)
+            for network in bad:
+                with self.subTest(helm=helm, network=network):
+                    self.assertIn("trustedProxies", charts.refusal(f"api.trustedProxies={json.dumps(['10.0.0.0/8', network])}", helm=helm))
 
     def test_what_looks_wrong_and_is_not_is_taken(self):
         def account(**password):

@@ -43,8 +43,8 @@ class Notes(unittest.TestCase):
         self.assertIn("No Service leads here", notes({"services": {"smtp": None}}))
 
     def test_examples_of_the_readme_are_warned_of_nothing(self):
-        examples = [values for values in test_readme.documents()[0] if "config" in values]
-        self.assertGreaterEqual(len(examples), 2)
+        examples = [values for values in test_readme.documents()[0] if "config" in values or "api" in values]
+        self.assertGreaterEqual(len(examples), 3)
         for values in examples:
             self.assertNotIn("WARNING", notes(values))
 
@@ -66,6 +66,12 @@ class Notes(unittest.TestCase):
             found = notes({"api": values})
             self.assertEqual("one address" in found, bool(words), values)
             self.assertIn(words or "", found)
+
+    def test_they_warn_when_anybody_can_claim_to_be_any_client_of_rest(self):
+        trusted = {"api": {"trustedProxies": ["10.244.0.0/16"]}}
+        self.assertIn("WARNING: whoever is in the networks of api.trustedProxies", notes(trusted))
+        self.assertNotIn("whoever", notes({**trusted, "networkPolicy": {"enabled": True}}))
+        self.assertNotIn("whoever", notes("defaults"))
 
     def test_they_warn_of_a_server_without_a_name(self):
         config = {"virtualServers": {"named": {"fqdn": "mail.example.com", "bindings": [BINDING]}, "a": {"bindings": []}, "b": {"bindings": []},

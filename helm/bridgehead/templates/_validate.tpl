@@ -72,6 +72,9 @@
 {{- fail (printf "existingConfigMap: %q is the name of the ConfigMap that is made of config" .Values.existingConfigMap) -}}
 {{- end -}}
 {{- include "bridgehead.validateEnv" . -}}
+{{- range .Values.api.trustedProxies -}}
+{{- include "bridgehead.validateNetwork" (dict "where" "api.trustedProxies" "network" .) -}}
+{{- end -}}
 {{- $files := list -}}
 {{- range keys (.Values.secretMounts | default dict) (.Values.certificates | default dict) -}}
 {{- $files = append $files (printf "/etc/bridgehead/secrets/%s" .) -}}
@@ -152,6 +155,31 @@
 {{- end -}}
 {{- if and (hasKey .Values.env "BRIDGEHEAD_SECRETS_DIR") (or .Values.secretMounts .Values.certificates) -}}
 {{- fail "env.BRIDGEHEAD_SECRETS_DIR: secretMounts and certificates are at /etc/bridgehead/secrets; leave it, or leave those" -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+What the pattern of the schema cannot say of a network: how much `::` stands for, and that no bit is set behind the prefix. The
+appliance would not start.
+*/}}
+{{- define "bridgehead.validateNetwork" -}}
+{{- $address := splitList "/" .network | first -}}
+{{- $six := contains ":" $address -}}
+{{- $halves := list -}}
+{{- range splitList "::" $address -}}
+{{- $bits := "" -}}
+{{- range regexSplit "[:.]" . -1 | compact -}}
+{{- $bits = printf "%s%0*b" $bits (ternary 16 8 $six) (ternary (printf "0x%s" .) . $six | int) -}}
+{{- end -}}
+{{- $halves = append $halves $bits -}}
+{{- end -}}
+{{- $left := sub (ternary 128 32 $six) (join "" $halves | len) | int -}}
+{{- if and (contains "::" $address) (lt $left 16) -}}
+{{- fail (printf "%s: %s is no network: it has too many groups" .where .network) -}}
+{{- end -}}
+{{- $bits := join (repeat $left "0") $halves -}}
+{{- if and (contains "/" .network) (contains "1" (substr (splitList "/" .network | last | int) -1 $bits)) -}}
+{{- fail (printf "%s: %s is no network: bits behind its prefix are set" .where .network) -}}
 {{- end -}}
 {{- end -}}
 
