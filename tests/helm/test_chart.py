@@ -480,6 +480,9 @@ class Promises(unittest.TestCase):
         self.assertEqual(asked("watched"), [])
         self.assertEqual(asked("gateway-api"), [])
         self.assertEqual(asked("documents-from-elsewhere"), [])
+        # a Service without an address translates no port
+        headless = charts.of(charts.made({"services": {"smtp": {"clusterIP": "None"}}}), "Pod")
+        self.assertEqual(headless["spec"]["containers"][0]["args"][2:], ["--smtp=mail-bridgehead-smtp:2525"])
         # nor where the greeting is held back, nor where this pod may be turned away
         self.assertEqual(of({}), asked("defaults"))
         self.assertEqual(of({"connections": {"greetingDelay": "0s"}}), asked("defaults"))
