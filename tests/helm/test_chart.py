@@ -666,6 +666,10 @@ class Refusals(unittest.TestCase):
         (['services.smtp.type="LoadBalancer"', 'services.smtp.healthCheckNodePort=80'], "services.smtp.healthCheckNodePort: 80 is not among"),
         (['services.smtp.type="LoadBalancer"', 'services.smtp.clusterIP="None"'], "without clusterIP: None"),
         (['api.service.type="NodePort"', 'api.service.clusterIP="None"'], "without clusterIP: None"),
+        (['services.smtp.type="LoadBalancer"', 'services.smtp.externalTrafficPolicy="Cluster"', 'services.smtp.healthCheckNodePort=30999'],
+         "services.smtp: healthCheckNodePort needs externalTrafficPolicy: Local"),
+        (['api.service.type="LoadBalancer"', 'api.service.externalTrafficPolicy="Cluster"', 'api.service.healthCheckNodePort=30999'],
+         "api.service: healthCheckNodePort needs externalTrafficPolicy: Local"),
         (['services.smtp.healthCheckNodePort=30999'], "healthCheckNodePort needs the type LoadBalancer"),
         (['api.service.externalTrafficPolicy="Local"'], "api.service: externalTrafficPolicy needs the type"),
         (['services.smtp.ports={"25": null}'], "services.smtp has no ports"),
@@ -678,6 +682,7 @@ class Refusals(unittest.TestCase):
             "BRIDGEHEAD_HEALTH_LISTEN": "listenAddress", "BRIDGEHEAD_SMTP_LISTEN": "listenAddress", "BRIDGEHEAD_API_TLS_CERT": "api.tls.secretName",
             "BRIDGEHEAD_API_PROXIES": "api.trustedProxies",
             "BRIDGEHEAD_API_TLS_KEY": "api.tls.secretName", "BRIDGEHEAD_ADMIN_KEY_FILE": "adminKey.existingSecret", "BRIDGEHEAD_STORE": "store"}.items()),
+        (['env.BRIDGEHEAD_ADMIN_KEY="a key of 16 characters"', 'adminKey.existingSecret="owner"'], "env.BRIDGEHEAD_ADMIN_KEY: the key comes from adminKey.existingSecret"),
         (['env.BRIDGEHEAD_SECRETS_DIR="/vault/secrets"', 'secretMounts={"a": {"secretName": "a"}}'], "env.BRIDGEHEAD_SECRETS_DIR"),
         (['serviceMonitor.interval="90"'], "interval"),
         (['certificates={"a": {"issuerRef": {"name": "i"}}}'], "dnsNames"),
@@ -738,6 +743,8 @@ class Refusals(unittest.TestCase):
             {**account(env="BRIDGEHEAD_SECRET_A"), "envFrom": [{"secretRef": {"name": "a"}}]},
             {"restore": {"fromClaim": "mail-bridgehead-data"}, "persistence": {"claimName": "other"}},
             {"services": {"smtp": {"type": "NodePort", "nodePorts": {"25": 25}}}, "nodePortRange": "1-32767"},
+            {"services": {"smtp": {"type": "LoadBalancer", "healthCheckNodePort": 30999}}},
+            {"env": {"BRIDGEHEAD_ADMIN_KEY": {"valueFrom": {"secretKeyRef": {"name": "owner", "key": "key"}}}}},
             {"env": {"BRIDGEHEAD_LOG": "debug", "BRIDGEHEAD_IMPORT_DIR": "/imports"}},
         ):
             for helm in charts.HELMS:

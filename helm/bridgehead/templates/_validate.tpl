@@ -103,6 +103,9 @@
 {{- if and $service.externalTrafficPolicy (not (include "bridgehead.outside" $service)) -}}
 {{- fail (printf "%s: externalTrafficPolicy needs the type LoadBalancer or NodePort, or externalIPs" $where) -}}
 {{- end -}}
+{{- if and $service.healthCheckNodePort (eq ($service.externalTrafficPolicy | default "Local") "Cluster") -}}
+{{- fail (printf "%s: healthCheckNodePort needs externalTrafficPolicy: Local" $where) -}}
+{{- end -}}
 {{- if and (eq ($service.clusterIP | default "") "None") (ne $type "ClusterIP") -}}
 {{- fail (printf "%s: a %s needs an address in the cluster: without clusterIP: None" $where $type) -}}
 {{- end -}}
@@ -152,6 +155,9 @@
 {{- with get $instead $name -}}
 {{- fail (printf "env.%s: the chart sets it; use %s" $name .) -}}
 {{- end -}}
+{{- end -}}
+{{- if and (hasKey .Values.env "BRIDGEHEAD_ADMIN_KEY") .Values.adminKey.existingSecret -}}
+{{- fail "env.BRIDGEHEAD_ADMIN_KEY: the key comes from adminKey.existingSecret; leave one of them" -}}
 {{- end -}}
 {{- if and (hasKey .Values.env "BRIDGEHEAD_SECRETS_DIR") (or .Values.secretMounts .Values.certificates) -}}
 {{- fail "env.BRIDGEHEAD_SECRETS_DIR: secretMounts and certificates are at /etc/bridgehead/secrets; leave it, or leave those" -}}
