@@ -135,6 +135,11 @@ class Rendering(unittest.TestCase):
             self.assertEqual(len(found), len(set(found)))
             for kind, name in found:
                 self.assertLessEqual(len(name), 63, kind)
+            # as README says: the names of a release that was installed when they were cut
+            cut = long[:40].removesuffix("-")
+            kept = charts.of(charts.made({"fullnameOverride": cut}, release=long, helm=helm), "StatefulSet")
+            claim = next(v for v in kept["spec"]["template"]["spec"]["volumes"] if v["name"] == "data")["persistentVolumeClaim"]["claimName"]
+            self.assertEqual((kept["metadata"]["name"], claim, kept["spec"]["serviceName"]), (cut, f"{cut}-data", f"{cut}-pods"))
 
     def valid(self, *layers, **how):
         """The objects of values that are given as such, which Kubernetes takes."""
@@ -804,6 +809,9 @@ class Drift(unittest.TestCase):
         self.assertNotIn("dependencies", chart)
         for annotation in ("category", "license", "changes"):
             self.assertIn(f"artifacthub.io/{annotation}", chart["annotations"])
+        for change in yaml.safe_load(chart["annotations"]["artifacthub.io/changes"]):
+            self.assertEqual(set(change), {"kind", "description"})
+            self.assertIn(change["kind"], {"added", "changed", "deprecated", "removed", "fixed", "security"})
 
 
 if __name__ == "__main__":
