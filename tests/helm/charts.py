@@ -45,8 +45,13 @@ def objects(name, helm="helm4"):
     return [one for one in yaml.safe_load_all(rendered(helm, name)) if one]
 
 
-def made(*layers, release="mail", namespace="mail", helm="helm4", more=()):
-    """The objects of values that are given as such, later ones over earlier ones, and of `more` arguments."""
+def made(*layers, **how):
+    """The objects of values that are given as such."""
+    return [one for one in yaml.safe_load_all(text(*layers, **how)) if one]
+
+
+def text(*layers, release="mail", namespace="mail", helm="helm4", more=()):
+    """What Helm makes of values that are given as such, later ones over earlier ones, and of `more` arguments."""
     with tempfile.TemporaryDirectory() as directory:
         arguments = ["template", release, CHART, "--namespace", namespace, "--kube-version", KUBERNETES]
         for number, values in enumerate(layers):
@@ -57,7 +62,7 @@ def made(*layers, release="mail", namespace="mail", helm="helm4", more=()):
         done = run(helm, *arguments, *more)
     if done.returncode != 0 or done.stderr.strip():
         raise AssertionError(f"{helm} template: {done.stderr}")
-    return [one for one in yaml.safe_load_all(done.stdout) if one]
+    return done.stdout
 
 
 def of(found, kind, ending=""):

@@ -2,6 +2,7 @@
 
 import copy
 import glob
+import ipaddress
 import json
 import os
 import re
@@ -20,6 +21,57 @@ import charts
 VERSIONS = ("1.30", "1.31", "1.33", "1.35", "1.37")
 # kinds that Kubernetes itself does not have
 FOREIGN = {"Certificate", "PrometheusRule", "ServiceMonitor", "TCPRoute"}
+with open(os.path.join(charts.CHART, "values.schema.json")) as schema:
+    JUDGE = jsonschema.Draft7Validator(json.load(schema))
+# beside every switch: what some need, and what others look at
+USED = {
+    "pool": "mx", "commonLabels": {"a": "b"}, "adminKey": {"existingSecret": "owner"}, "configSecrets": ["documents"],
+    "config": {"virtualServers": {"a": {"bindings": [{"address": "0.0.0.0", "port": 2525}]}},
+               "accounts": {"a": {"username": "a@a.example", "password": {"file": "a/a"}}}},
+    "secretMounts": {"a": {"secretName": "a"}}, "certificates": {"c": {"dnsNames": ["c.example"], "issuerRef": {"name": "c"}}},
+    "services": {"smtp": {"type": "NodePort", "externalTrafficPolicy": "Cluster", "nodePorts": {"25": 30025}}},
+    "tcpRoutes": {"t": {"parentRefs": [{"name": "g"}], "service": "smtp", "port": 25}},
+    "api": {"trustedProxies": ["10.244.0.0/16"], "tls": {"secretName": "api-tls"}, "ingress": {"hosts": ["mail.example"]},
+            "service": {"type": "NodePort", "externalTrafficPolicy": "Cluster", "nodePort": 30080}},
+    "persistence": {"claimName": "restored"}, "restore": {"fromSnapshot": "a"}, "env": {"A": "a"},
+    "networkPolicy": {"egress": [{}], "extraIngress": [{"ports": [{"port": 9000}]}]},
+    "metrics": {"prometheusRule": {"without": ["BridgeheadDraining"]}},
+}
+
+
+def defaults():
+    with open(os.path.join(charts.CHART, "values.yaml")) as f:
+        return yaml.safe_load(f)
+
+
+def turned(node, on):
+    """The switches of these values, on or off."""
+    return {k: on if isinstance(v, bool) else turned(v, on) for k, v in node.items() if isinstance(v, (bool, dict))}
+
+
+def merged(base, over):
+    return {**base, **{k: merged(base[k], v) if isinstance(base.get(k), dict) and isinstance(v, dict) else v for k, v in over.items()}}
+
+
+def instead(values, path, value):
+    """These values with another at this path."""
+    key, *rest = path
+    return {**values, key: instead(values.get(key, {}), rest, value) if rest else value}
+
+
+def without(values, path):
+    key, *rest = path
+    return {k: without(v, rest) if k == key else v for k, v in values.items() if rest or k != key}
+
+
+def can_go(values, within, path=()):
+    """The keys of values.yaml, as paths and with what stands there, that the schema lets go from these values, each alone."""
+    for key, default in within.items():
+        at = (*path, key)
+        if JUDGE.is_valid(without(values, at)):
+            yield at, default
+        if isinstance(default, dict):
+            yield from can_go(values, default, at)
 
 
 class Rendering(unittest.TestCase):
@@ -83,6 +135,11 @@ class Rendering(unittest.TestCase):
             self.assertEqual(len(found), len(set(found)))
             for kind, name in found:
                 self.assertLessEqual(len(name), 63, kind)
+            # as README says: the names of a release that was installed when they were cut
+            cut = long[:40].removesuffix("-")
+            kept = charts.of(charts.made({"fullnameOverride": cut}, release=long, helm=helm), "StatefulSet")
+            claim = next(v for v in kept["spec"]["template"]["spec"]["volumes"] if v["name"] == "data")["persistentVolumeClaim"]["claimName"]
+            self.assertEqual((kept["metadata"]["name"], claim, kept["spec"]["serviceName"]), (cut, f"{cut}-data", f"{cut}-pods"))
 
     def valid(self, *layers, **how):
         """The objects of values that are given as such, which Kubernetes takes."""
@@ -93,49 +150,45 @@ class Rendering(unittest.TestCase):
         return found
 
     def test_every_switch_can_be_on_and_off(self):
-        def turned(node, on):
-            return {k: on if isinstance(v, bool) else turned(v, on) for k, v in node.items() if isinstance(v, (bool, dict))}
-        with open(os.path.join(charts.CHART, "values.yaml")) as f:
-            defaults = yaml.safe_load(f)
         for helm in charts.HELMS:
             for on in (True, False):
                 with self.subTest(helm=helm, on=on):
-                    values = turned(defaults, on)
-                    # what some need
-                    values["pool"] = "mx"
-                    values["api"]["ingress"]["hosts"] = ["mail.example"]
-                    values["existingConfigMap"] = "documents"
-                    kinds = {o["kind"] for o in self.valid(values, helm=helm)}
+                    needed = {"pool": "mx", "api": {"ingress": {"hosts": ["mail.example"]}}, "existingConfigMap": "documents"}
+                    kinds = {o["kind"] for o in self.valid(turned(defaults(), on), needed, helm=helm)}
                     switched = {"Job", "Ingress", "NetworkPolicy", "PodDisruptionBudget", "ServiceMonitor", "PrometheusRule", "ConfigMap"}
                     self.assertEqual(kinds & switched, switched if on else set())
 
     def test_null_is_refused_in_words_or_takes_a_value_away(self):
         """Each key of values.yaml: where the schema lets it go, all at once, Kubernetes takes what is rendered."""
-        with open(os.path.join(charts.CHART, "values.schema.json")) as f:
-            judge = jsonschema.Draft7Validator(json.load(f))
-        with open(os.path.join(charts.CHART, "values.yaml")) as f:
-            values = yaml.safe_load(f)
-        count = 0
-
-        def gone(node):
-            nonlocal count
-            nulls = {}
-            for key, value in list(node.items()):
-                del node[key]
-                if judge.is_valid(values):
-                    nulls[key] = None
-                    count += 1
-                node[key] = value
-                if key not in nulls and isinstance(value, dict):
-                    nulls[key] = gone(value)
-            return nulls
-        nulls = gone(values)
-        self.assertGreater(count, 40)
+        nulls = {}
+        for path, _ in reversed(list(can_go(defaults(), defaults()))):
+            nulls = instead(nulls, path, None)
         for helm in charts.HELMS:
             with self.subTest(helm=helm):
                 self.valid(nulls, helm=helm)
             for key in ("api", "livenessProbe", "preStopSleepSeconds"):
                 self.assertIn(key, charts.refusal(f"{key}=null", helm=helm))
+
+    def test_any_one_value_can_be_null_when_all_are_in_use(self):
+        """With every switch on. Where the default is empty, it is as if that had been said."""
+        used = merged(turned(defaults(), True), USED)
+        refused = {"secretMounts": "nothing brings", "services": "there is no service", "services.smtp": "there is no service",
+                   "services.smtp.type": "needs the type", "services.smtp.ports.25": "has no ports", "pool": "needs a pool"}
+        count = 0
+        for path, default in can_go(merged(defaults(), used), defaults()):
+            count += 1
+            values, name = instead(used, path, None), ".".join(path)
+            for helm in charts.HELMS:
+                with self.subTest(helm=helm, null=name):
+                    if name in refused:
+                        with self.assertRaisesRegex(AssertionError, f"execution error.*{refused[name]}"):
+                            charts.text(values, helm=helm)
+                        continue
+                    found = charts.text(values, helm=helm)
+                    # a field of Kubernetes' own has a default of its own
+                    if not default and path[0] != "securityContext" and helm == "helm4":
+                        self.assertEqual(found, charts.text(instead(used, path, default)))
+        self.assertGreater(count, 100)
 
     def test_null_takes_away_what_an_earlier_file_has(self):
         """Wherever names lead to something: nothing of it is left, in the document neither."""
@@ -432,6 +485,9 @@ class Promises(unittest.TestCase):
         self.assertEqual(asked("watched"), [])
         self.assertEqual(asked("gateway-api"), [])
         self.assertEqual(asked("documents-from-elsewhere"), [])
+        # a Service without an address translates no port
+        headless = charts.of(charts.made({"services": {"smtp": {"clusterIP": "None"}}}), "Pod")
+        self.assertEqual(headless["spec"]["containers"][0]["args"][2:], ["--smtp=mail-bridgehead-smtp:2525"])
         # nor where the greeting is held back, nor where this pod may be turned away
         self.assertEqual(of({}), asked("defaults"))
         self.assertEqual(of({"connections": {"greetingDelay": "0s"}}), asked("defaults"))
@@ -615,6 +671,10 @@ class Refusals(unittest.TestCase):
         (['services.smtp.type="LoadBalancer"', 'services.smtp.healthCheckNodePort=80'], "services.smtp.healthCheckNodePort: 80 is not among"),
         (['services.smtp.type="LoadBalancer"', 'services.smtp.clusterIP="None"'], "without clusterIP: None"),
         (['api.service.type="NodePort"', 'api.service.clusterIP="None"'], "without clusterIP: None"),
+        (['services.smtp.type="LoadBalancer"', 'services.smtp.externalTrafficPolicy="Cluster"', 'services.smtp.healthCheckNodePort=30999'],
+         "services.smtp: healthCheckNodePort needs externalTrafficPolicy: Local"),
+        (['api.service.type="LoadBalancer"', 'api.service.externalTrafficPolicy="Cluster"', 'api.service.healthCheckNodePort=30999'],
+         "api.service: healthCheckNodePort needs externalTrafficPolicy: Local"),
         (['services.smtp.healthCheckNodePort=30999'], "healthCheckNodePort needs the type LoadBalancer"),
         (['api.service.externalTrafficPolicy="Local"'], "api.service: externalTrafficPolicy needs the type"),
         (['services.smtp.ports={"25": null}'], "services.smtp has no ports"),
@@ -627,6 +687,7 @@ class Refusals(unittest.TestCase):
             "BRIDGEHEAD_HEALTH_LISTEN": "listenAddress", "BRIDGEHEAD_SMTP_LISTEN": "listenAddress", "BRIDGEHEAD_API_TLS_CERT": "api.tls.secretName",
             "BRIDGEHEAD_API_PROXIES": "api.trustedProxies",
             "BRIDGEHEAD_API_TLS_KEY": "api.tls.secretName", "BRIDGEHEAD_ADMIN_KEY_FILE": "adminKey.existingSecret", "BRIDGEHEAD_STORE": "store"}.items()),
+        (['env.BRIDGEHEAD_ADMIN_KEY="a key of 16 characters"', 'adminKey.existingSecret="owner"'], "env.BRIDGEHEAD_ADMIN_KEY: the key comes from adminKey.existingSecret"),
         (['env.BRIDGEHEAD_SECRETS_DIR="/vault/secrets"', 'secretMounts={"a": {"secretName": "a"}}'], "env.BRIDGEHEAD_SECRETS_DIR"),
         (['serviceMonitor.interval="90"'], "interval"),
         (['certificates={"a": {"issuerRef": {"name": "i"}}}'], "dnsNames"),
@@ -638,6 +699,27 @@ class Refusals(unittest.TestCase):
             for settings, words in self.CASES:
                 with self.subTest(helm=helm, settings=settings):
                     self.assertIn(words, charts.refusal(*settings, helm=helm))
+
+    def test_networks_of_proxies_are_such_as_the_appliance_takes(self):
+        """By the judgement of Python's own parser, which is as strict: no bits behind the prefix, no zeros before a number."""
+        good = ["10.0.0.5", "10.0.0.0/8", "0.0.0.0/0", "255.255.255.254/31", "10.244.128.0/17", "192.0.2.1/32", "fd00::/8", "::/0", "::", "::1", "::1/128",
+                "1::", "1:2:3:4:5:6:7::", "::2:3:4:5:6:7:8", "1:2:3:4:5:6:7:8", "1:2:3:4:5:6:7:8000/113", "2001:DB8:0:1::/64", "fe80::/10", "1::0008/125"]
+        bad = ["10.0.0.5/8", "10.244.128.0/16", "0.0.0.1/31", "10.0.0.0/33", "10.0.0.0/99", "256.0.0.0", "10.0.0", "10.0.0.0.0", "010.0.0.0/8", "10.0.0.0/",
+               "10.0.0.0/08", "::::", ":::", ":", "1:2", "1::2::3", "fd00::1/8", "fe80::/8", "::1/127", "::/129", "1:2:3:4:5:6:7:8:9", "1:2:3:4::5:6:7:8",
+               "12345::", "1:2:3:4:5:6:7:8001/113", "g::", "proxy.example", "10.0.0.1,10.0.0.2", "10.0.0.1-10.0.0.9", ""]
+
+        def known(network):
+            try:
+                return not re.search(r"/(0\d|$)", network) and bool(ipaddress.ip_network(network))
+            except ValueError:
+                return False
+        self.assertEqual([n for n in good + bad if known(n) != (n in good)], [])
+        for helm in charts.HELMS:
+            env = charts.of(charts.made({"api": {"trustedProxies": good}}, helm=helm), "StatefulSet")["spec"]["template"]["spec"]["containers"][0]["env"]
+            self.assertIn({"name": "BRIDGEHEAD_API_PROXIES", "value": ",".join(good)}, env)
+            for network in bad:
+                with self.subTest(helm=helm, network=network):
+                    self.assertIn("trustedProxies", charts.refusal(f"api.trustedProxies={json.dumps(['10.0.0.0/8', network])}", helm=helm))
 
     def test_what_looks_wrong_and_is_not_is_taken(self):
         def account(**password):
@@ -666,6 +748,8 @@ class Refusals(unittest.TestCase):
             {**account(env="BRIDGEHEAD_SECRET_A"), "envFrom": [{"secretRef": {"name": "a"}}]},
             {"restore": {"fromClaim": "mail-bridgehead-data"}, "persistence": {"claimName": "other"}},
             {"services": {"smtp": {"type": "NodePort", "nodePorts": {"25": 25}}}, "nodePortRange": "1-32767"},
+            {"services": {"smtp": {"type": "LoadBalancer", "healthCheckNodePort": 30999}}},
+            {"env": {"BRIDGEHEAD_ADMIN_KEY": {"valueFrom": {"secretKeyRef": {"name": "owner", "key": "key"}}}}},
             {"env": {"BRIDGEHEAD_LOG": "debug", "BRIDGEHEAD_IMPORT_DIR": "/imports"}},
         ):
             for helm in charts.HELMS:
@@ -675,13 +759,9 @@ class Refusals(unittest.TestCase):
 
     def test_every_misspelt_value_is_refused(self):
         """Each key of values.yaml, one at a time, by the schema; Helm itself is asked by the cases above."""
-        with open(os.path.join(charts.CHART, "values.schema.json")) as f:
-            schema = json.load(f)
-        with open(os.path.join(charts.CHART, "values.yaml")) as f:
-            values = yaml.safe_load(f)
-        jsonschema.Draft7Validator.check_schema(schema)
-        judge = jsonschema.Draft7Validator(schema)
-        self.assertEqual([e.message for e in judge.iter_errors(values)], [])
+        values = defaults()
+        jsonschema.Draft7Validator.check_schema(JUDGE.schema)
+        self.assertEqual([e.message for e in JUDGE.iter_errors(values)], [])
         # where Kubernetes decides what there is
         free = {"resources.requests", "resources.limits", "check.resources.requests", "check.resources.limits", "podSecurityContext", "securityContext", "services"}
         tried = 0
@@ -693,7 +773,7 @@ class Refusals(unittest.TestCase):
                 if path not in free and not path.startswith("securityContext.") and not path.startswith("podSecurityContext."):
                     node[key + "x"] = node.pop(key)
                     with self.subTest(misspelt=at):
-                        self.assertFalse(judge.is_valid(values))
+                        self.assertFalse(JUDGE.is_valid(values))
                     node[key] = node.pop(key + "x")
                     tried += 1
                 if isinstance(node[key], dict):
@@ -702,18 +782,11 @@ class Refusals(unittest.TestCase):
         self.assertGreater(tried, 100)
 
     def test_every_value_set_meets_the_schema_by_another_judge(self):
-        with open(os.path.join(charts.CHART, "values.schema.json")) as f:
-            judge = jsonschema.Draft7Validator(json.load(f))
-        with open(os.path.join(charts.CHART, "values.yaml")) as f:
-            defaults = yaml.safe_load(f)
-
-        def merged(base, over):
-            return {**base, **{k: merged(base[k], v) if isinstance(base.get(k), dict) and isinstance(v, dict) else v for k, v in over.items()}}
         for name, path in charts.value_sets().items():
             with open(path) as f:
                 values = yaml.safe_load(f) or {}
-            values = merged(defaults, values)
-            self.assertEqual([f"{list(e.absolute_path)}: {e.message}" for e in judge.iter_errors(values)], [], name)
+            values = merged(defaults(), values)
+            self.assertEqual([f"{list(e.absolute_path)}: {e.message}" for e in JUDGE.iter_errors(values)], [], name)
 
 
 class Drift(unittest.TestCase):
@@ -736,6 +809,9 @@ class Drift(unittest.TestCase):
         self.assertNotIn("dependencies", chart)
         for annotation in ("category", "license", "changes"):
             self.assertIn(f"artifacthub.io/{annotation}", chart["annotations"])
+        for change in yaml.safe_load(chart["annotations"]["artifacthub.io/changes"]):
+            self.assertEqual(set(change), {"kind", "description"})
+            self.assertIn(change["kind"], {"added", "changed", "deprecated", "removed", "fixed", "security"})
 
 
 if __name__ == "__main__":

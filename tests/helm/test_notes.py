@@ -27,10 +27,10 @@ def notes(values):
 
 class Notes(unittest.TestCase):
     def test_they_say_what_to_do_next(self):
-        for name, words in {"defaults": ["bridgehead token", "relays for nobody", "port-forward", "mail-bridgehead-smtp.mail.svc:25", "`fqdn`"],
+        for name, words in {"defaults": ["bridgehead token", "relays for nobody", "port-forward statefulset/mail-bridgehead 8025\n", "mail-bridgehead-smtp.mail.svc:25", "`fqdn`"],
                             "two-gateways": ["get secret mail-owner", "mail-bridgehead-internal.mail.svc:587", "service mail-bridgehead-internet -w",
                                              "From outside, at 192.0.2.26"],
-                            "node-ports": ["WARNING", "whole Internet", "8025:80", "the address of a node, and the port behind the colon in: kubectl -n mail get service mail-bridgehead-smtp"],
+                            "node-ports": ["WARNING", "whole Internet", "the address of a node, and the port behind the colon in: kubectl -n mail get service mail-bridgehead-smtp"],
                             "restored": ["frozen", '"action": "thaw"'],
                             "documents-from-elsewhere": [],
                             "rest-outside": ["https://mail-api.example.com/mail/docs/", "service mail-bridgehead-api -w"]}.items():
@@ -42,9 +42,15 @@ class Notes(unittest.TestCase):
         self.assertIn("curl -s -X POST http://a.example/mail/api/v1/bulk-actions", notes(copy))
         self.assertIn("No Service leads here", notes({"services": {"smtp": None}}))
 
+    def test_they_name_the_port_of_the_binding_where_a_service_has_no_address(self):
+        services = {"smtp": {"clusterIP": "None", "ports": {"25": 2525}}, "other": {"clusterIP": "10.96.0.9", "ports": {"26": 2525}}}
+        found = notes({"services": services})
+        self.assertIn("mail-bridgehead-smtp.mail.svc:2525 ", found)
+        self.assertIn("mail-bridgehead-other.mail.svc:26 ", found)
+
     def test_examples_of_the_readme_are_warned_of_nothing(self):
-        examples = [values for values in test_readme.documents()[0] if "config" in values]
-        self.assertGreaterEqual(len(examples), 2)
+        examples = [values for values in test_readme.documents()[0] if "config" in values or "api" in values]
+        self.assertGreaterEqual(len(examples), 3)
         for values in examples:
             self.assertNotIn("WARNING", notes(values))
 
@@ -66,6 +72,12 @@ class Notes(unittest.TestCase):
             found = notes({"api": values})
             self.assertEqual("one address" in found, bool(words), values)
             self.assertIn(words or "", found)
+
+    def test_they_warn_when_anybody_can_claim_to_be_any_client_of_rest(self):
+        trusted = {"api": {"trustedProxies": ["10.244.0.0/16"]}}
+        self.assertIn("WARNING: whoever is in the networks of api.trustedProxies", notes(trusted))
+        self.assertNotIn("whoever", notes({**trusted, "networkPolicy": {"enabled": True}}))
+        self.assertNotIn("whoever", notes("defaults"))
 
     def test_they_warn_of_a_server_without_a_name(self):
         config = {"virtualServers": {"named": {"fqdn": "mail.example.com", "bindings": [BINDING]}, "a": {"bindings": []}, "b": {"bindings": []},

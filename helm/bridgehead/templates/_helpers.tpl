@@ -354,6 +354,11 @@ The bindings that are known when this is rendered, as JSON: {"known": true, "lis
 {{- if or (ne (.type | default "ClusterIP") "ClusterIP") .externalIPs -}}true{{- end -}}
 {{- end -}}
 
+{{/* The port that clients in the cluster connect to: without an address of its own a Service translates none. (list service port target) */}}
+{{- define "bridgehead.clientPort" -}}
+{{- eq ((first .).clusterIP | default "") "None" | ternary (index . 2) (index . 1) -}}
+{{- end -}}
+
 {{/* What Services for mail and the one for REST have in common. */}}
 {{- define "bridgehead.serviceSpec" -}}
 type: {{ .type | default "ClusterIP" }}

@@ -52,7 +52,7 @@
 {{- end -}}
 {{- end -}}
 {{- range $name, $_ := .Values.certificates -}}
-{{- if hasKey $.Values.secretMounts $name -}}
+{{- if hasKey ($.Values.secretMounts | default dict) $name -}}
 {{- fail (printf "certificates.%s and secretMounts.%s are the same directory" $name $name) -}}
 {{- end -}}
 {{- end -}}
@@ -72,6 +72,9 @@
 {{- fail (printf "existingConfigMap: %q is the name of the ConfigMap that is made of config" .Values.existingConfigMap) -}}
 {{- end -}}
 {{- include "bridgehead.validateEnv" . -}}
+{{- range .Values.api.trustedProxies -}}
+{{- include "bridgehead.validateNetwork" (dict "where" "api.trustedProxies" "network" .) -}}
+{{- end -}}
 {{- $files := list -}}
 {{- range keys (.Values.secretMounts | default dict) (.Values.certificates | default dict) -}}
 {{- $files = append $files (printf "/etc/bridgehead/secrets/%s" .) -}}
@@ -99,6 +102,9 @@
 {{- end -}}
 {{- if and $service.externalTrafficPolicy (not (include "bridgehead.outside" $service)) -}}
 {{- fail (printf "%s: externalTrafficPolicy needs the type LoadBalancer or NodePort, or externalIPs" $where) -}}
+{{- end -}}
+{{- if and $service.healthCheckNodePort (eq ($service.externalTrafficPolicy | default "Local") "Cluster") -}}
+{{- fail (printf "%s: healthCheckNodePort needs externalTrafficPolicy: Local" $where) -}}
 {{- end -}}
 {{- if and (eq ($service.clusterIP | default "") "None") (ne $type "ClusterIP") -}}
 {{- fail (printf "%s: a %s needs an address in the cluster: without clusterIP: None" $where $type) -}}
@@ -150,8 +156,36 @@
 {{- fail (printf "env.%s: the chart sets it; use %s" $name .) -}}
 {{- end -}}
 {{- end -}}
+{{- if and (hasKey .Values.env "BRIDGEHEAD_ADMIN_KEY") .Values.adminKey.existingSecret -}}
+{{- fail "env.BRIDGEHEAD_ADMIN_KEY: the key comes from adminKey.existingSecret; leave one of them" -}}
+{{- end -}}
 {{- if and (hasKey .Values.env "BRIDGEHEAD_SECRETS_DIR") (or .Values.secretMounts .Values.certificates) -}}
 {{- fail "env.BRIDGEHEAD_SECRETS_DIR: secretMounts and certificates are at /etc/bridgehead/secrets; leave it, or leave those" -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+What the pattern of the schema cannot say of a network: how much `::` stands for, and that no bit is set behind the prefix. The
+appliance would not start.
+*/}}
+{{- define "bridgehead.validateNetwork" -}}
+{{- $address := splitList "/" .network | first -}}
+{{- $six := contains ":" $address -}}
+{{- $halves := list -}}
+{{- range splitList "::" $address -}}
+{{- $bits := "" -}}
+{{- range regexSplit "[:.]" . -1 | compact -}}
+{{- $bits = printf "%s%0*b" $bits (ternary 16 8 $six) (ternary (printf "0x%s" .) . $six | int) -}}
+{{- end -}}
+{{- $halves = append $halves $bits -}}
+{{- end -}}
+{{- $left := sub (ternary 128 32 $six) (join "" $halves | len) | int -}}
+{{- if and (contains "::" $address) (lt $left 16) -}}
+{{- fail (printf "%s: %s is no network: it has too many groups" .where .network) -}}
+{{- end -}}
+{{- $bits := join (repeat $left "0") $halves -}}
+{{- if and (contains "/" .network) (contains "1" (substr (splitList "/" .network | last | int) -1 $bits)) -}}
+{{- fail (printf "%s: %s is no network: bits behind its prefix are set" .where .network) -}}
 {{- end -}}
 {{- end -}}
 
