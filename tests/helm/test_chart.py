@@ -1,5 +1,6 @@
 """What the chart renders: the same as is checked in, by both Helms; valid for Kubernetes; and never what it promises not to do."""
 
+import concurrent.futures
 import copy
 import glob
 import ipaddress
@@ -174,21 +175,26 @@ class Rendering(unittest.TestCase):
         used = merged(turned(defaults(), True), USED)
         refused = {"secretMounts": "nothing brings", "services": "there is no service", "services.smtp": "there is no service",
                    "services.smtp.type": "needs the type", "services.smtp.ports.25": "has no ports", "pool": "needs a pool"}
-        count = 0
-        for path, default in can_go(merged(defaults(), used), defaults()):
-            count += 1
+
+        def judge(case):
+            helm, path, default = case
             values, name = instead(used, path, None), ".".join(path)
-            for helm in charts.HELMS:
-                with self.subTest(helm=helm, null=name):
-                    if name in refused:
-                        with self.assertRaisesRegex(AssertionError, f"execution error.*{refused[name]}"):
-                            charts.text(values, helm=helm)
-                        continue
-                    found = charts.text(values, helm=helm)
-                    # a field of Kubernetes' own has a default of its own
-                    if not default and path[0] != "securityContext" and helm == "helm4":
-                        self.assertEqual(found, charts.text(instead(used, path, default)))
-        self.assertGreater(count, 100)
+            if name in refused:
+                with self.assertRaisesRegex(AssertionError, f"execution error.*{refused[name]}"):
+                    charts.text(values, helm=helm)
+                return
+            found = charts.text(values, helm=helm)
+            # a field of Kubernetes' own has a default of its own
+            if not default and path[0] != "securityContext" and helm == "helm4":
+                self.assertEqual(found, charts.text(instead(used, path, default)))
+
+        cases = [(helm, *one) for one in can_go(merged(defaults(), used), defaults()) for helm in charts.HELMS]
+        self.assertGreater(len(cases), 200)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            judged = [(case, pool.submit(judge, case)) for case in cases]
+            for (helm, path, _), done in judged:
+                with self.subTest(helm=helm, null=".".join(path)):
+                    done.result()
 
     def test_null_takes_away_what_an_earlier_file_has(self):
         """Wherever names lead to something: nothing of it is left, in the document neither."""
