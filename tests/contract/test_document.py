@@ -76,9 +76,10 @@ def documents():
             found[f"README {number}"] = yaml.safe_load(text)
     with open(os.path.join(ROOT, "helm/bridgehead/README.md")) as f:
         for number, text in enumerate(re.findall(r"^```yaml\n(.*?)^```", f.read(), re.S | re.M)):
-            values = yaml.safe_load(text)
-            if "config" in values:
-                found[f"the chart's README {number}"] = values["config"]
+            # some blocks are objects of Kubernetes
+            for values in yaml.safe_load_all(text):
+                if "config" in values:
+                    found[f"the chart's README {number}"] = values["config"]
     for path in [os.path.join(ROOT, "helm/bridgehead/values.yaml"), *sorted(glob.glob(os.path.join(ROOT, "tests/helm/values/*.yaml")))]:
         with open(path) as f:
             values = yaml.safe_load(f) or {}
