@@ -252,12 +252,13 @@ impl Configuration {
         if !replaced.is_empty() {
             let all = wishes.iter().chain(replaced).cloned().collect();
             match self.plan(state, all, how).await {
-                Err(Refused::Invalid(_)) => {}
-                plan => {
+                Err(Refused::Invalid(_) | Refused::Others(_)) => {}
+                Err(refused) => return Err(refused),
+                Ok(plan) => {
                     let names: Vec<String> =
                         replaced.iter().map(|wish| object_id(wish.collection, &wish.name)).collect();
                     tracing::info!(objects = names.join(", "), "the files replace what the first start made");
-                    return plan;
+                    return Ok(plan);
                 }
             }
         }

@@ -1,9 +1,10 @@
 //! The watched directory: a set of files that says what its objects are, applied whenever it changes.
 //!
 //! `*.yaml`, `*.yml` and `*.json`, not below it, hidden names left out; the files are one document. It is applied with prune
-//! for the owner `file`, takes over what it names, and replaces what the first start made ([`super::first_start`]). **A bad set leaves the last good one in force**: a directory that is
-//! empty or cannot be read, a file that is broken, a port that cannot be bound. It is told ([`Configuration::files`]), logged
-//! once, and tried again when the files change, and every now and then, as it may be the surroundings that were wrong.
+//! for the owner `file`, takes over what it names, and replaces what the first start made ([`super::first_start`]).
+//! **A bad set leaves the last good one in force**: a directory that is empty or cannot be read, a file that is broken, a port
+//! that cannot be bound. It is told ([`Configuration::files`]), logged once, and tried again when the files change, and every now
+//! and then, as it may be the surroundings that were wrong.
 //!
 //! Kubernetes swaps the files of a ConfigMap all at once, by a link; everybody else may write them one after the other. So a
 //! set is read when it looks the same before and after reading, and only one that has come to rest is taken.

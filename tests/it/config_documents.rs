@@ -266,14 +266,15 @@ fn files_replace_what_the_first_start_made() {
     Smtp::open(appliance.smtp_of("internal"));
 }
 
-/// The connector of the first start goes where another carries all mail.
+/// The connector of the first start goes where another carries all mail; a store that somebody names does not.
 #[test]
 fn a_connector_for_everything_replaces_the_one_of_the_first_start() {
     let files = tempfile::tempdir().unwrap();
     let mut appliance = Appliance::start();
     appliance.stop();
     let text = "connectors:\n  every: {addressSpaces: [{pattern: '*'}], route: {dns: {}}}\n";
-    fs::write(files.path().join("all.yaml"), text).unwrap();
+    let file = |text: &str| fs::write(files.path().join("all.yaml"), text).unwrap();
+    file(text);
     appliance.watch(files.path());
     appliance.start_again();
     eventually("the connector is there", || {
@@ -281,6 +282,16 @@ fn a_connector_for_everything_replaces_the_one_of_the_first_start() {
     });
     assert_eq!(appliance.rest("GET", "/api/v1/connectors/default", None).status, 404);
     assert_eq!(appliance.rest("GET", "/api/v1/virtual-servers/default", None).status, 200);
+
+    // a store that a recipient names stays, and what is wrong is told of the files
+    appliance.put("recipients/ada", json!({"mailboxStore": "default"}));
+    file(&format!("{text}mailboxStores:\n  boxes: {{type: maildir, default: true}}\n"));
+    eventually("it is told that there is a default store", || {
+        let settings = appliance.get("/api/v1/settings");
+        let told = settings["status"]["conditions"][0]["message"].as_str().unwrap().to_owned();
+        told.contains("is the default already").then_some(())
+    });
+    assert_eq!(appliance.rest("GET", "/api/v1/mailbox-stores/default", None).status, 200);
 }
 
 /// As Kubernetes mounts a ConfigMap: links through `..data`, which is swapped.
